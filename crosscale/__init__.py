@@ -1,0 +1,19 @@
+"""Cross-scale vision transformers on JAX and Flax Linen.
+
+model = crosscale.create_model("crossvit_9_240", num_classes=10)
+variables = model.init(jax.random.key(0), images)   # images: (B, H, W, 3) float, normalised
+logits = model.apply(variables, images)             # (B, 10)
+"""
+
+from crosscale.contracts import Features as Features
+from crosscale.contracts import InputSpec as InputSpec
+from crosscale.errors import RequestError as RequestError
+from crosscale.errors import WorkError as WorkError
+from crosscale.layers.norm import LayerNorm as LayerNorm
+from crosscale.models.crossvit.backbone import CrossViT as CrossViT
+from crosscale.models.registry import create_model as create_model
+from crosscale.models.registry import list_models as list_models
+from crosscale.pretrained import load_weights as load_weights
+from crosscale.pretrained import save_weights as save_weights
+
+__version__ = "0.1.0"

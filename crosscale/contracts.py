@@ -1,0 +1,92 @@
+"""The few structures that all parts agree on. Nothing here imports another file of the package."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+Array = Any  # jax.Array or numpy.ndarray; named so that signatures say what is meant
+Variables = dict[str, Any]  # {"params": nested dict of arrays}, as Linen's init returns it
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a picture becomes a model's input; it travels with the weights.
+
+    Attributes:
+      size: height and width in pixels that the model is fed.
+      channels: 1 (grey) or 3 (RGB) or more (arrays only).
+      mean: per channel, of pixels scaled to 0..1.
+      std: per channel, likewise.
+      interpolation: Pillow's filter for the evaluation resize.
+      crop_pct: the share of the resized picture's side that the centre crop keeps: the shorter side is
+        resized to floor(size / crop_pct), then the centre `size` is cut out. In (0, 1].
+    """
+
+    size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+    crop_pct: float = 0.875
+
+
+class Features(NamedTuple):
+    """What a backbone returns.
+
+    Attributes:
+      pooled: one vector per branch, each (B, C_branch). CrossViT: the normalised CLS tokens;
+        CrossFormer: the mean over the last map (one entry).
+      maps: spatial maps, each (B, H, W, C). CrossViT: one per branch; CrossFormer: the four stages.
+    """
+
+    pooled: tuple[Array, ...]
+    maps: tuple[Array, ...]
+
+
+class Batch(NamedTuple):
+    """One step's examples, as host arrays.
+
+    Attributes:
+      image: (B, H, W, C) uint8, as decoded, cropped and resized; normalisation happens on the device.
+      label: (B,) int32 class indices.
+      weight: (B,) float32, 1 for a real example and 0 for padding that fills the last batch.
+      index: (B,) int64, the example's position in its source.
+    """
+
+    image: Array
+    label: Array
+    weight: Array
+    index: Array
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example of a source.
+
+    Attributes:
+      id: stable and unique within the source: a path relative to the root, or "name/index".
+      image: encoded file bytes, or a decoded (H, W) or (H, W, C) uint8 array.
+      label: class index in 0..len(classes)-1.
+    """
+
+    id: str
+    image: bytes | np.ndarray
+    label: int
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the labelled examples of one split. Must be picklable (loader workers)."""
+
+    classes: Sequence[str]  # names, in label order
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...

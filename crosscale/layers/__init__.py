@@ -1,0 +1,1 @@
+"""Plain Linen blocks with explicit fields, shared by all model families."""

@@ -1,0 +1,115 @@
+"""Multi-head attention: the plain product, self-attention, and the one-query form of CrossViT's fusion."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from crosscale.contracts import Array
+from crosscale.errors import RequestError
+from crosscale.layers.dense import Dense, DenseParams
+
+
+def check_heads(dim: int, num_heads: int, where: str = "attention") -> None:
+    """Raises RequestError unless `num_heads` divides `dim`."""
+    if num_heads < 1 or dim % num_heads:
+        raise RequestError(f"{where}: num_heads={num_heads} does not divide the width {dim}")
+
+
+def attend(
+    q: Array, k: Array, v: Array, *, scale: float, bias: Array | None = None, dropout: nn.Module | None = None
+) -> Array:
+    """softmax(scale * q k^T + bias) v.
+
+    Args:
+      q: queries (B, Nq, H, D).
+      k: keys (B, Nk, H, D).
+      v: values (B, Nk, H, D).
+      scale: factor on the products, usually D ** -0.5.
+      bias: added to the scores, broadcastable to (B, H, Nq, Nk).
+      dropout: applied to the weights when given.
+
+    Returns:
+      (B, Nq, H, D). The softmax runs in float32 whatever the inputs' type.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection to queries, keys and values.
+
+    Attributes:
+      num_heads: must divide the width.
+      qkv_bias: whether the fused projection has a bias.
+      qk_scale: replaces (width / heads) ** -0.5 when given.
+      attn_drop_rate: dropout on the attention weights.
+      drop_rate: dropout on the output.
+      dtype: compute type.
+    """
+
+    num_heads: int
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    attn_drop_rate: float = 0.0
+    drop_rate: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array | None = None, train: bool = False) -> Array:
+        """(B, N, C) -> (B, N, C); `bias` is added to the scores, broadcastable to (B, H, N, N)."""
+        batch, tokens, dim = x.shape
+        check_heads(dim, self.num_heads, "/".join(self.path))
+        qkv = Dense(3 * dim, self.qkv_bias, self.dtype, name="qkv")(x)
+        q, k, v = (t.reshape(batch, tokens, self.num_heads, -1) for t in jnp.split(qkv, 3, axis=-1))  # (B, N, H, D)
+        scale = self.qk_scale or (dim // self.num_heads) ** -0.5
+        y = attend(q, k, v, scale=scale, bias=bias, dropout=_dropout(self.attn_drop_rate, train))
+        y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, tokens, dim))
+        return nn.Dropout(self.drop_rate)(y, deterministic=not train)
+
+
+class ClassAttention(nn.Module):
+    """Attention of the first token alone over all tokens (CrossViT eq. 5): linear in their number.
+
+    One query needs no key or value projection of the tokens: q (x W_k)^T = (q W_k^T) x^T, the key's bias adds
+    the same number to all scores of a head and cancels in the softmax, and W_v is applied after the weighted
+    sum. Costs O(N C heads) instead of O(N C^2); equal to the written-out form up to rounding.
+    """
+
+    num_heads: int
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    attn_drop_rate: float = 0.0
+    drop_rate: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """(B, N, C) -> (B, 1, C)."""
+        batch, _, dim = x.shape
+        heads = self.num_heads
+        check_heads(dim, heads, "/".join(self.path))
+        scale = self.qk_scale or (dim // heads) ** -0.5
+        q = Dense(dim, self.qkv_bias, self.dtype, name="q")(x[:, 0]).reshape(batch, heads, -1)
+        to_key, _ = DenseParams(dim, dim, self.qkv_bias, self.dtype, name="k")()
+        to_value, value_bias = DenseParams(dim, dim, self.qkv_bias, self.dtype, name="v")()
+        query = jnp.einsum("bhd,chd->bhc", q * jnp.asarray(scale, q.dtype), to_key.reshape(dim, heads, -1))
+        scores = jnp.einsum("bhc,bnc->bhn", query, x, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        weights = nn.Dropout(self.attn_drop_rate)(weights, deterministic=not train)
+        context = jnp.einsum("bhn,bnc->bhc", weights, x)
+        y = jnp.einsum("bhc,chd->bhd", context, to_value.reshape(dim, heads, -1))
+        if value_bias is not None:  # the weights sum to one only where nothing was dropped
+            y = y + weights.sum(-1, keepdims=True) * value_bias.reshape(heads, -1)
+        y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, 1, dim))
+        return nn.Dropout(self.drop_rate)(y, deterministic=not train)
+
+
+def _dropout(rate: float, train: bool) -> nn.Module | None:
+    return nn.Dropout(rate, deterministic=False) if train and rate > 0 else None

@@ -1,0 +1,1 @@
+"""The model families, each a folder, and the table that names them."""

@@ -1,0 +1,199 @@
+"""CrossViT's branches and stages, and the model class itself.
+
+Chen, Fan, Panda: CrossViT, ICCV 2021, section 3. Differs from the released code in that the number of branches
+is free, pictures need not be square, and the patches are counted per side (floor(H / p) * floor(W / p)).
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from flax import linen as nn
+
+from crosscale.contracts import Array, Features
+from crosscale.layers.block import Block
+from crosscale.layers.drop_path import drop_path_schedule
+from crosscale.layers.norm import LayerNorm
+from crosscale.layers.patches import PatchTokens
+from crosscale.layers.resize import center_crop, resize_bicubic
+from crosscale.models.crossvit.config import CrossViTConfig
+from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
+from crosscale.models.crossvit.weights import ibm_rules, timm_rules
+from crosscale.models.heads import MeanOfLinears
+from crosscale.models.model import ImageModel, check_images
+from crosscale.weights.rules import Rules
+
+
+class Branch(nn.Module):
+    """The transformer blocks of one branch in one stage; `drop_path_rates` has one entry per block."""
+
+    num_heads: int
+    mlp_ratio: float
+    qkv_bias: bool
+    qk_scale: float | None
+    drop_rate: float
+    attn_drop_rate: float
+    drop_path_rates: tuple[float, ...]
+    norm_layer: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        for i, rate in enumerate(self.drop_path_rates):
+            x = Block(
+                num_heads=self.num_heads,
+                mlp_ratio=self.mlp_ratio,
+                qkv_bias=self.qkv_bias,
+                qk_scale=self.qk_scale,
+                drop_rate=self.drop_rate,
+                attn_drop_rate=self.attn_drop_rate,
+                drop_path_rate=rate,
+                norm_layer=self.norm_layer,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )(x, train)
+        return x
+
+
+class Stage(nn.Module):
+    """One multi-scale encoder: every branch's blocks, then the fusion (Figure 2)."""
+
+    config: CrossViTConfig
+    index: int
+    drop_path_rates: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, train: bool = False) -> Tokens:
+        c = self.config
+        *depths, fusion_depth = c.depth[self.index]
+        shared = {
+            name: getattr(c, name)
+            for name in ("qkv_bias", "qk_scale", "drop_rate", "attn_drop_rate", "norm_layer", "dtype")
+        }
+        tokens = tuple(
+            Branch(
+                num_heads=c.num_heads[b],
+                mlp_ratio=c.mlp_ratio[b],
+                drop_path_rates=self.drop_path_rates[:depth],
+                name=f"branch_{b}",
+                **shared,
+            )(tokens[b], train)
+            for b, depth in enumerate(depths)
+        )
+        settings = FusionSettings(
+            depth=fusion_depth,
+            num_heads=c.num_heads,
+            grids=c.grids,
+            drop_path_rate=self.drop_path_rates[-1],
+            **shared,
+        )
+        return FUSIONS[c.fusion](tokens, settings, train)
+
+
+class CrossViTBackbone(nn.Module):
+    """Images -> Features: per branch the normalised CLS token and the normalised patch tokens as a map."""
+
+    config: CrossViTConfig
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Features:
+        c = self.config
+        check_images(images, c.in_channels)
+        tokens: Tokens = tuple(
+            PatchTokens(dim, patch, c.multi_conv, c.drop_rate, c.dtype, name=f"embed_{b}")(
+                _rescale(images, size, c.rescale), train
+            )
+            for b, (size, patch, dim) in enumerate(zip(c.img_size, c.patch_size, c.embed_dim, strict=True))
+        )
+        for s, rates in enumerate(_stage_rates(c)):
+            tokens = Stage(c, s, rates, name=f"stage_{s}")(tokens, train)
+        tokens = tuple(c.norm_layer(dtype=c.dtype, name=f"norm_{b}")(x) for b, x in enumerate(tokens))
+        return Features(
+            pooled=tuple(x[:, 0] for x in tokens),
+            maps=tuple(x[:, 1:].reshape(x.shape[0], *grid, -1) for x, grid in zip(tokens, c.grids, strict=True)),
+        )
+
+
+class CrossViT(ImageModel):
+    """CrossViT classifier with any number of branches (one per entry of `patch_size`).
+
+    Attributes:
+      img_size: per branch, the side in pixels, or a [height, width] pair, that the branch sees; one number sets
+        all. Images of another size are rescaled inside the model, per branch, by `rescale`.
+      patch_size: per branch, the side of its patches in pixels.
+      in_channels: channels of the images, 1 or more.
+      num_classes: width of the logits; 0 returns the pooled CLS tokens, concatenated.
+      embed_dim: per branch, the token width.
+      depth: per stage, the number of blocks of each branch and then the fusion depth.
+      num_heads: per branch; must divide its width.
+      mlp_ratio: per branch; a further entry (the published configurations have one) is not used.
+      qkv_bias: bias of the query, key and value projections.
+      qk_scale: replaces head_dim ** -0.5 when given.
+      drop_rate: dropout of positions, projections and perceptrons, 0 <= rate < 1.
+      attn_drop_rate: dropout of attention weights.
+      drop_path_rate: stochastic depth, rising linearly from 0 in the first block to this in the last.
+      norm_layer: builds a normalisation; called with `dtype` and `name`.
+      multi_conv: the convolutional stem of the dagger models (patch sizes 12 and 16).
+      fusion: "cross_attention" or "none".
+      rescale: "bicubic" (a = -0.75, no antialias, as the released code) or "center_crop" where the branch is no
+        larger than the image.
+      dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
+
+    Raises:
+      RequestError: at construction, for a configuration that cannot be built.
+    """
+
+    img_size: Any = (224, 224)
+    patch_size: Any = (12, 16)
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: Any = (192, 384)
+    depth: Any = ((1, 3, 1),) * 3
+    num_heads: Any = (6, 12)
+    mlp_ratio: Any = (2.0, 2.0, 4.0)
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    norm_layer: Callable[..., nn.Module] = LayerNorm
+    multi_conv: bool = False
+    fusion: str = "cross_attention"
+    rescale: str = "bicubic"
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        config = CrossViTConfig(**{f.name: getattr(self, f.name) for f in fields(CrossViTConfig)})
+        for f in fields(config):
+            object.__setattr__(self, f.name, getattr(config, f.name))
+        super().__post_init__()
+
+    @property
+    def config(self) -> CrossViTConfig:
+        return CrossViTConfig(**{f.name: getattr(self, f.name) for f in fields(CrossViTConfig)})
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return max(self.img_size)
+
+    def weight_rules(self) -> dict[str, Rules]:
+        return {"timm": timm_rules(self.config), "ibm": ibm_rules(self.config)}
+
+    def make_backbone(self) -> nn.Module:
+        return CrossViTBackbone(self.config)
+
+    def make_head(self) -> nn.Module:
+        return MeanOfLinears(self.num_classes, self.dtype)
+
+
+def _rescale(images: Array, size: tuple[int, int], mode: str) -> Array:
+    fits = size[0] <= images.shape[1] and size[1] <= images.shape[2]
+    return center_crop(images, size) if mode == "center_crop" and fits else resize_bicubic(images, size)
+
+
+def _stage_rates(c: CrossViTConfig) -> list[tuple[float, ...]]:
+    """Each stage's slice of the linear stochastic-depth schedule; its last entry is the fusion's."""
+    lengths = [max(stage[:-1]) + stage[-1] for stage in c.depth]
+    rates = drop_path_schedule(c.drop_path_rate, sum(lengths))
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return [rates[start : start + length] for start, length in zip(starts, lengths, strict=True)]

@@ -1,0 +1,136 @@
+"""CrossViT's configuration: normalised and refused, with the reason, before anything is built."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from flax import linen as nn
+
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.layers.attention import check_heads
+from crosscale.layers.norm import LayerNorm
+from crosscale.layers.patches import patch_grid, stem_grid
+from crosscale.models.model import normalised
+
+Size = tuple[int, int]
+Fusion = Literal["cross_attention", "none"]
+Rescale = Literal["bicubic", "center_crop"]
+
+
+@dataclass(frozen=True)
+class CrossViTConfig:
+    """The constructor's fields (see `CrossViT`), as tuples with one entry per branch.
+
+    Raises RequestError for anything that cannot be built, naming the field and what would work.
+    """
+
+    img_size: Any = (224, 224)
+    patch_size: Any = (12, 16)
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: Any = (192, 384)
+    depth: Any = ((1, 3, 1),) * 3
+    num_heads: Any = (6, 12)
+    mlp_ratio: Any = (2.0, 2.0, 4.0)
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    norm_layer: Callable[..., nn.Module] = LayerNorm
+    multi_conv: bool = False
+    fusion: Fusion = "cross_attention"
+    rescale: Rescale = "bicubic"
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        patch_size = (self.patch_size,) if isinstance(self.patch_size, int) else tuple(self.patch_size)
+        branches = len(patch_size)
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("patch_size", normalised("patch_size", patch_size, branches, int))
+        put("img_size", _sizes(self.img_size, branches))
+        put("embed_dim", normalised("embed_dim", self.embed_dim, branches, int))
+        put("num_heads", normalised("num_heads", self.num_heads, branches, int))
+        put("mlp_ratio", _ratios(self.mlp_ratio, branches))
+        put("depth", _depths(self.depth, branches))
+        _check(self)
+
+    @property
+    def grids(self) -> tuple[Size, ...]:
+        """Rows and columns of patches, per branch."""
+        return tuple(patch_grid(s, p) for s, p in zip(self.img_size, self.patch_size, strict=True))
+
+    @property
+    def fused(self) -> bool:
+        return self.fusion != "none"
+
+
+def _sizes(value: Any, branches: int) -> tuple[Size, ...]:
+    entries = (value,) * branches if isinstance(value, int) else tuple(value)
+    if len(entries) != branches:
+        raise RequestError(
+            f"img_size={list(entries)} has {len(entries)} entries for {branches} branches: give one side length, or "
+            "one entry per patch_size (a side, or a [height, width] pair)"
+        )
+    sizes = []
+    for entry in entries:
+        pair = (entry, entry) if isinstance(entry, int) else tuple(entry)
+        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+            raise RequestError(f"img_size: {entry!r} is neither a side length in pixels nor a [height, width] pair")
+        sizes.append(pair)
+    return tuple(sizes)
+
+
+def _ratios(value: Any, branches: int) -> tuple[float, ...]:
+    values = (value,) * branches if isinstance(value, int | float) else tuple(value)
+    if len(values) not in (branches, branches + 1):
+        raise RequestError(
+            f"mlp_ratio={list(values)} needs one entry per branch ({branches}); one more, the reference's unused "
+            "entry for the fusion, is accepted"
+        )
+    # The published configurations carry an entry for the fusion, whose blocks have no perceptron.
+    return normalised("mlp_ratio", values[:branches], branches, float)
+
+
+def _depths(value: Sequence[Sequence[int]], branches: int) -> tuple[tuple[int, ...], ...]:
+    stages = tuple(tuple(stage) for stage in value)
+    if not stages:
+        raise RequestError("depth is empty: give one [blocks per branch..., fusion depth] list per stage")
+    for stage in stages:
+        if len(stage) != branches + 1 or not all(isinstance(n, int) for n in stage):
+            raise RequestError(
+                f"depth: stage {list(stage)} needs {branches + 1} whole numbers: one per branch and the fusion depth"
+            )
+        if min(stage[:-1]) < 1 or stage[-1] < 0:
+            raise RequestError(
+                f"depth: stage {list(stage)}: every branch needs at least one block, and the fusion depth is 0 or more"
+            )
+    return stages
+
+
+def _check(c: CrossViTConfig) -> None:
+    for name, choices in (("fusion", get_args(Fusion)), ("rescale", get_args(Rescale))):
+        given = getattr(c, name)
+        if given not in choices:
+            raise RequestError(f"{name}={given!r} is none of {', '.join(choices)}{did_you_mean(str(given), choices)}")
+    if c.in_channels < 1 or c.num_classes < 0:
+        raise RequestError(
+            f"in_channels={c.in_channels} and num_classes={c.num_classes}: need at least 1 and at least 0"
+        )
+    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(c, name) < 1:
+            raise RequestError(f"{name}={getattr(c, name)} is not in 0 <= rate < 1")
+    if len(c.patch_size) == 1 and c.fused:
+        raise RequestError("fusion needs two branches or more: give patch_size another entry, or fusion='none'")
+    for b, (size, patch, dim, heads) in enumerate(zip(c.img_size, c.patch_size, c.embed_dim, c.num_heads, strict=True)):
+        check_heads(dim, heads, f"branch {b}")
+        if patch < 1 or min(size) < patch:
+            raise RequestError(f"branch {b}: img_size {size[0]}x{size[1]} is smaller than one patch of {patch} pixels")
+        if c.multi_conv and stem_grid(size, patch) != patch_grid(size, patch):
+            near = tuple(max(side // patch, 1) * patch for side in size)
+            raise RequestError(
+                f"branch {b}: with multi_conv, img_size {size[0]}x{size[1]} must divide by the patch size {patch}; "
+                f"{near[0]}x{near[1]} would work"
+            )
+        if c.multi_conv and dim % 4:
+            raise RequestError(f"branch {b}: with multi_conv, embed_dim {dim} must divide by 4")

@@ -1,0 +1,112 @@
+"""CrossViT's published models as rows (paper Tables 2, 4 and 8; accuracies as timm measured the released weights)."""
+
+from typing import Any
+
+from crosscale.contracts import InputSpec
+from crosscale.models.presets import Preset, Published
+
+_TIMM = "timm, released weights"
+
+# name: widths, M, heads, mlp ratio, dagger, sizes, IBM's name, params, GMACs, top-1, top-5
+_ROWS: tuple[tuple[Any, ...], ...] = (
+    ("tiny_240", (96, 192), 4, 3, 4.0, False, (240, 224), "tiny_224", 7_014_800, 1.57, 73.352, 91.906),
+    ("small_240", (192, 384), 4, 6, 4.0, False, (240, 224), "small_224", 26_856_272, 5.63, 81.036, 95.466),
+    ("base_240", (384, 768), 4, 12, 4.0, False, (240, 224), "base_224", 105_025_232, 21.22, 82.212, 95.826),
+    ("9_240", (128, 256), 3, 4, 3.0, False, (240, 224), "9_224", 8_553_296, 1.85, 73.994, 91.976),
+    ("15_240", (192, 384), 5, 6, 3.0, False, (240, 224), "15_224", 27_528_464, 5.81, 81.522, 95.694),
+    ("18_240", (224, 448), 6, 7, 3.0, False, (240, 224), "18_224", 43_271_408, 9.05, 82.390, 96.064),
+    (
+        "9_dagger_240",
+        (128, 256),
+        3,
+        4,
+        3.0,
+        True,
+        (240, 224),
+        "9_dagger_224",
+        8_776_592,
+        1.99,
+        76.990,
+        93.602,
+    ),
+    (
+        "15_dagger_240",
+        (192, 384),
+        5,
+        6,
+        3.0,
+        True,
+        (240, 224),
+        "15_dagger_224",
+        28_209_008,
+        6.13,
+        82.302,
+        95.960,
+    ),
+    (
+        "15_dagger_408",
+        (192, 384),
+        5,
+        6,
+        3.0,
+        True,
+        (408, 384),
+        "15_dagger_384",
+        28_500_080,
+        21.45,
+        83.842,
+        96.786,
+    ),
+    (
+        "18_dagger_240",
+        (224, 448),
+        6,
+        7,
+        3.0,
+        True,
+        (240, 224),
+        "18_dagger_224",
+        44_266_976,
+        9.50,
+        82.494,
+        96.070,
+    ),
+    (
+        "18_dagger_408",
+        (224, 448),
+        6,
+        7,
+        3.0,
+        True,
+        (408, 384),
+        "18_dagger_384",
+        44_606_560,
+        32.47,
+        84.198,
+        96.834,
+    ),
+)
+
+
+def _preset(row: tuple[Any, ...]) -> Preset:
+    name, embed_dim, blocks, heads, ratio, dagger, sizes, ibm, params, gmacs, top1, top5 = row
+    full = f"crossvit_{name}"
+    return Preset(
+        name=full,
+        config={
+            "img_size": sizes,
+            "embed_dim": embed_dim,
+            "depth": ((1, blocks, 0),) * 3,
+            "num_heads": (heads, heads),
+            "mlp_ratio": (ratio, ratio, 1.0),
+            "qkv_bias": True,
+            "multi_conv": dagger,
+        },
+        input_spec=InputSpec(size=(sizes[0], sizes[0]), crop_pct=1.0 if sizes[0] == 408 else 0.875),
+        published=Published(params, gmacs, top1, top5, _TIMM),
+        hub=f"timm/{full}.in1k",
+        aliases=(f"crossvit_{ibm}",),
+    )
+
+
+PRESETS = tuple(_preset(row) for row in _ROWS)

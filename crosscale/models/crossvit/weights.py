@@ -1,0 +1,67 @@
+"""CrossViT's parameter names in other projects: one rule table per scheme, read in both directions."""
+
+from crosscale.models.crossvit.config import CrossViTConfig
+from crosscale.weights.rules import Rule, Rules, conv, dense, norm
+
+_OURS = "backbone/stage_{s}"
+
+
+def timm_rules(config: CrossViTConfig) -> Rules:
+    """timm's names (`crossvit.py`)."""
+    return (
+        Rule("cls_token_{b}", "backbone/embed_{b}/cls"),
+        Rule("pos_embed_{b}", "backbone/embed_{b}/position"),
+        *_shared(config),
+    )
+
+
+def ibm_rules(config: CrossViTConfig) -> Rules:
+    """The released code's names: as timm's, but for the two tables."""
+    return (
+        Rule("cls_token.{b}", "backbone/embed_{b}/cls"),
+        Rule("pos_embed.{b}", "backbone/embed_{b}/position"),
+        *_shared(config),
+    )
+
+
+def _shared(config: CrossViTConfig) -> Rules:
+    blocks, ours = "blocks.{s}.blocks.{b}.{i}", f"{_OURS}/branch_{{b}}/block_{{i}}"
+    return (
+        *_embedding(config.multi_conv),
+        *norm(f"{blocks}.norm1", f"{ours}/norm1"),
+        *dense(f"{blocks}.attn.qkv", f"{ours}/attention/qkv"),
+        *dense(f"{blocks}.attn.proj", f"{ours}/attention/out"),
+        *norm(f"{blocks}.norm2", f"{ours}/norm2"),
+        *dense(f"{blocks}.mlp.fc1", f"{ours}/mlp/expand"),
+        *dense(f"{blocks}.mlp.fc2", f"{ours}/mlp/contract"),
+        *norm("blocks.{s}.projs.{b}.0", f"{_OURS}/fusion_{{b}}/enter/norm"),
+        *dense("blocks.{s}.projs.{b}.2", f"{_OURS}/fusion_{{b}}/enter/linear"),
+        *(rule for s, stage in enumerate(config.depth) for rule in _fusion(s, stage[-1])),
+        *norm("blocks.{s}.revert_projs.{b}.0", f"{_OURS}/fusion_{{b}}/leave/norm"),
+        *dense("blocks.{s}.revert_projs.{b}.2", f"{_OURS}/fusion_{{b}}/leave/linear"),
+        *norm("norm.{b}", "backbone/norm_{b}"),
+        *dense("head.{b}", "head/branch_{b}"),
+    )
+
+
+def _fusion(stage: int, depth: int) -> Rules:
+    # With fusion depth 0 the reference has one block there, and no index for it.
+    theirs = f"blocks.{stage}.fusion.{{b}}" + (".{i}" if depth else "")
+    ours = f"backbone/stage_{stage}/fusion_{{b}}/" + ("block_{i}" if depth else "block_0")
+    return (
+        *norm(f"{theirs}.norm1", f"{ours}/norm"),
+        *dense(f"{theirs}.attn.wq", f"{ours}/attention/q"),
+        *dense(f"{theirs}.attn.wk", f"{ours}/attention/k"),
+        *dense(f"{theirs}.attn.wv", f"{ours}/attention/v"),
+        *dense(f"{theirs}.attn.proj", f"{ours}/attention/out"),
+    )
+
+
+def _embedding(multi_conv: bool) -> Rules:
+    if not multi_conv:
+        return tuple(conv("patch_embed.{b}.proj", "backbone/embed_{b}/patches"))
+    return tuple(
+        rule
+        for theirs, ours in ((0, 0), (2, 1), (4, 2))
+        for rule in conv(f"patch_embed.{{b}}.proj.{theirs}", f"backbone/embed_{{b}}/stem/conv_{ours}")
+    )

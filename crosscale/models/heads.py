@@ -1,0 +1,30 @@
+"""Heads: anything that takes Features."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from crosscale.contracts import Array, Features
+from crosscale.layers.dense import Dense
+
+
+class MeanOfLinears(nn.Module):
+    """One linear classifier per pooled vector, their logits averaged (CrossViT, section 3.1).
+
+    With one pooled vector it is the usual linear head. With `num_classes=0` it returns the pooled
+    vectors concatenated, (B, sum of widths).
+    """
+
+    num_classes: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, features: Features, train: bool = False) -> Array:
+        if self.num_classes == 0:
+            return jnp.concatenate(features.pooled, axis=-1)
+        logits = [
+            Dense(self.num_classes, dtype=self.dtype, name=f"branch_{b}")(vector)
+            for b, vector in enumerate(features.pooled)
+        ]
+        return sum(logits) / len(logits)

@@ -1,0 +1,46 @@
+"""What a row of a family's preset table holds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from crosscale.contracts import InputSpec
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers as published, to compare against: never computed here.
+
+    Attributes:
+      params: number of parameters, exact.
+      gmacs: 1e9 multiply-accumulates of one image.
+      top1: ImageNet-1k top-1 in percent; None where nothing was published.
+      top5: likewise top-5.
+      source: where the accuracy was published.
+    """
+
+    params: int
+    gmacs: float
+    top1: float | None = None
+    top5: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One named model.
+
+    Attributes:
+      name: as `create_model` takes it.
+      config: constructor fields that differ from the family's defaults.
+      input_spec: the preprocessing that belongs to the weights.
+      published: numbers to compare against.
+      hub: repository on the Hugging Face hub that holds the weights, or "".
+      aliases: other names of the same model.
+    """
+
+    name: str
+    config: dict[str, Any]
+    input_spec: InputSpec
+    published: Published
+    hub: str = ""
+    aliases: tuple[str, ...] = field(default=())

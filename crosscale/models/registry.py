@@ -1,0 +1,83 @@
+"""The families and their presets, written out. A new family is one more line here."""
+
+import fnmatch
+from dataclasses import replace
+from typing import Any
+
+from crosscale.contracts import InputSpec
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.crossvit.backbone import CrossViT
+from crosscale.models.crossvit.presets import PRESETS as CROSSVIT
+from crosscale.models.model import ImageModel
+from crosscale.models.presets import Preset
+
+FAMILIES: dict[str, tuple[type[ImageModel], tuple[Preset, ...]]] = {
+    "crossvit": (CrossViT, CROSSVIT),
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Preset names that match a shell-style pattern such as "crossvit_*dagger*", sorted."""
+    names = [preset.name for _, presets in FAMILIES.values() for preset in presets]
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def get_preset(name: str) -> Preset:
+    """The row of a preset, by its name or one of its aliases.
+
+    Raises RequestError for an unknown name, with the nearest known one.
+    """
+    return _find(name)[1]
+
+
+def create_model(name: str, **overrides: Any) -> ImageModel:
+    """Builds a preset, or a family's plain constructor, with any constructor field replaced.
+
+    Args:
+      name: a preset ("crossvit_9_240"), an alias of one ("crossvit_9_224"), or a family ("crossvit").
+      **overrides: constructor fields, such as `num_classes=10` or `dtype=jnp.bfloat16`. For a preset of several
+        branches, `img_size=S` with one number keeps the ratio between its branches' sizes.
+
+    Raises:
+      RequestError: unknown name or field, or a configuration that cannot be built.
+    """
+    if name in FAMILIES:
+        family, config = FAMILIES[name][0], {}
+    else:
+        family, preset = _find(name)
+        config = dict(preset.config)
+    known = [field for field in family.__dataclass_fields__ if field not in ("parent", "name")]
+    for field in overrides:
+        if field not in known:
+            raise RequestError(f"{name} has no option '{field}'{did_you_mean(field, known)}")
+    if isinstance(size := overrides.get("img_size"), int) and isinstance(config.get("img_size"), tuple):
+        overrides["img_size"] = tuple(size * s // config["img_size"][0] for s in config["img_size"])
+    return family(**{**config, **overrides})
+
+
+def input_spec(name: str, model: ImageModel) -> InputSpec:
+    """The preprocessing for `model`: the preset's, at the model's own input size and channels."""
+    spec = InputSpec() if name in FAMILIES else get_preset(name).input_spec
+    if model.input_size != spec.size:
+        spec = replace(spec, size=model.input_size)
+    if model.in_channels != spec.channels:
+        mean, std = (_per_channel(v, model.in_channels) for v in (spec.mean, spec.std))
+        spec = replace(spec, channels=model.in_channels, mean=mean, std=std)
+    return spec
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Statistics for another number of channels: their average for every channel."""
+    return (sum(values) / len(values),) * channels
+
+
+def _find(name: str) -> tuple[type[ImageModel], Preset]:
+    known: list[str] = []
+    for family, presets in FAMILIES.values():
+        for preset in presets:
+            if name in (preset.name, *preset.aliases):
+                return family, preset
+            known += [preset.name, *preset.aliases]
+    raise RequestError(
+        f"unknown model '{name}'{did_you_mean(name, [*known, *FAMILIES])} (`crosscale models` lists them)"
+    )

@@ -1,0 +1,1 @@
+"""Reading and writing other projects' weights: name rules, files, adaptation to another model's shapes."""
