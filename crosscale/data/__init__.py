@@ -1,0 +1,49 @@
+"""Labelled pictures in, batches of uint8 arrays out: sources, decoding, transforms, augmentation, the loader.
+
+Names are imported when they are first used, so that importing this package stays cheap. The functions
+`decode.decode` and `mix.mix` share their file's name and are imported from there.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crosscale.data.augment import Augment as Augment
+    from crosscale.data.decode import BadImage as BadImage
+    from crosscale.data.decode import open_image as open_image
+    from crosscale.data.image_folder import ImageFolder as ImageFolder
+    from crosscale.data.image_folder import write_image_folder as write_image_folder
+    from crosscale.data.pipeline import BatchIterator as BatchIterator
+    from crosscale.data.pipeline import eval_batches as eval_batches
+    from crosscale.data.pipeline import steps_per_epoch as steps_per_epoch
+    from crosscale.data.pipeline import train_batches as train_batches
+    from crosscale.data.sources import open_source as open_source
+    from crosscale.data.transforms import eval_transform as eval_transform
+    from crosscale.data.transforms import train_transform as train_transform
+
+_HOME = {
+    "Augment": "augment",
+    "BadImage": "decode",
+    "BatchIterator": "pipeline",
+    "ImageFolder": "image_folder",
+    "eval_batches": "pipeline",
+    "eval_transform": "transforms",
+    "open_image": "decode",
+    "open_source": "sources",
+    "steps_per_epoch": "pipeline",
+    "train_batches": "pipeline",
+    "train_transform": "transforms",
+    "write_image_folder": "image_folder",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'crosscale.data' has no attribute '{name}'")
+    return getattr(import_module(f"crosscale.data.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,296 @@
+"""Source -> batches, by Grain: random access throughout, so that a step number is the whole state.
+
+The order, the augmentation and the batches depend on the seed and the step alone: not on the number of
+workers or threads, and hosts together see what one host would.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from crosscale.contracts import Batch, InputSpec, Source
+from crosscale.data.augment import Augment
+from crosscale.data.decode import decode
+from crosscale.data.transforms import eval_transform, train_transform
+from crosscale.errors import RequestError, WorkError
+
+OnBadImage = Literal["error", "skip"]
+
+PADDING_INDEX = -1
+
+
+@dataclass(frozen=True)
+class _Example:
+    image: np.ndarray
+    label: int
+    weight: float
+    index: int
+    error: str | None
+
+
+class _Loaded(NamedTuple):
+    """One step's batch, and what was wrong with its pictures: a line each."""
+
+    batch: Batch
+    errors: tuple[str, ...]
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches in order. Close it, or use it as a context manager, to stop its threads and processes.
+
+    Attributes:
+      errors: one line for each picture of the latest batch that was skipped.
+    """
+
+    def __init__(self, iterator: Any, on_bad_image: OnBadImage) -> None:
+        self._running = [iterator]
+        # Also at exit: Grain's own clean-up may come when its modules are gone already.
+        self._stop = weakref.finalize(self, _close_all, self._running)
+        self._on_bad_image = on_bad_image
+        self.errors: tuple[str, ...] = ()
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._running:
+            raise StopIteration
+        loaded: _Loaded = next(self._running[0])
+        if loaded.errors and self._on_bad_image == "error":
+            self.close()
+            raise WorkError(f"{loaded.errors[0]}; to train without such files, set on_bad_image: skip")
+        self.errors = loaded.errors
+        # Batches of worker processes lie in shared memory, which would stay until each one is released.
+        return Batch(*(part if type(part) is np.ndarray else np.array(part) for part in loaded.batch))
+
+    def close(self) -> None:
+        """Stops the workers; further use ends the iteration."""
+        self._stop()
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _close_all(iterators: list[Any]) -> None:
+    while iterators:
+        iterators.pop().close()
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """How many whole batches an epoch has; what is left over is dropped, another part in each epoch.
+
+    Raises:
+      RequestError: `batch_size` is not positive or larger than the source.
+    """
+    if batch_size < 1:
+        raise RequestError(f"batch_size={batch_size}: must be positive")
+    if len(source) < batch_size:
+        raise RequestError(
+            f"batch_size={batch_size}: the training data has only {len(source)} images, "
+            "and a batch cannot be larger"
+        )
+    return len(source) // batch_size
+
+
+def train_batches(
+    source: Source,
+    spec: InputSpec,
+    augment: Augment,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    epochs: int | None = None,
+    workers: int = 0,
+    threads: int | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
+    on_bad_image: OnBadImage = "error",
+) -> BatchIterator:
+    """Shuffled, augmented batches from step `start_step` on.
+
+    Args:
+      batch_size: global; each host gets batch_size / host_count examples of it.
+      seed: 0..2**32-1, of the order and the augmentation.
+      epochs: after how many the iterator ends; None never ends.
+      workers: processes that load; 0 loads in threads of this process. A script that uses workers needs
+        the `if __name__ == "__main__":` guard, because they are spawned.
+      threads: per process; None is up to 8, or 1 where there are workers.
+      on_bad_image: what a picture that does not decode does. "error": `next` raises `WorkError`, naming
+        it. "skip": its pixels are zero and its weight is 0.
+
+    Raises:
+      RequestError: sizes that do not fit.
+    """
+    steps = steps_per_epoch(source, batch_size)
+    local = _local_size(batch_size, host_index, host_count)
+    if not 0 <= seed < 2**32:
+        raise RequestError(f"seed={seed}: must lie in 0..2**32-1")
+    if start_step < 0 or (epochs is not None and epochs < 1):
+        raise RequestError(f"start_step={start_step}, epochs={epochs}: a step is 0 or more, epochs 1 or more")
+    import grain
+
+    load = _TrainLoader(source, train_transform(spec, augment), spec)
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+    # Cut after the shuffle, so that each epoch leaves out other examples.
+    dataset = dataset[: steps * batch_size].repeat(epochs)
+    # The augmentation is keyed by the global position, so it has to stand before the hosts part.
+    dataset = dataset.random_map(load)[host_index::host_count]
+    dataset = dataset.batch(local, batch_fn=_stack)[start_step:]
+    return BatchIterator(_start(dataset, workers, threads, len(dataset)), _checked(on_bad_image))
+
+
+def eval_batches(
+    source: Source,
+    spec: InputSpec,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    threads: int | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
+    on_bad_image: OnBadImage = "error",
+) -> BatchIterator:
+    """Every example exactly once, in order, through `eval_transform`.
+
+    All hosts yield the same number of batches; what fills up the last one has weight 0 and index -1. For
+    the arguments see `train_batches`.
+    """
+    if batch_size < 1:
+        raise RequestError(f"batch_size={batch_size}: must be positive")
+    local = _local_size(batch_size, host_index, host_count)
+    steps = -(-len(source) // batch_size)
+    import grain
+
+    load = _EvalLoader(source, eval_transform(spec), spec)
+    dataset = grain.MapDataset.range(steps * batch_size)[host_index::host_count].map(load)
+    dataset = dataset.batch(local, batch_fn=_stack)
+    return BatchIterator(_start(dataset, workers, threads, steps), _checked(on_bad_image))
+
+
+@dataclass(frozen=True)
+class _TrainLoader:
+    source: Source
+    transform: Callable[[Any, np.random.Generator], np.ndarray]
+    spec: InputSpec
+
+    def __call__(self, index: int, rng: np.random.Generator) -> _Example:
+        return _load(self.source, index, self.spec, partial(_call_with_rng, self.transform, rng))
+
+
+@dataclass(frozen=True)
+class _EvalLoader:
+    source: Source
+    transform: Callable[[Any], np.ndarray]
+    spec: InputSpec
+
+    def __call__(self, index: int) -> _Example:
+        if index >= len(self.source):
+            return _Example(_blank(self.spec), 0, 0.0, PADDING_INDEX, None)
+        return _load(self.source, index, self.spec, self.transform)
+
+
+def _call_with_rng(
+    transform: Callable[[Any, np.random.Generator], np.ndarray], rng: np.random.Generator, img: Any
+) -> np.ndarray:
+    return transform(img, rng)
+
+
+def _load(source: Source, index: int, spec: InputSpec, transform: Callable[[Any], np.ndarray]) -> _Example:
+    label = 0
+    try:
+        record = source[index]
+        label = record.label
+        image = transform(decode(record.image, spec.channels, record.id))
+    # Errors travel as data: the consumer meets them at their step, whichever worker read ahead.
+    except WorkError as error:
+        return _Example(_blank(spec), label, 0.0, index, str(error))
+    return _Example(image, label, 1.0, index, None)
+
+
+def _blank(spec: InputSpec) -> np.ndarray:
+    return np.zeros((*spec.size, spec.channels), np.uint8)
+
+
+def _stack(examples: Sequence[_Example]) -> _Loaded:
+    batch = Batch(
+        image=np.stack([example.image for example in examples]),
+        label=np.array([example.label for example in examples], np.int32),
+        weight=np.array([example.weight for example in examples], np.float32),
+        index=np.array([example.index for example in examples], np.int64),
+    )
+    return _Loaded(batch, tuple(example.error for example in examples if example.error is not None))
+
+
+def _local_size(batch_size: int, host_index: int, host_count: int) -> int:
+    if host_count < 1 or not 0 <= host_index < host_count:
+        raise RequestError(f"host_index={host_index} of host_count={host_count}: must lie in 0..host_count-1")
+    if batch_size % host_count:
+        raise RequestError(
+            f"batch_size={batch_size}: the global batch is shared by {host_count} hosts "
+            "and must be a multiple of their number"
+        )
+    return batch_size // host_count
+
+
+def _checked(on_bad_image: str) -> OnBadImage:
+    if on_bad_image == "error":
+        return "error"
+    if on_bad_image == "skip":
+        return "skip"
+    raise RequestError(f"on_bad_image={on_bad_image!r}: error or skip")
+
+
+def _start(dataset: Any, workers: int, threads: int | None, steps: int) -> Any:
+    """A running Grain iterator over a MapDataset of batches."""
+    if workers < 0 or (threads is not None and threads < 0):
+        raise RequestError(f"workers={workers}, threads={threads}: must not be negative")
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain reads its own absl flags, which this program never parses
+        flags.FLAGS.mark_as_parsed()
+    if threads is None:
+        threads = 1 if workers else min(os.cpu_count() or 1, 8)
+    # An element is a whole batch: read no further ahead than the threads can work.
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    workers = min(workers, steps)
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
+    return iter(dataset)
+
+
+def _init_worker(worker_index: int, worker_count: int) -> None:
+    """Keeps a loader process off the accelerator, and ends it when the process that started it is gone."""
+    import signal
+    import sys
+
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, stops the workers
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()

@@ -1,0 +1,212 @@
+"""Pillow image -> uint8 (H, W, C): the evaluation resize and crop, and the training augmentation.
+
+The pixels equal those of timm's transforms before its normalisation, given the same random draws.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from crosscale.contracts import InputSpec
+from crosscale.data.augment import Augment, RandAugmentPolicy
+from crosscale.data.rand_augment import RandAugment
+from crosscale.errors import RequestError
+
+EvalTransform = Callable[[Image.Image], np.ndarray]
+TrainTransform = Callable[[Image.Image, np.random.Generator], np.ndarray]
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_RANDOM_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+_MAX_RESIZED_PIXELS = 1 << 26
+
+
+def to_array(img: Image.Image) -> np.ndarray:
+    """Mode "L" -> (H, W, 1), "RGB" -> (H, W, 3); uint8."""
+    array = np.asarray(img)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def eval_transform(spec: InputSpec) -> EvalTransform:
+    """The one preprocessing of validation, prediction, export and serving.
+
+    The shorter side is resized to floor(size / crop_pct) with Pillow's antialiased filter, then the centre
+    `spec.size` is cut out. The result maps a decoded image to (H, W, C) uint8, is picklable, and equals
+    timm's evaluation transform (`crop_mode="center"`) bit for bit.
+
+    Raises:
+      RequestError: the spec has a size, crop_pct or interpolation that cannot work.
+    """
+    height, width = spec.size
+    if height < 1 or width < 1 or not 0 < spec.crop_pct <= 1:
+        raise RequestError(
+            f"input size {spec.size} with crop_pct={spec.crop_pct}: sizes are positive and crop_pct in (0, 1]"
+        )
+    return _EvalTransform((height, width), spec.crop_pct, _filter(spec.interpolation))
+
+
+@dataclass(frozen=True)
+class _EvalTransform:
+    size: tuple[int, int]
+    crop_pct: float
+    resample: Image.Resampling
+
+    def __call__(self, img: Image.Image) -> np.ndarray:
+        height, width = self.size
+        new_width, new_height = self._resized(*img.size)
+        if new_width * new_height > _MAX_RESIZED_PIXELS:
+            return to_array(self._crop_then_resize(img, new_width, new_height))
+        if (new_width, new_height) != img.size:
+            img = img.resize((new_width, new_height), self.resample)
+        if new_width < width or new_height < height:
+            img = _pad(img, max(width, new_width), max(height, new_height))
+        top = round((img.height - height) / 2)
+        left = round((img.width - width) / 2)
+        return to_array(img.crop((left, top, left + width, top + height)))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        scale_height, scale_width = (math.floor(side / self.crop_pct) for side in self.size)
+        if scale_height == scale_width:
+            short, long = min(width, height), max(width, height)
+            new_long = int(scale_height * long / short)
+            return (scale_height, new_long) if width <= height else (new_long, scale_height)
+        ratio = min(height / scale_height, width / scale_width)
+        return round(width / ratio), round(height / ratio)
+
+    def _crop_then_resize(self, img: Image.Image, new_width: int, new_height: int) -> Image.Image:
+        # A sliver such as 1 x 20,000 would fill gigabytes when resized whole, so only the crop's part is:
+        # the same sampling grid, but the filter's sums may differ by one level.
+        height, width = self.size
+        top, left = round((new_height - height) / 2), round((new_width - width) / 2)
+        to_x, to_y = img.width / new_width, img.height / new_height
+        reach_x, reach_y = (math.ceil(3 * max(1.0, scale)) + 1 for scale in (to_x, to_y))  # of lanczos
+        part = (
+            max(0, math.floor(left * to_x) - reach_x),
+            max(0, math.floor(top * to_y) - reach_y),
+            min(img.width, math.ceil((left + width) * to_x) + reach_x),
+            min(img.height, math.ceil((top + height) * to_y) + reach_y),
+        )
+        box = (
+            left * to_x - part[0],
+            top * to_y - part[1],
+            (left + width) * to_x - part[0],
+            (top + height) * to_y - part[1],
+        )
+        # Cut to whole pixels first: Pillow keeps the box in single precision.
+        return img.crop(part).resize((width, height), self.resample, box=box)
+
+
+def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
+    """Random resized crop, flips, then RandAugment or colour jitter.
+
+    The result maps a decoded image and a NumPy generator to (H, W, C) uint8 and is picklable. Random
+    erasing, mixup and CutMix work on whole batches on the device: see `crosscale.data.mix`.
+    """
+    _filter(spec.interpolation)
+    return _TrainTransform(spec.size, augment, _operations(spec, augment))
+
+
+def _operations(spec: InputSpec, augment: Augment) -> RandAugment | None:
+    if augment.auto_augment is None:
+        return None
+    fill = tuple(min(255, round(255 * mean)) for mean in spec.mean)
+    if augment.interpolation in ("random", "lanczos"):  # Pillow's affine transforms have no lanczos
+        filters = _RANDOM_FILTERS if augment.interpolation == "random" else _RANDOM_FILTERS[1:]
+    else:
+        filters = (FILTERS[augment.interpolation],)
+    policy = RandAugmentPolicy.parse(augment.auto_augment)
+    return RandAugment(policy, fill if len(fill) > 1 else fill[0], filters)
+
+
+@dataclass(frozen=True)
+class _TrainTransform:
+    size: tuple[int, int]
+    augment: Augment
+    rand_augment: RandAugment | None
+
+    def __call__(self, img: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        augment = self.augment
+        img = self._random_resized_crop(img, rng)
+        if augment.hflip > 0 and rng.random() < augment.hflip:
+            img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if augment.vflip > 0 and rng.random() < augment.vflip:
+            img = img.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        if self.rand_augment is not None:
+            img = self.rand_augment(img, rng)
+        elif augment.color_jitter > 0:
+            img = _color_jitter(img, augment.color_jitter, rng)
+        return to_array(img)
+
+    def _random_resized_crop(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
+        top, left, height, width = random_crop_box(img.size, self.augment.scale, self.augment.ratio, rng)
+        if self.augment.interpolation == "random":
+            resample = _RANDOM_FILTERS[int(rng.integers(2))]
+        else:
+            resample = FILTERS[self.augment.interpolation]
+        # resize(box=...) would read beyond the crop: other pixels than crop, then resize.
+        img = img.crop((left, top, left + width, top + height))
+        return img.resize((self.size[1], self.size[0]), resample)
+
+
+def random_crop_box(
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Draws a crop of uniform area and log-uniform aspect ratio (Szegedy et al., 2015, section 6).
+
+    Args:
+      size: width and height of the picture, in pixels.
+      scale: least and most share of its area.
+      ratio: least and most width / height of the crop.
+
+    Returns:
+      top, left, height, width. After ten draws that do not fit, the largest centred crop within `ratio`.
+    """
+    width, height = size
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = rng.uniform(*scale) * width * height
+        aspect = math.exp(rng.uniform(*log_ratio))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_width, crop_height = width, height
+    if width / height < ratio[0]:
+        crop_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        crop_width = max(1, round(height * ratio[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _color_jitter(img: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation by factors in [1 - strength, 1 + strength], in random order."""
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, 3)
+    for i in rng.permutation(3):
+        img = enhancers[i](img).enhance(float(factors[i]))
+    return img
+
+
+def _pad(img: Image.Image, width: int, height: int) -> Image.Image:
+    padded = Image.new(img.mode, (width, height))
+    padded.paste(img, ((width - img.width) // 2, (height - img.height) // 2))
+    return padded
+
+
+def _filter(name: str) -> Image.Resampling:
+    if name not in FILTERS:
+        raise RequestError(f"interpolation={name!r}: one of {', '.join(FILTERS)}")
+    return FILTERS[name]

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from crosscale.contracts import Source
+from crosscale.data import open_source
+from crosscale.errors import RequestError
+
+
+def test_digits_are_split_once_and_for_all():
+    train, val = open_source("digits", "train"), open_source("digits", "val")
+    assert isinstance(train, Source)
+    assert list(train.classes) == [str(digit) for digit in range(10)]
+    assert (len(train), len(val)) == (1438, 359)
+    ids = [[source[i].id for i in range(len(source))] for source in (train, val)]
+    assert len(set(ids[0]) | set(ids[1])) == 1797
+    # The split is part of the published number: it must not move with library versions.
+    assert ids[1][:5] == [f"digits/{i:04d}" for i in (48, 49, 160, 178, 292)]
+    labels = np.array([val[i].label for i in range(len(val))])
+    assert set(np.bincount(labels)) <= {35, 36, 37}
+
+
+def test_digits_pixels():
+    data = load_digits()
+    source = open_source("digits", "val")
+    for i in range(0, len(source), 50):
+        record = source[i]
+        original = int(record.id.split("/")[1])
+        assert record.label == data.target[original]
+        assert record.image.dtype == np.uint8
+        np.testing.assert_allclose(record.image, data.images[original] * 255 / 16, atol=0.5)
+
+
+def test_other_seed_holds_out_others():
+    ids = [
+        {source[i].id for i in range(len(source))}
+        for source in (open_source("digits", "val", seed=s) for s in (0, 1))
+    ]
+    assert len(ids[0] & ids[1]) < 150
+
+
+def test_wrong_requests():
+    with pytest.raises(RequestError, match="train or val"):
+        open_source("digits", "test")
+    with pytest.raises(RequestError, match="between 0 and 1"):
+        open_source("digits", "val", val_fraction=1.0)

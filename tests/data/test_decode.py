@@ -1,0 +1,193 @@
+import contextlib
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosscale.data.decode import MAX_PIXELS, BadImage, decode, open_image
+from crosscale.errors import RequestError
+
+
+def message(image, channels=3, **options):
+    with pytest.raises(BadImage) as caught:
+        decode(image, channels, "pets/cat.jpg", **options)
+    text = str(caught.value)
+    assert text.startswith("pets/cat.jpg: ")
+    assert "\n" not in text
+    assert caught.value.name == "pets/cat.jpg"
+    return text
+
+
+def test_truncated_jpeg(photo, encode):
+    data = encode(photo, "JPEG", quality=95)
+    assert "truncated" in message(data[: len(data) // 2])
+
+
+def test_truncated_png(photo, encode):
+    data = encode(photo)
+    assert "truncated" in message(data[: len(data) // 2])
+
+
+def test_every_cut_of_a_file_is_a_bad_image_or_a_picture(photo, encode):
+    for fmt in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
+        data = encode(photo, fmt)
+        for length in np.linspace(0, len(data) - 1, 40).astype(int):
+            with contextlib.suppress(BadImage):
+                assert decode(data[:length], 3, "x").size == photo.size
+
+
+def test_text_named_png():
+    assert "not an image" in message(b"this is a shopping list\n")
+
+
+def test_empty_file():
+    assert "empty (0 bytes)" in message(b"")
+
+
+def png_header(width, height):
+    """A PNG that declares a size and holds no pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_too_large_is_refused_before_decoding():
+    text = message(png_header(20_000, 20_000))
+    assert "20,000 x 20,000 = 400,000,000 pixels" in text
+    assert f"{MAX_PIXELS:,}" in text
+
+
+def test_real_20000_square_picture_is_refused_fast(encode):
+    data = encode(Image.new("1", (20_000, 20_000)))
+    assert "20,000 x 20,000" in message(data)
+
+
+def test_own_limit(photo, encode):
+    assert "64 x 48 = 3,072 pixels; the limit is 3,000" in message(encode(photo), max_pixels=3000)
+
+
+def test_mode_that_is_right_is_not_copied(photo, encode):
+    array = np.asarray(photo)
+    np.testing.assert_array_equal(np.asarray(decode(encode(photo), 3, "x")), array)
+    np.testing.assert_array_equal(np.asarray(decode(array, 3, "x")), array)
+
+
+def test_grey_and_colour_conversions(photo, encode):
+    assert decode(encode(photo), 1, "x").mode == "L"
+    grey = photo.convert("L")
+    rgb = np.asarray(decode(encode(grey), 3, "x"))
+    np.testing.assert_array_equal(rgb, np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+
+
+def test_cmyk_jpeg(photo, encode):
+    found = np.asarray(decode(encode(photo.convert("CMYK"), "JPEG", quality=100), 3, "x")).astype(int)
+    assert abs(found - np.asarray(photo)).mean() < 3
+
+
+def test_sixteen_bit_grey_is_scaled_not_saturated(encode):
+    values = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    for image in (encode(Image.fromarray(values)), encode(Image.fromarray(values), "TIFF"), values):
+        found = np.asarray(decode(image, 1, "x"))
+        np.testing.assert_array_equal(found, np.rint(values / 257).astype(np.uint8))
+
+
+def test_palette_with_and_without_transparency(photo, encode):
+    paletted = photo.quantize(64)
+    expected = np.asarray(paletted.convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(decode(encode(paletted), 3, "x")), expected)
+    found = np.asarray(decode(encode(paletted, transparency=int(np.asarray(paletted)[0, 0])), 3, "x"))
+    hidden = np.asarray(paletted) == np.asarray(paletted)[0, 0]
+    assert (found[hidden] == 255).all()
+    np.testing.assert_array_equal(found[~hidden], expected[~hidden])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_lie_over_white(photo, encode, mode):
+    img = photo.convert(mode)
+    alpha = np.zeros((48, 64), np.uint8)
+    alpha[:, 32:] = 255
+    img.putalpha(Image.fromarray(alpha))
+    found = np.asarray(decode(encode(img), 3, "x"))
+    assert (found[:, :32] == 255).all()
+    np.testing.assert_array_equal(found[:, 32:], np.asarray(img.convert("RGB"))[:, 32:])
+
+
+def test_one_bit(photo, encode):
+    bits = photo.convert("1")
+    found = np.asarray(decode(encode(bits), 1, "x"))
+    np.testing.assert_array_equal(found, np.asarray(bits).astype(np.uint8) * 255)
+
+
+@pytest.mark.parametrize("fmt", ["GIF", "PNG", "WEBP"])
+def test_animation_gives_its_first_frame(encode, fmt):
+    first, second = Image.new("RGB", (8, 8), (250, 10, 10)), Image.new("RGB", (8, 8), (10, 10, 250))
+    data = encode(first, fmt, save_all=True, append_images=[second], lossless=True)
+    found = np.asarray(decode(data, 3, "x")).astype(int)
+    assert abs(found - [250, 10, 10]).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_exif_orientation(photo, encode, orientation, fmt):
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose members that give the stored pixels
+    stored = photo.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else photo
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(encode(stored, fmt, exif=exif), 3, "x")
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(photo))
+
+
+def test_exif_rotated_jpeg_stands_upright(photo, encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = decode(encode(photo.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95), 3, "x")
+    assert found.size == photo.size
+    assert abs(np.asarray(found).astype(int) - np.asarray(photo)).mean() < 4
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_lose_the_picture(photo, encode):
+    data = encode(photo, "JPEG", exif=b"Exif\x00\x00II*\x00garbage")
+    assert decode(data, 3, "x").size == photo.size
+
+
+def test_floating_point_tiff(encode):
+    assert "floating-point" in message(encode(Image.new("F", (4, 4)), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((0, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_arrays_that_are_no_picture(array):
+    assert "is not a picture" in message(array)
+
+
+def test_channels():
+    with pytest.raises(RequestError, match=r"1 \(grey\) or 3 \(RGB\)"):
+        decode(b"", 2, "x")
+
+
+def test_bad_image_crosses_processes():
+    error = pickle.loads(pickle.dumps(BadImage("a.png", "two\nlines")))
+    assert (error.name, error.reason, str(error)) == ("a.png", "two lines", "a.png: two lines")
+
+
+def test_open_image(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert open_image(tmp_path / "a") == b"abc"
+    with pytest.raises(BadImage, match="no such file"):
+        open_image(tmp_path / "b")
+    with pytest.raises(BadImage, match="a folder, not an image"):
+        open_image(tmp_path)
