@@ -1,5 +1,7 @@
 """Multi-head attention: the plain product, self-attention, and the one-query form of CrossViT's fusion."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ from crosscale.contracts import Array
 from crosscale.errors import RequestError
 from crosscale.layers.dense import Dense, DenseParams
 
+ATTENTION = "attention"  # the collection of attention weights, filled when it is made mutable
+
 
 def check_heads(dim: int, num_heads: int, where: str = "attention") -> None:
     """Raises RequestError unless `num_heads` divides `dim`."""
@@ -17,8 +21,24 @@ def check_heads(dim: int, num_heads: int, where: str = "attention") -> None:
         raise RequestError(f"{where}: num_heads={num_heads} does not divide the width {dim}")
 
 
+def record_weights(module: nn.Module, weights: Array) -> None:
+    """Puts `weights` into the collection ATTENTION where whoever applies the model made that mutable.
+
+    Otherwise nothing is traced, so that it costs nothing. Not during `init`, in which every collection is mutable.
+    """
+    if module.is_mutable_collection(ATTENTION) and not module.is_initializing():
+        module.sow(ATTENTION, "weights", weights)
+
+
 def attend(
-    q: Array, k: Array, v: Array, *, scale: float, bias: Array | None = None, dropout: nn.Module | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    bias: Array | None = None,
+    dropout: nn.Module | None = None,
+    record: Callable[[Array], None] | None = None,
 ) -> Array:
     """softmax(scale * q k^T + bias) v.
 
@@ -29,6 +49,7 @@ def attend(
       scale: factor on the products, usually D ** -0.5.
       bias: added to the scores, broadcastable to (B, H, Nq, Nk).
       dropout: applied to the weights when given.
+      record: is given the weights (B, H, Nq, Nk), before dropout.
 
     Returns:
       (B, Nq, H, D). The softmax runs in float32 whatever the inputs' type.
@@ -37,6 +58,8 @@ def attend(
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if record is not None:
+        record(weights)
     if dropout is not None:
         weights = dropout(weights)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
@@ -69,7 +92,8 @@ class SelfAttention(nn.Module):
         qkv = Dense(3 * dim, self.qkv_bias, self.dtype, name="qkv")(x)
         q, k, v = (t.reshape(batch, tokens, self.num_heads, -1) for t in jnp.split(qkv, 3, axis=-1))  # (B, N, H, D)
         scale = self.qk_scale or (dim // self.num_heads) ** -0.5
-        y = attend(q, k, v, scale=scale, bias=bias, dropout=_dropout(self.attn_drop_rate, train))
+        dropout = _dropout(self.attn_drop_rate, train)
+        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=partial(record_weights, self))
         y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, tokens, dim))
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
 
@@ -102,6 +126,7 @@ class ClassAttention(nn.Module):
         query = jnp.einsum("bhd,chd->bhc", q * jnp.asarray(scale, q.dtype), to_key.reshape(dim, heads, -1))
         scores = jnp.einsum("bhc,bnc->bhn", query, x, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        record_weights(self, weights)
         weights = nn.Dropout(self.attn_drop_rate)(weights, deterministic=not train)
         context = jnp.einsum("bhn,bnc->bhc", weights, x)
         y = jnp.einsum("bhc,chd->bhd", context, to_value.reshape(dim, heads, -1))
@@ -109,6 +134,13 @@ class ClassAttention(nn.Module):
             y = y + weights.sum(-1, keepdims=True) * value_bias.reshape(heads, -1)
         y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, 1, dim))
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
+
+
+def class_attention_saving(batch: int, tokens: int, dim: int, heads: int) -> int:
+    """Multiply-accumulates that `ClassAttention` does without, against projecting all tokens to keys and values."""
+    written_out = 2 * tokens * dim * dim + 2 * tokens * dim
+    absorbed = 2 * dim * dim + 2 * tokens * dim * heads
+    return batch * (written_out - absorbed)
 
 
 def _dropout(rate: float, train: bool) -> nn.Module | None:

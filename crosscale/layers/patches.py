@@ -63,6 +63,7 @@ class PatchTokens(nn.Module):
       patch_size: side of the square patches in pixels.
       multi_conv: use the convolutional stem.
       drop_rate: dropout after the positions.
+      cls_token: whether there is a CLS token.
       dtype: compute type.
     """
 
@@ -70,18 +71,20 @@ class PatchTokens(nn.Module):
     patch_size: int
     multi_conv: bool = False
     drop_rate: float = 0.0
+    cls_token: bool = True
     dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        """(B, H, W, channels) -> (B, 1 + N, C), N = (H // patch) * (W // patch)."""
+        """(B, H, W, channels) -> (B, 1 + N, C), N = (H // patch) * (W // patch); (B, N, C) without CLS token."""
         if self.multi_conv:
             maps = ConvStem(self.embed_dim, self.patch_size, self.dtype, name="stem")(images)
         else:
             maps = Conv(self.embed_dim, self.patch_size, self.patch_size, dtype=self.dtype, name="patches")(images)
-        patches = maps.reshape(maps.shape[0], -1, self.embed_dim)
-        cls = self.param("cls", trunc_normal(), (1, 1, self.embed_dim), jnp.float32)
-        position = self.param("position", trunc_normal(), (1, 1 + patches.shape[1], self.embed_dim), jnp.float32)
-        cls, position = cls.astype(patches.dtype), position.astype(patches.dtype)
-        tokens = jnp.concatenate([jnp.broadcast_to(cls, (patches.shape[0], 1, self.embed_dim)), patches], axis=1)
-        return nn.Dropout(self.drop_rate)(tokens + position, deterministic=not train)
+        tokens = maps.reshape(maps.shape[0], -1, self.embed_dim)
+        if self.cls_token:
+            cls = self.param("cls", trunc_normal(), (1, 1, self.embed_dim), jnp.float32).astype(tokens.dtype)
+            cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, self.embed_dim))
+            tokens = jnp.concatenate([cls, tokens], axis=1)
+        position = self.param("position", trunc_normal(), (1, *tokens.shape[1:]), jnp.float32)
+        return nn.Dropout(self.drop_rate)(tokens + position.astype(tokens.dtype), deterministic=not train)

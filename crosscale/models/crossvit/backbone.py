@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array, Features
@@ -18,7 +19,7 @@ from crosscale.layers.patches import PatchTokens
 from crosscale.layers.resize import center_crop, resize_bicubic
 from crosscale.models.crossvit.config import CrossViTConfig
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
-from crosscale.models.crossvit.weights import ibm_rules, timm_rules
+from crosscale.models.crossvit.weights import weight_rules
 from crosscale.models.heads import MeanOfLinears
 from crosscale.models.model import ImageModel, check_images
 from crosscale.weights.rules import Rules
@@ -87,7 +88,8 @@ class Stage(nn.Module):
             drop_path_rate=self.drop_path_rates[-1],
             **shared,
         )
-        return FUSIONS[c.fusion](tokens, settings, train)
+        fuse = FUSIONS[c.fusion]
+        return fuse(tokens, settings, train) if c.cls_token else _fuse_means(fuse, tokens, settings, train)
 
 
 class CrossViTBackbone(nn.Module):
@@ -100,7 +102,7 @@ class CrossViTBackbone(nn.Module):
         c = self.config
         check_images(images, c.in_channels)
         tokens: Tokens = tuple(
-            PatchTokens(dim, patch, c.multi_conv, c.drop_rate, c.dtype, name=f"embed_{b}")(
+            PatchTokens(dim, patch, c.multi_conv, c.drop_rate, c.cls_token, c.dtype, name=f"embed_{b}")(
                 _rescale(images, size, c.rescale), train
             )
             for b, (size, patch, dim) in enumerate(zip(c.img_size, c.patch_size, c.embed_dim, strict=True))
@@ -108,9 +110,10 @@ class CrossViTBackbone(nn.Module):
         for s, rates in enumerate(_stage_rates(c)):
             tokens = Stage(c, s, rates, name=f"stage_{s}")(tokens, train)
         tokens = tuple(c.norm_layer(dtype=c.dtype, name=f"norm_{b}")(x) for b, x in enumerate(tokens))
+        patches = [x[:, 1:] for x in tokens] if c.cls_token else tokens
         return Features(
-            pooled=tuple(x[:, 0] for x in tokens),
-            maps=tuple(x[:, 1:].reshape(x.shape[0], *grid, -1) for x, grid in zip(tokens, c.grids, strict=True)),
+            pooled=tuple(x[:, 0] if c.cls_token else x.mean(1) for x in tokens),
+            maps=tuple(x.reshape(x.shape[0], *grid, -1) for x, grid in zip(patches, c.grids, strict=True)),
         )
 
 
@@ -134,9 +137,12 @@ class CrossViT(ImageModel):
       drop_path_rate: stochastic depth, rising linearly from 0 in the first block to this in the last.
       norm_layer: builds a normalisation; called with `dtype` and `name`.
       multi_conv: the convolutional stem of the dagger models (patch sizes 12 and 16).
-      fusion: "cross_attention" or "none".
+      fusion: "cross_attention" (section 3.3), "class_token", "pairwise", "all_attention" (the paper's alternatives,
+        eqs. 2-4) or "none".
       rescale: "bicubic" (a = -0.75, no antialias, as the released code) or "center_crop" where the branch is no
         larger than the image.
+      cls_token: False runs without CLS tokens (the ablation of section 4.4): the mean of a branch's patches takes
+        the token's place in the fusion, which moves that mean, and in the head.
       dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
 
     Raises:
@@ -160,6 +166,7 @@ class CrossViT(ImageModel):
     multi_conv: bool = False
     fusion: str = "cross_attention"
     rescale: str = "bicubic"
+    cls_token: bool = True
     dtype: Any = None
 
     def __post_init__(self) -> None:
@@ -177,7 +184,7 @@ class CrossViT(ImageModel):
         return max(self.img_size)
 
     def weight_rules(self) -> dict[str, Rules]:
-        return {"timm": timm_rules(self.config), "ibm": ibm_rules(self.config)}
+        return weight_rules(self.config)
 
     def make_backbone(self) -> nn.Module:
         return CrossViTBackbone(self.config)
@@ -189,6 +196,13 @@ class CrossViT(ImageModel):
 def _rescale(images: Array, size: tuple[int, int], mode: str) -> Array:
     fits = size[0] <= images.shape[1] and size[1] <= images.shape[2]
     return center_crop(images, size) if mode == "center_crop" and fits else resize_bicubic(images, size)
+
+
+def _fuse_means(fuse: Any, tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
+    """The fusion with each branch's mean patch as its CLS token; the change of the mean goes to all patches."""
+    means = [x.mean(1, keepdims=True) for x in tokens]
+    fused = fuse(tuple(jnp.concatenate([m, x], axis=1) for m, x in zip(means, tokens, strict=True)), settings, train)
+    return tuple(f[:, 1:] + f[:, :1] - m for f, m in zip(fused, means, strict=True))
 
 
 def _stage_rates(c: CrossViTConfig) -> list[tuple[float, ...]]:

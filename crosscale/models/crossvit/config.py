@@ -13,7 +13,7 @@ from crosscale.layers.patches import patch_grid, stem_grid
 from crosscale.models.model import normalised
 
 Size = tuple[int, int]
-Fusion = Literal["cross_attention", "none"]
+Fusion = Literal["cross_attention", "class_token", "pairwise", "all_attention", "none"]
 Rescale = Literal["bicubic", "center_crop"]
 
 
@@ -41,6 +41,7 @@ class CrossViTConfig:
     multi_conv: bool = False
     fusion: Fusion = "cross_attention"
     rescale: Rescale = "bicubic"
+    cls_token: bool = True
     dtype: Any = None
 
     def __post_init__(self) -> None:
@@ -122,6 +123,8 @@ def _check(c: CrossViTConfig) -> None:
             raise RequestError(f"{name}={getattr(c, name)} is not in 0 <= rate < 1")
     if len(c.patch_size) == 1 and c.fused:
         raise RequestError("fusion needs two branches or more: give patch_size another entry, or fusion='none'")
+    if c.fusion != "cross_attention" and max(stage[-1] for stage in c.depth) > 1:
+        raise RequestError(f"depth: fusion='{c.fusion}' happens once a stage: its entry, the last one, must be 0 or 1")
     for b, (size, patch, dim, heads) in enumerate(zip(c.img_size, c.patch_size, c.embed_dim, c.num_heads, strict=True)):
         check_heads(dim, heads, f"branch {b}")
         if patch < 1 or min(size) < patch:

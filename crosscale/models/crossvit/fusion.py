@@ -3,7 +3,7 @@
 To add a fusion: write `name(tokens, settings, train) -> tokens`, add it to FUSIONS and to config.Fusion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
-from crosscale.layers.attention import ClassAttention
+from crosscale.layers.attention import ClassAttention, SelfAttention
 from crosscale.layers.dense import Dense
 from crosscale.layers.drop_path import DropPath
 from crosscale.layers.mlp import gelu
+from crosscale.layers.resize import resize_bicubic
 
 Tokens = tuple[Array, ...]  # one (B, 1 + N_b, C_b) per branch, CLS first
 
@@ -100,6 +101,74 @@ def cross_attention(tokens: Tokens, settings: FusionSettings, train: bool) -> To
     return tuple(fused)
 
 
+def class_token(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
+    """Class token fusion (eq. 3): every branch's CLS token becomes g(sum of f(CLS)) over all branches.
+
+    f and g project to and from the widest branch's width; for branches of that width they are the identity
+    (with a projection there too, Table 6's 24.2 M parameters would be 25.1 M).
+    """
+    del train
+    total = sum(_to_widest(tokens, [x[:, :1] for x in tokens], settings))
+    return tuple(jnp.concatenate([_from_widest(total, x, b, settings), x[:, 1:]], axis=1) for b, x in enumerate(tokens))
+
+
+def pairwise(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
+    """Pairwise fusion (eq. 4): as class token fusion, and the patch tokens of one place are summed as well.
+
+    The other branches' patches are interpolated bicubically to the branch's own grid before the sum.
+    """
+    del train
+    aligned = _to_widest(tokens, tokens, settings)
+    cls = sum(x[:, :1] for x in aligned)
+    maps = [x[:, 1:].reshape(x.shape[0], *g, -1) for x, g in zip(aligned, settings.grids, strict=True)]
+    fused = []
+    for b, own in enumerate(tokens):
+        patches = sum(resize_bicubic(m, settings.grids[b]) for m in maps)
+        both = jnp.concatenate([cls, patches.reshape(own.shape[0], -1, patches.shape[-1])], axis=1)
+        fused.append(_from_widest(both, own, b, settings))
+    return tuple(fused)
+
+
+def all_attention(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
+    """All-attention fusion (eq. 2): self-attention over the tokens of all branches; quadratic in their number.
+
+    Every branch is projected to the widest branch's width and back, the widest itself included: only so do the
+    multiply-accumulates of Table 6 (7.6 G) come out.
+    """
+    s = settings
+    width = max(x.shape[-1] for x in tokens)
+    widest = next(b for b, x in enumerate(tokens) if x.shape[-1] == width)
+    y = jnp.concatenate(
+        [Project(width, s.norm_layer, s.dtype, name=f"enter_{b}")(x) for b, x in enumerate(tokens)], axis=1
+    )
+    attention = SelfAttention(
+        s.num_heads[widest], s.qkv_bias, s.qk_scale, s.attn_drop_rate, s.drop_rate, s.dtype, name="attention"
+    )
+    o = attention(s.norm_layer(dtype=s.dtype, name="norm")(y), train=train)
+    o = y + DropPath(s.drop_path_rate)(o, train)
+    ends = [sum(x.shape[1] for x in tokens[: b + 1]) for b in range(len(tokens))]
+    return tuple(
+        Project(x.shape[-1], s.norm_layer, s.dtype, name=f"leave_{b}")(o[:, end - x.shape[1] : end])
+        for b, (x, end) in enumerate(zip(tokens, ends, strict=True))
+    )
+
+
+def _to_widest(tokens: Tokens, parts: Sequence[Array], s: FusionSettings) -> list[Array]:
+    """f: each branch's `parts` at the widest branch's width."""
+    width = max(x.shape[-1] for x in tokens)
+    return [
+        x if x.shape[-1] == width else Project(width, s.norm_layer, s.dtype, name=f"enter_{b}")(x)
+        for b, x in enumerate(parts)
+    ]
+
+
+def _from_widest(x: Array, own: Array, branch: int, s: FusionSettings) -> Array:
+    """g: `x` back at the width of branch `branch`, whose tokens are `own`."""
+    if x.shape[-1] == own.shape[-1]:
+        return x
+    return Project(own.shape[-1], s.norm_layer, s.dtype, name=f"leave_{branch}")(x)
+
+
 def none(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
     """No exchange: independent branches, joined only by the mean of their logits."""
     del settings, train
@@ -108,5 +177,8 @@ def none(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
 
 FUSIONS: dict[str, Callable[[Tokens, FusionSettings, bool], Tokens]] = {
     "cross_attention": cross_attention,
+    "class_token": class_token,
+    "pairwise": pairwise,
+    "all_attention": all_attention,
     "none": none,
 }

@@ -88,6 +88,38 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
 )
 
 
+# The paper's largest model (Table 4: 84.1 %, 56.6 G, 44.9 M); its weights were not released.
+_DAGGER_480 = ("18_dagger_480", (224, 448), 6, 7, 3.0, True, (504, 480), "", 44_887_904, 56.6, 84.1, None)
+
+# Single-scale references (Touvron et al., ICML 2021, Table 5): name, width, heads, params, GMACs, top-1
+_DEIT_ROWS = (
+    ("tiny", 192, 3, 5_717_416, 1.26, 72.2),
+    ("small", 384, 6, 22_050_664, 4.61, 79.9),
+    ("base", 768, 12, 86_567_656, 17.58, 81.8),
+)
+
+
+def _deit(row: tuple[Any, ...]) -> Preset:
+    name, embed_dim, heads, params, gmacs, top1 = row
+    return Preset(
+        name=f"deit_{name}_224",
+        config={
+            "img_size": (224,),
+            "patch_size": (16,),
+            "embed_dim": (embed_dim,),
+            "depth": ((12, 0),),
+            "num_heads": (heads,),
+            "mlp_ratio": (4.0,),
+            "qkv_bias": True,
+            "fusion": "none",
+        },
+        input_spec=InputSpec(size=(224, 224), crop_pct=0.9),
+        published=Published(params, gmacs, top1, None, "DeiT paper, Table 5"),
+        hub=f"timm/deit_{name}_patch16_224.fb_in1k",
+        aliases=(f"deit_{name}_patch16_224",),
+    )
+
+
 def _preset(row: tuple[Any, ...]) -> Preset:
     name, embed_dim, blocks, heads, ratio, dagger, sizes, ibm, params, gmacs, top1, top5 = row
     full = f"crossvit_{name}"
@@ -102,11 +134,11 @@ def _preset(row: tuple[Any, ...]) -> Preset:
             "qkv_bias": True,
             "multi_conv": dagger,
         },
-        input_spec=InputSpec(size=(sizes[0], sizes[0]), crop_pct=1.0 if sizes[0] == 408 else 0.875),
-        published=Published(params, gmacs, top1, top5, _TIMM),
-        hub=f"timm/{full}.in1k",
-        aliases=(f"crossvit_{ibm}",),
+        input_spec=InputSpec(size=(sizes[0], sizes[0]), crop_pct=1.0 if sizes[0] > 240 else 0.875),
+        published=Published(params, gmacs, top1, top5, _TIMM if ibm else "CrossViT paper, Table 4"),
+        hub=f"timm/{full}.in1k" if ibm else "",
+        aliases=(f"crossvit_{ibm}",) if ibm else (),
     )
 
 
-PRESETS = tuple(_preset(row) for row in _ROWS)
+PRESETS = (*map(_preset, (*_ROWS, _DAGGER_480)), *map(_deit, _DEIT_ROWS))

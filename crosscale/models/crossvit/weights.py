@@ -6,6 +6,30 @@ from crosscale.weights.rules import Rule, Rules, conv, dense, norm
 _OURS = "backbone/stage_{s}"
 
 
+def weight_rules(config: CrossViTConfig) -> dict[str, Rules]:
+    """The schemes that can hold this configuration: the released code has one fusion and always CLS tokens."""
+    if not config.cls_token or config.fusion not in ("cross_attention", "none"):
+        return {}
+    if len(config.patch_size) == 1:
+        return {"timm": vit_rules()} if len(config.depth) == 1 and not config.multi_conv else {}
+    if config.fusion == "none":
+        return {}
+    return {"timm": timm_rules(config), "ibm": ibm_rules(config)}
+
+
+def vit_rules() -> Rules:
+    """timm's names of a plain ViT (`vision_transformer.py`), for one branch in one stage."""
+    ours = "backbone/stage_0/branch_0/block_{i}"
+    return (
+        Rule("cls_token", "backbone/embed_0/cls"),
+        Rule("pos_embed", "backbone/embed_0/position"),
+        *conv("patch_embed.proj", "backbone/embed_0/patches"),
+        *_block("blocks.{i}", ours),
+        *norm("norm", "backbone/norm_0"),
+        *dense("head", "head/branch_0"),
+    )
+
+
 def timm_rules(config: CrossViTConfig) -> Rules:
     """timm's names (`crossvit.py`)."""
     return (
@@ -25,15 +49,9 @@ def ibm_rules(config: CrossViTConfig) -> Rules:
 
 
 def _shared(config: CrossViTConfig) -> Rules:
-    blocks, ours = "blocks.{s}.blocks.{b}.{i}", f"{_OURS}/branch_{{b}}/block_{{i}}"
     return (
         *_embedding(config.multi_conv),
-        *norm(f"{blocks}.norm1", f"{ours}/norm1"),
-        *dense(f"{blocks}.attn.qkv", f"{ours}/attention/qkv"),
-        *dense(f"{blocks}.attn.proj", f"{ours}/attention/out"),
-        *norm(f"{blocks}.norm2", f"{ours}/norm2"),
-        *dense(f"{blocks}.mlp.fc1", f"{ours}/mlp/expand"),
-        *dense(f"{blocks}.mlp.fc2", f"{ours}/mlp/contract"),
+        *_block("blocks.{s}.blocks.{b}.{i}", f"{_OURS}/branch_{{b}}/block_{{i}}"),
         *norm("blocks.{s}.projs.{b}.0", f"{_OURS}/fusion_{{b}}/enter/norm"),
         *dense("blocks.{s}.projs.{b}.2", f"{_OURS}/fusion_{{b}}/enter/linear"),
         *(rule for s, stage in enumerate(config.depth) for rule in _fusion(s, stage[-1])),
@@ -41,6 +59,17 @@ def _shared(config: CrossViTConfig) -> Rules:
         *dense("blocks.{s}.revert_projs.{b}.2", f"{_OURS}/fusion_{{b}}/leave/linear"),
         *norm("norm.{b}", "backbone/norm_{b}"),
         *dense("head.{b}", "head/branch_{b}"),
+    )
+
+
+def _block(theirs: str, ours: str) -> Rules:
+    return (
+        *norm(f"{theirs}.norm1", f"{ours}/norm1"),
+        *dense(f"{theirs}.attn.qkv", f"{ours}/attention/qkv"),
+        *dense(f"{theirs}.attn.proj", f"{ours}/attention/out"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm2"),
+        *dense(f"{theirs}.mlp.fc1", f"{ours}/mlp/expand"),
+        *dense(f"{theirs}.mlp.fc2", f"{ours}/mlp/contract"),
     )
 
 

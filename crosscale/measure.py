@@ -1,0 +1,193 @@
+"""What a model costs: parameters, multiply-accumulates and memory, without running it."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from crosscale.contracts import InputSpec, Variables
+from crosscale.errors import RequestError
+from crosscale.layers.attention import ClassAttention, class_attention_saving
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one compiled forward needs on the device, in bytes.
+
+    Attributes:
+      arguments: the variables and the batch of images.
+      activations: the largest set of intermediate values alive at once, as the compiler laid them out.
+      outputs: the logits.
+    """
+
+    arguments: int
+    activations: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model costs, whatever it runs on.
+
+    Attributes:
+      parameters: trained scalars (the `params` collection).
+      macs: multiply-accumulates of one deterministic forward, as it runs.
+      formula_macs: the same with every layer as its paper writes it; published figures count these. It differs
+        where a layer reaches the same result with less: `ClassAttention`, which projects no keys and values.
+    """
+
+    parameters: int
+    macs: int
+    formula_macs: int
+
+
+def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
+    """Counts parameters, and multiply-accumulates of `batch` images, from one abstract trace.
+
+    Counts the matrix products and convolutions of the traced model, as published figures do: normalisation,
+    activation functions and additions are left out, and so are products with a constant matrix, which is
+    how the branches' fixed bicubic rescale runs. FLOPs are about twice this number.
+
+    Raises:
+      RequestError: a matrix product stands in a loop whose length only the running program knows.
+    """
+    saved = 0
+
+    def note_savings(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal saved
+        if isinstance(context.module, ClassAttention) and context.method_name == "__call__":
+            saved += class_attention_saving(*args[0].shape, context.module.num_heads)
+        return next_call(*args, **kwargs)
+
+    # `init` runs the forward to find the parameters, so one trace tells both.
+    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)
+    with nn.intercept_methods(note_savings):
+        program, (_, variables) = trace(jax.random.key(0), _images(spec, batch))
+    leaves = jax.tree.leaves(variables.get("params", {}))
+    macs = _macs(program.jaxpr)
+    return Costs(sum(math.prod(leaf.shape) for leaf in leaves), macs, macs + saved)
+
+
+def count_parameters(model: nn.Module, spec: InputSpec) -> int:
+    """The number of trained scalars (the `params` collection), from shapes alone."""
+    return count_costs(model, spec).parameters
+
+
+def count_macs(model: nn.Module, spec: InputSpec, batch: int = 1) -> int:
+    """Multiply-accumulates of one deterministic forward of `batch` images: see `count_costs`."""
+    return count_costs(model, spec, batch).macs
+
+
+def count_function_macs(function: Callable[..., Any], *arguments: Any) -> int:
+    """Multiply-accumulates of `function(*arguments)`; the arguments may be `jax.ShapeDtypeStruct`s.
+
+    Weights have to be among the arguments: an array that the function closes over is a constant.
+    """
+    return _macs(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def measure_memory(model: nn.Module, spec: InputSpec, batch: int = 1) -> Memory | None:
+    """Compiles one deterministic forward of `batch` images for the default device and asks what it needs.
+
+    Slow (it compiles), but nothing is computed. None where the backend does not tell.
+    """
+    lowered = jax.jit(partial(_forward, model)).lower(_abstract_variables(model, spec), _images(spec, batch))
+    analysis = lowered.compile().memory_analysis()
+    if analysis is None:
+        return None
+    return Memory(
+        arguments=analysis.argument_size_in_bytes,
+        activations=analysis.temp_size_in_bytes,
+        outputs=analysis.output_size_in_bytes,
+    )
+
+
+def _forward(model: nn.Module, variables: Variables, images: jax.Array) -> Any:
+    return model.apply(variables, images)
+
+
+def _images(spec: InputSpec, batch: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch, *spec.size, spec.channels), jnp.float32)  # type: ignore[no-untyped-call]
+
+
+def _abstract_variables(model: nn.Module, spec: InputSpec) -> Variables:
+    return dict(jax.eval_shape(model.init, jax.random.key(0), _images(spec, 1)))
+
+
+def _macs(jaxpr: core.Jaxpr, constant_inputs: Sequence[bool] = ()) -> int:
+    """Multiply-accumulates of a program, of whose inputs those marked are known to be constant arrays."""
+    constants = {*jaxpr.constvars, *compress(jaxpr.invars, constant_inputs)}
+    total = 0
+    for equation in jaxpr.eqns:
+        literal = [isinstance(item, core.Literal) for item in equation.invars]
+        constant = [not lit and item in constants for lit, item in zip(literal, equation.invars, strict=True)]
+        total += _equation_macs(equation, constant)
+        # What comes from numbers alone, such as a kernel that starts at zero, is no constant array.
+        if any(constant) and sum(constant) + sum(literal) == len(equation.invars):
+            constants.update(equation.outvars)
+    return total
+
+
+def _equation_macs(equation: core.JaxprEqn, constant: Sequence[bool]) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return 0 if any(constant) else _dot_general_macs(equation)
+    if name == "conv_general_dilated":
+        return 0 if any(constant) else _convolution_macs(equation)
+    if name in ("scan", "cond", "while"):
+        return _control_flow_macs(equation)
+    return sum(_macs(jaxpr, constant) for jaxpr in _inner_jaxprs(equation.params))
+
+
+def _control_flow_macs(equation: core.JaxprEqn) -> int:
+    inner = [_macs(jaxpr) for jaxpr in _inner_jaxprs(equation.params)]
+    if equation.primitive.name == "scan":
+        return int(equation.params["length"]) * sum(inner)
+    if equation.primitive.name == "cond":  # one branch runs; the dearest is the bound
+        return max(inner)
+    if any(inner):
+        raise RequestError(
+            "the model multiplies matrices in a while loop of unknown length, whose multiply-accumulates "
+            "cannot be counted; a scan of fixed length can"
+        )
+    return 0
+
+
+def _dot_general_macs(equation: core.JaxprEqn) -> int:
+    """Every element of the output is a sum over the contracted dimensions."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left: tuple[int, ...] = _shape(equation.invars[0])
+    return math.prod(_shape(equation.outvars[0])) * math.prod(left[int(axis)] for axis in contracted)
+
+
+def _convolution_macs(equation: core.JaxprEqn) -> int:
+    """Every element of the output is a sum over the kernel's window and its input channels.
+
+    The kernel's input-channel dimension already holds the channels of one group only.
+    """
+    numbers = equation.params["dimension_numbers"]
+    kernel = _shape(equation.invars[1])
+    window = math.prod(kernel[axis] for axis in numbers.rhs_spec[2:])
+    per_output: int = kernel[numbers.rhs_spec[1]] * window
+    return math.prod(_shape(equation.outvars[0])) * per_output
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
+
+
+def _inner_jaxprs(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    """The programs inside an equation: of jit, remat, custom derivatives, scan, while and cond."""
+    for value in parameters.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
