@@ -1,0 +1,57 @@
+# make demo | make test are all a fresh machine needs; make help lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PARITY := .venv-parity
+RUN    := runs/demo
+
+.PHONY: help install demo test slow parity parity-table lint format clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## make .venv with the package, the `crosscale` command and what the tests need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "crosscale needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## train, validate and predict on real handwritten digits (a few minutes, no download)
+	rm -rf $(RUN) $(RUN)-images
+	$(BIN)/crosscale train --config digits --output-dir $(RUN)
+	$(BIN)/crosscale validate --run $(RUN)
+	$(BIN)/crosscale data digits --write $(RUN)-images
+	$(BIN)/crosscale predict --run $(RUN) --top-k 3 $$(ls $(RUN)-images/val/*/*.png | awk 'NR % 60 == 1')
+	@echo "The run folder: $(RUN)"
+
+test: install  ## the default tests
+	$(BIN)/python -m pytest
+
+slow: install  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+parity: $(PARITY)/.installed  ## live comparison with the PyTorch references
+	$(PARITY)/bin/python -m pytest -m parity
+
+parity-table: $(PARITY)/.installed  ## preset, parameters, deviation from the reference
+	$(PARITY)/bin/python -m benchmarks.parity
+
+$(PARITY)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,parity]'
+	@touch $@
+
+lint: install  ## style, format, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: install  ## rewrite the files in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove environments and runs
+	rm -rf $(VENV) $(PARITY) runs
