@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crosscale.errors import RequestError as RequestError
     from crosscale.errors import WorkError as WorkError
     from crosscale.layers.norm import LayerNorm as LayerNorm
+    from crosscale.models.crossformer.backbone import CrossFormer as CrossFormer
     from crosscale.models.crossvit.backbone import CrossViT as CrossViT
     from crosscale.models.registry import create_model as create_model
     from crosscale.models.registry import list_models as list_models
@@ -30,6 +31,7 @@ _HOMES = {
     "RequestError": "errors",
     "WorkError": "errors",
     "LayerNorm": "layers.norm",
+    "CrossFormer": "models.crossformer.backbone",
     "CrossViT": "models.crossvit.backbone",
     "create_model": "models.registry",
     "list_models": "models.registry",

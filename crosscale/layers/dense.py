@@ -19,6 +19,7 @@ def trunc_normal(std: float = 0.02) -> nn.initializers.Initializer:
         bound = 2.0 / std
         return std * jax.random.truncated_normal(key, -bound, bound, tuple(shape), dtype)
 
+    init.__name__ = f"trunc_normal({std})"
     return init
 
 
@@ -29,6 +30,7 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
 
+    init.__name__ = f"uniform(+-{bound:.4f})"
     return init
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.crossformer.backbone import CrossFormer
+from crosscale.models.crossformer.presets import PRESETS as CROSSFORMER
 from crosscale.models.crossvit.backbone import CrossViT
 from crosscale.models.crossvit.presets import PRESETS as CROSSVIT
 from crosscale.models.model import ImageModel
@@ -13,6 +15,7 @@ from crosscale.models.presets import Preset
 
 FAMILIES: dict[str, tuple[type[ImageModel], tuple[Preset, ...]]] = {
     "crossvit": (CrossViT, CROSSVIT),
+    "crossformer": (CrossFormer, CROSSFORMER),
 }
 
 

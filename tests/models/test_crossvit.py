@@ -243,3 +243,11 @@ def test_unknown_names():
         crosscale.create_model("crossvit_9_24")
     with pytest.raises(RequestError, match="no option 'num_clases'; did you mean 'num_classes'"):
         crosscale.create_model("crossvit_9_240", num_clases=3)
+
+
+def test_from_nnx():
+    from flax import nnx
+
+    images = jnp.ones((1, 32, 32, 3))
+    module = nnx.bridge.ToNNX(small(), rngs=nnx.Rngs(0)).lazy_init(images)
+    assert module(images).shape == (1, 5)

@@ -13,7 +13,7 @@ import crosscale
 from crosscale import RequestError
 from crosscale.contracts import InputSpec
 from crosscale.measure import count_costs
-from crosscale.models.registry import get_preset, list_models
+from crosscale.models.registry import get_preset
 from crosscale.pretrained import parameter_shapes
 from tests.seeded import seeded_variables
 
@@ -103,14 +103,6 @@ def test_without_cls_tokens():
     removed = 2 * (192 + 384)
     count = lambda model: sum(int(np.prod(s)) for s in parameter_shapes(model).values())  # noqa: E731
     assert count(with_tokens) - count(without) == removed
-
-
-@pytest.mark.parametrize("name", [n for n in list_models() if get_preset(n).published.gmacs])
-def test_published_macs(name):
-    preset = get_preset(name)
-    counted = count_costs(crosscale.create_model(name), preset.input_spec)
-    assert counted.parameters == preset.published.params
-    assert abs(counted.formula_macs / 1e9 - preset.published.gmacs) <= 0.1
 
 
 @pytest.mark.parametrize("fusion", ["class_token", "pairwise", "all_attention", "none"])

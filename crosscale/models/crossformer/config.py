@@ -1,0 +1,145 @@
+"""CrossFormer's configuration: normalised and checked once, before anything is built."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.layers.attention import check_heads
+from crosscale.layers.cross_scale import check_kernels
+from crosscale.models.crossformer.group_sizes import GroupType, group_sizes
+from crosscale.models.model import normalised
+
+MERGE_STRIDE = 2
+_BIAS_SHARE = 16  # width over the position network's width
+
+
+@dataclass(frozen=True)
+class CrossFormerConfig:
+    """The constructor's fields (see `CrossFormer`), as tuples with one entry per stage.
+
+    Raises RequestError for anything that cannot be built, naming the field and what would work.
+    """
+
+    img_size: Any = 224
+    patch_size: Any = (4, 8, 16, 32)
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 96
+    depths: Any = (2, 2, 6, 2)
+    num_heads: Any = (3, 6, 12, 24)
+    group_size: Any = (7, 7, 7, 7)
+    interval: Any = (8, 4, 2, 1)
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.1
+    merge_size: Any = ((2, 4),) * 3
+    group_type: GroupType = "constant"
+    use_acl: bool = False
+    patch_norm: bool = True
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        put("depths", _numbers("depths", self.depths))
+        stages = len(self.depths)
+        put("patch_size", _numbers("patch_size", self.patch_size))
+        for name in ("num_heads", "group_size", "interval"):
+            put(name, normalised(name, getattr(self, name), stages, int))
+        put("mlp_ratio", normalised("mlp_ratio", self.mlp_ratio, 1, float)[0])
+        put("merge_size", _merges(self.merge_size, stages - 1))
+        put("img_size", _size(self.img_size))
+        _check(self)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the first stage's map."""
+        return int(self.patch_size[0])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def group_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Side of the groups per stage and block, from `img_size`, whatever the size of the images given."""
+        rows = self.img_size[0] // self.stride
+        return group_sizes(self.group_type, self.group_size, self.depths, rows)
+
+
+def _numbers(name: str, value: Any) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    if not values:
+        raise RequestError(f"{name} is empty: give at least one whole number")
+    return normalised(name, values, len(values), int)
+
+
+def _merges(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
+    entries = tuple((e,) if isinstance(e, int) else tuple(e) for e in value)
+    if len(entries) != count:
+        raise RequestError(
+            f"merge_size={[list(e) for e in entries]} has {len(entries)} entries; {count + 1} stages "
+            f"(depths) are joined by {count}"
+        )
+    return tuple(_numbers("merge_size", entry) for entry in entries)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise RequestError(
+            f"img_size: {value!r} is neither a side length in pixels nor a [height, width] pair"
+        )
+    return pair
+
+
+def check_size(size: tuple[int, ...], patch_size: tuple[int, ...], what: str) -> None:
+    """Raises RequestError for images smaller than the largest patch."""
+    if min(size) < max(patch_size):
+        raise RequestError(
+            f"{what} {size[0]}x{size[1]} is smaller than the largest patch (patch_size={list(patch_size)}); "
+            f"give {max(patch_size)}x{max(patch_size)} or more"
+        )
+
+
+def _check(c: CrossFormerConfig) -> None:
+    if c.group_type not in (choices := get_args(GroupType)):
+        hint = did_you_mean(str(c.group_type), choices)
+        raise RequestError(f"group_type={c.group_type!r} is none of {', '.join(choices)}{hint}")
+    if c.in_channels < 1 or c.num_classes < 0:
+        raise RequestError(
+            f"in_channels={c.in_channels} and num_classes={c.num_classes}: need at least 1 and at least 0"
+        )
+    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(c, name) < 1:
+            raise RequestError(f"{name}={getattr(c, name)} is not in 0 <= rate < 1")
+    for name in ("depths", "patch_size", "group_size", "interval"):
+        if min(getattr(c, name)) < 1:
+            raise RequestError(f"{name}={list(getattr(c, name))}: every entry must be 1 or more")
+    if c.embed_dim < _BIAS_SHARE:
+        raise RequestError(
+            f"embed_dim={c.embed_dim} leaves the position bias no width (embed_dim / {_BIAS_SHARE}); give "
+            f"{_BIAS_SHARE} or more"
+        )
+    if c.mlp_ratio <= 0:
+        raise RequestError(f"mlp_ratio={c.mlp_ratio} must be above 0")
+    check_kernels(c.patch_size, c.stride, c.embed_dim, "patch_size")
+    for kernels, width in zip(c.merge_size, c.widths[1:], strict=True):
+        check_kernels(kernels, MERGE_STRIDE, width, "merge_size")
+    for stage, (width, heads) in enumerate(zip(c.widths, c.num_heads, strict=True)):
+        check_heads(width, heads, f"stage {stage}")
+    check_size(c.img_size, c.patch_size, "img_size")
+    if c.group_type not in ("constant", "7_14") and c.img_size[0] // c.stride <= 4:
+        raise RequestError(
+            f"group_type={c.group_type!r} needs a first map of more than 4 rows: img_size {5 * c.stride} "
+            "or more"
+        )
+    if min(side for sides in c.group_sizes for side in sides) < 1:
+        raise RequestError(
+            f"group_size={list(c.group_size)}: group_type '7_14' halves the third, which must be 2 or more"
+        )
