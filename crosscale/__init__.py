@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from crosscale.models.crossvit.backbone import CrossViT as CrossViT
     from crosscale.models.registry import create_model as create_model
     from crosscale.models.registry import list_models as list_models
+    from crosscale.pretrained import load_pretrained as load_pretrained
     from crosscale.pretrained import load_weights as load_weights
+    from crosscale.pretrained import save_pretrained as save_pretrained
     from crosscale.pretrained import save_weights as save_weights
 
 __version__ = "0.1.0"
@@ -35,7 +37,9 @@ _HOMES = {
     "CrossViT": "models.crossvit.backbone",
     "create_model": "models.registry",
     "list_models": "models.registry",
+    "load_pretrained": "pretrained",
     "load_weights": "pretrained",
+    "save_pretrained": "pretrained",
     "save_weights": "pretrained",
 }
 _MODULES = ("compat", "measure", "predictor", "data")

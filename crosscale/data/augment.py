@@ -96,6 +96,8 @@ class Augment:
     """Chance of CutMix instead of mixup when both are on."""
     mix_mode: MixMode = "batch"
     """Whether the mix is drawn once per batch, per pair of examples, or per example."""
+    repeats: int = 1
+    """How often a picture comes in one batch, each time augmented anew; an epoch then sees 1 / repeats of them."""
 
     @classmethod
     def none(cls) -> "Augment":
@@ -131,6 +133,8 @@ class Augment:
         if not 0 < low <= high < math.inf:
             raise RequestError(f"augment.ratio={self.ratio}: (least, most) with 0 < least <= most")
         _one_of("interpolation", self.interpolation, ("random", "nearest", "bilinear", "bicubic", "lanczos"))
+        if self.repeats < 1:
+            raise RequestError(f"augment.repeats={self.repeats}: at least 1")
         _one_of("mix_mode", self.mix_mode, ("batch", "pair", "elem"))
         if self.auto_augment is not None:
             RandAugmentPolicy.parse(self.auto_augment)

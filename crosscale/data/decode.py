@@ -52,9 +52,7 @@ def open_image(path: str | Path) -> bytes:
         raise BadImage(str(path), reason) from None
 
 
-def decode(
-    image: bytes | np.ndarray, channels: int, name: str, *, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def decode(image: bytes | np.ndarray, channels: int, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes one picture to mode "L" (`channels=1`) or "RGB" (`channels=3`), upright.
 
     The EXIF orientation is applied, the first frame of an animation is taken, transparent parts are laid

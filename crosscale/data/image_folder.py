@@ -2,37 +2,26 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from crosscale.contracts import Record, Source
 from crosscale.data.decode import decode, open_image
-from crosscale.errors import RequestError
+from crosscale.data.flat_val import find_labels, open_flat
+from crosscale.data.scan import EXTENSIONS as EXTENSIONS
+from crosscale.data.scan import entries, is_dir, scan, subfolders
+from crosscale.data.split import stratified_split
+from crosscale.data.strings import Strings
+from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
 
-EXTENSIONS = frozenset(
-    {
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".jfif",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    }
-)
-VAL_NAMES = ("val", "valid", "validation")
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is there counts
+SPLIT_NAMES = frozenset({"train", *VAL_NAMES})
 
 
 class ImageFolder:
@@ -46,11 +35,11 @@ class ImageFolder:
     """
 
     def __init__(
-        self, root: Path, classes: Sequence[str], paths: Sequence[str], labels: Sequence[int]
+        self, root: Path, classes: Sequence[str], paths: Sequence[str], labels: Sequence[int] | np.ndarray
     ) -> None:
         self.root = root
         self.classes: Sequence[str] = tuple(classes)
-        self.paths = list(paths)
+        self.paths = paths if isinstance(paths, Strings) else Strings.of(paths)
         self.labels = np.asarray(labels, np.int32)
 
     def __len__(self) -> int:
@@ -62,45 +51,41 @@ class ImageFolder:
 
     def select(self, indices: Iterable[int]) -> "ImageFolder":
         """The same folder with only these examples."""
-        chosen = list(indices)
-        return ImageFolder(
-            self.root, self.classes, [self.paths[i] for i in chosen], [int(self.labels[i]) for i in chosen]
-        )
+        chosen = np.fromiter(indices, np.int64)
+        return ImageFolder(self.root, self.classes, [self.paths[int(i)] for i in chosen], self.labels[chosen])
 
 
 def open_folder(root: Path, split: str, val_fraction: float, seed: int) -> ImageFolder:
     """One split of `root`, which holds train/ and val/, or the class folders themselves."""
-    folders = _subfolders(root)
+    folders = subfolders(root)
     val_name = next((name for name in VAL_NAMES if name in folders), None)
     if "train" in folders and val_name is not None:
+        if split == "all":
+            raise RequestError(
+                f"{root}: has train/ and {val_name}/, so there is no one part that is all of it; "
+                f"give {root / 'train'} or {root / val_name}"
+            )
         return _open_split(root, "train", val_name, split)
-    if folders == ["train"]:
-        raise RequestError(
-            f"{root}: has train/ but no val/; add val/<class>/, "
-            f"or give {root / 'train'} to hold out a part of it"
-        )
-    whole = _scan(root, "", folders)
+    if folders and SPLIT_NAMES.issuperset(folders):
+        _refuse_half(root, folders)
+    whole = _class_folders(root, "", folders)
+    if split == "all":
+        return whole
     held_out = stratified_split(whole.paths, whole.labels, val_fraction, seed)
     wanted = held_out if split == "val" else ~held_out
     return whole.select(np.flatnonzero(wanted))
 
 
-def stratified_split(ids: Sequence[str], labels: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
-    """Which examples are held out: a boolean (N,), `val_fraction` of each class.
-
-    The choice hangs on each example's id and the seed alone (the smallest SHA-256 digests are held out),
-    so it is the same on every machine and in every version, whatever the order. A class of two or more
-    keeps at least one example on each side.
-    """
-    keys = [sha256(f"{seed}/{name}".encode()).digest() for name in ids]
-    members: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        members.setdefault(int(label), []).append(index)
-    held_out = np.zeros(len(ids), bool)
-    for indices in members.values():
-        count = min(max(1, round(len(indices) * val_fraction)), len(indices) - 1)
-        held_out[sorted(indices, key=keys.__getitem__)[:count]] = True
-    return held_out
+def _refuse_half(root: Path, folders: Sequence[str]) -> None:
+    held = " and ".join(f"{name}/" for name in folders)
+    if "train" in folders:
+        advice = f"add val/<class>/, or give {root / 'train'} to hold out a part of it"
+        raise RequestError(f"{root}: has {held} but no val/; {advice}")
+    name = next((name for name in VAL_NAMES if name in folders), folders[0])
+    raise RequestError(
+        f"{root}: has {held} but no train/; add train/<class>/, or to measure all of {name}/ alone give "
+        f"--data-dir {root / name} --split all"
+    )
 
 
 def write_image_folder(
@@ -128,10 +113,20 @@ def write_image_folder(
         for index in range(len(source)):
             record = source[index]
             path = _free_path(out / split / source.classes[record.label], record.id)
-            decode(record.image, _channels(record), record.id).save(path)
+            _save(decode(record.image, _channels(record), record.id), path)
             done += 1
             if progress is not None:
                 progress(done, total)
+
+
+def _save(img: Image.Image, path: Path) -> None:
+    try:
+        img.save(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # half a picture is worse than none
+        raise WorkError(
+            f"{path}: cannot be written ({error.strerror or error}); what stands before it is whole"
+        ) from None
 
 
 def _free_path(folder: Path, record_id: str) -> Path:
@@ -153,10 +148,13 @@ def _channels(record: Record) -> int:
 
 
 def _open_split(root: Path, train_name: str, val_name: str, split: str) -> ImageFolder:
-    classes = _subfolders(root / train_name)
+    classes = subfolders(root / train_name)
     if split == "train":
-        return _scan(root, train_name, classes)
-    val_classes = _subfolders(root / val_name)
+        return _class_folders(root, train_name, classes)
+    val_classes = subfolders(root / val_name)
+    if not val_classes and classes and (labels := find_labels(root, val_name)) is not None:
+        paths, numbers = open_flat(root, val_name, labels, classes)
+        return ImageFolder(root, classes, paths, numbers)
     extra = sorted(set(val_classes) - set(classes))
     if extra:
         raise RequestError(
@@ -164,89 +162,67 @@ def _open_split(root: Path, train_name: str, val_name: str, split: str) -> Image
             + (f" (and {len(extra) - 1} more)" if len(extra) > 1 else "")
         )
     missing = [name for name in classes if name not in set(val_classes)]
-    if missing:
+    if missing and val_classes:
         log.warning(
             "%s has no folder for the class%s %s: its accuracy is not measured",
             root / val_name,
             "" if len(missing) == 1 else "es",
             ", ".join(f"'{name}'" for name in missing),
         )
-    return _scan(root, val_name, classes, allow_missing=missing)
+    return _class_folders(root, val_name, classes, present=val_classes)
 
 
-def _scan(root: Path, prefix: str, classes: Sequence[str], allow_missing: Sequence[str] = ()) -> ImageFolder:
+def _class_folders(
+    root: Path, prefix: str, classes: Sequence[str], present: Sequence[str] | None = None
+) -> ImageFolder:
+    """The images below root / prefix / <class>, for the classes that are `present` (None: all)."""
     base = root / prefix
-    if not classes:
+    wanted = list(classes if present is None else present)
+    if not wanted:
+        raise RequestError(f"{base}: holds no class folders; {_flat_advice(base, prefix)}")
+    _check_names(base, classes)
+    found = scan(root, [f"{prefix}/{name}" if prefix else name for name in wanted])
+    counts = np.bincount(found.owner, minlength=len(wanted))
+    if (empty := np.flatnonzero(counts == 0)).size:
+        others = found.others[int(empty[0])]
+        hint = f" (but other files, such as {others[0]})" if others else ""
         raise RequestError(
-            f"{base}: holds no class folders; put each class's images into a folder of its own"
-            + (f", {base}/<class>/*.jpg" if prefix else "")
+            f"{base / wanted[int(empty[0])]}: the class folder holds no images{hint}; add some or remove the folder"
         )
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        if name in allow_missing:
-            continue
-        found, others = _image_files(base / name)
-        if not found:
-            hint = f" ({len(others)} other files, such as {others[0]})" if others else ""
+    position = {name: label for label, name in enumerate(classes)}
+    labels = np.array([position[name] for name in wanted], np.int32)[found.owner]
+    return ImageFolder(root, classes, found.paths, labels)
+
+
+def _flat_advice(base: Path, prefix: str) -> str:
+    images = sorted(entry.name for entry in entries(base) if not is_dir(entry) and _is_image(entry.name))
+    if images and prefix and prefix != "train":
+        return (
+            f"its {len(images)} images need a text file of their labels beside it "
+            f"({base.parent / f'{prefix}.txt'} with lines such as '{images[0]} 65'), or one folder per class"
+        )
+    where = f", {base}/<class>/*.jpg" if prefix else ""
+    return f"put each class's images into a folder of its own{where}"
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _check_names(base: Path, classes: Sequence[str]) -> None:
+    """Refuses class folders that another file system, or a text file of the classes, would mix up."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise RequestError(f"{base}: the folder {name!r} has a name that is not UTF-8; rename it") from None
+        if "\n" in name or "\r" in name:
+            raise RequestError(f"{base}: the folder {name!r} has a line break in its name; rename it")
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
             raise RequestError(
-                f"{base / name}: the class folder holds no images{hint}; add some or remove the folder"
+                f"{base}: the class folders '{seen[key]}' and '{name}' differ only in case or in the spelling of "
+                "accents; merge or rename one of them"
             )
-        relative = [Path(prefix, name, path).as_posix() for path in found]
-        paths += relative
-        labels += [label] * len(relative)
-    return ImageFolder(root, classes, paths, labels)
-
-
-def _image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted image paths below `folder` (relative, nested ones too), and the names of other files."""
-    found: list[str] = []
-    others: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    pending = [""]
-    while pending:
-        relative = pending.pop()
-        here = folder / relative
-        entries = _entries(here)
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in seen:  # a symbolic link back into this class
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            path = f"{relative}/{entry.name}" if relative else entry.name
-            if _is_dir(entry):
-                pending.append(path)
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                found.append(path)
-            else:
-                others.append(path)
-    return sorted(found), sorted(others)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(folder) if _is_dir(entry))
-
-
-def _is_dir(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a symbolic link to itself
-        return False
-
-
-def _entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """The visible entries of a folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except FileNotFoundError:
-        raise RequestError(
-            f"{folder}: no such folder; give one with train/<class>/*.jpg and val/<class>/*.jpg, "
-            "one with <class>/*.jpg (a part is held out), or the word digits"
-        ) from None
-    except PermissionError:
-        raise RequestError(f"{folder}: no permission to list this folder") from None
-    except NotADirectoryError:
-        raise RequestError(f"{folder}: a file, not a folder of class folders") from None
-    except OSError as error:
-        raise RequestError(f"{folder}: cannot be listed ({error.strerror})") from None
+        seen[key] = name

@@ -74,8 +74,7 @@ def _draw_mix(key: Array, shape: tuple[int, ...], augment: Augment) -> tuple[Arr
     lam = jnp.where(use_cutmix, 1.0 - covered, lam)
 
     lam, use_cutmix, low_y, high_y, low_x, high_x = (
-        _per_example(value, batch, augment.mix_mode)
-        for value in (lam, use_cutmix, low_y, high_y, low_x, high_x)
+        _per_example(value, batch, augment.mix_mode) for value in (lam, use_cutmix, low_y, high_y, low_x, high_x)
     )
     return lam, use_cutmix, _box(low_y, high_y, low_x, high_x, height, width)
 

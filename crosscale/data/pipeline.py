@@ -19,6 +19,7 @@ import numpy as np
 from crosscale.contracts import Batch, InputSpec, Source
 from crosscale.data.augment import Augment
 from crosscale.data.decode import decode
+from crosscale.data.order import training_order
 from crosscale.data.transforms import eval_transform, train_transform
 from crosscale.errors import RequestError, WorkError
 
@@ -102,8 +103,7 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
         raise RequestError(f"batch_size={batch_size}: must be positive")
     if len(source) < batch_size:
         raise RequestError(
-            f"batch_size={batch_size}: the training data has only {len(source)} images, "
-            "and a batch cannot be larger"
+            f"batch_size={batch_size}: the training data has only {len(source)} images, and a batch cannot be larger"
         )
     return len(source) // batch_size
 
@@ -144,12 +144,8 @@ def train_batches(
         raise RequestError(f"seed={seed}: must lie in 0..2**32-1")
     if start_step < 0 or (epochs is not None and epochs < 1):
         raise RequestError(f"start_step={start_step}, epochs={epochs}: a step is 0 or more, epochs 1 or more")
-    import grain
-
     load = _TrainLoader(source, train_transform(spec, augment), spec)
-    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-    # Cut after the shuffle, so that each epoch leaves out other examples.
-    dataset = dataset[: steps * batch_size].repeat(epochs)
+    dataset = training_order(source, per_epoch=steps * batch_size, epochs=epochs, seed=seed, repeats=augment.repeats)
     # The augmentation is keyed by the global position, so it has to stand before the hosts part.
     dataset = dataset.random_map(load)[host_index::host_count]
     dataset = dataset.batch(local, batch_fn=_stack)[start_step:]

@@ -33,9 +33,7 @@ Operation = Callable[[Image.Image, float, _Draw], Image.Image]
 
 
 def _affine(img: Image.Image, matrix: tuple[float, ...], draw: _Draw) -> Image.Image:
-    return img.transform(
-        img.size, Image.Transform.AFFINE, matrix, resample=draw.resample, fillcolor=draw.fill
-    )
+    return img.transform(img.size, Image.Transform.AFFINE, matrix, resample=draw.resample, fillcolor=draw.fill)
 
 
 def _shear_x(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
@@ -142,9 +140,7 @@ class RandAugment:
 
     def apply(self, name: str, img: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
         """One operation at a level in 0..10."""
-        resample = (
-            self.filters[int(rng.integers(len(self.filters)))] if len(self.filters) > 1 else self.filters[0]
-        )
+        resample = self.filters[int(rng.integers(len(self.filters)))] if len(self.filters) > 1 else self.filters[0]
         return OPERATIONS[name](img, level, _Draw(rng, self.fill, resample, self.policy.increasing))
 
     def _level(self, rng: np.random.Generator) -> float:

@@ -1,44 +1,27 @@
-"""Data by its address: the shipped digits, or a folder of images."""
+"""Data by its address: each kind is recognised from the folder or file itself."""
 
-from collections.abc import Iterable, Sequence
+import os
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+from crosscale.contracts import Source
+from crosscale.data.arrays import ArraySource as ArraySource
+from crosscale.data.arrays import open_digits, open_npz
+from crosscale.data.image_folder import VAL_NAMES, open_folder
+from crosscale.data.parquet import open_parquet
+from crosscale.data.scan import entries, is_dir, subfolders
+from crosscale.data.shards import find_shards
+from crosscale.data.tar_shards import open_tar
+from crosscale.errors import RequestError, WorkError
 
-from crosscale.contracts import Record, Source
-from crosscale.data.image_folder import open_folder, stratified_split
-from crosscale.errors import RequestError
+Split = Literal["train", "val", "all"]
 
-
-class ArraySource:
-    """Decoded pictures in memory.
-
-    Attributes:
-      classes: class names, in label order.
-      ids: one per example.
-      images: (N, H, W) or (N, H, W, C) uint8.
-      labels: (N,) int32.
-    """
-
-    def __init__(
-        self, classes: Iterable[str], ids: Iterable[str], images: np.ndarray, labels: np.ndarray
-    ) -> None:
-        self.classes: Sequence[str] = tuple(classes)
-        self.ids = list(ids)
-        self.images = images
-        self.labels = np.asarray(labels, np.int32)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Record:
-        return Record(self.ids[index], self.images[index], int(self.labels[index]))
+HUB = "hf:"
 
 
 def open_source(
     data_dir: str | Path,
-    split: Literal["train", "val"],
+    split: Split,
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
@@ -46,38 +29,70 @@ def open_source(
     """Opens one split of a data set.
 
     Args:
-      data_dir: "digits" (the 1,797 handwritten digits that ship with scikit-learn), a folder with train/
-        and val/ that each hold one folder per class, or a folder of class folders.
-      split: which part.
+      data_dir: "digits" (the 1,797 handwritten digits that ship with scikit-learn); a folder with train/ and
+        val/ that each hold one folder per class (ImageNet's flat val/ with its text file of labels, too); a
+        folder of class folders; a folder of .tar (WebDataset) or .parquet shards; an .npz file; or
+        "hf:owner/name[@revision]", a data set of parquet shards on the Hugging Face hub.
+      split: which part; "all" is everything in data that comes as one part.
       val_fraction: the share of each class that is held out where the data comes as one part, in (0, 1).
       seed: of that split.
 
     Raises:
       RequestError: the data is missing, has no images, or its classes do not fit together.
+      WorkError: a shard is damaged, or the hub cannot be reached.
     """
-    if split not in ("train", "val"):
-        raise RequestError(f"split={split!r}: train or val")
+    if split not in ("train", "val", "all"):
+        raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
     if not 0 < val_fraction < 1:
         raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies between 0 and 1")
     if str(data_dir) == "digits":
-        return _digits(split, val_fraction, seed)
-    return open_folder(Path(data_dir).expanduser(), split, val_fraction, seed)
+        return open_digits(split, val_fraction, seed)
+    if str(data_dir).startswith(HUB):
+        return open_parquet(_download(str(data_dir)), split, val_fraction, seed)
+    root = Path(data_dir).expanduser()
+    if root.suffix.lower() == ".npz" and root.is_file():
+        return open_npz(root, split, val_fraction, seed)
+    if _has_shards(root, ".parquet"):
+        return open_parquet(root, split, val_fraction, seed)
+    if _has_shards(root, ".tar"):
+        return open_tar(root, split, val_fraction, seed)
+    return open_folder(root, split, val_fraction, seed)
 
 
-def _digits(split: str, val_fraction: float, seed: int) -> ArraySource:
+def _has_shards(root: Path, suffix: str) -> bool:
+    """Whether shards are what `root` holds; ImageNet's archives often stay beside the folders made from them."""
+    folders = [entry.name for entry in entries(root) if is_dir(entry)]
+    known = {"train", "training", "test", "testing", "data", *VAL_NAMES}
+    if not known.issuperset(folders) or any(subfolders(root / name) for name in folders if name != "data"):
+        return False
+    return bool(find_shards(root, suffix))
+
+
+def _download(name: str) -> Path:
+    """The local copy of a hub data set's parquet files, fetched or brought up to date."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise RequestError(
-            "the digits ship with scikit-learn, which is not installed: pip install 'crosscale[digits]'"
-        ) from None
-    data = load_digits()
-    images = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
-    # In the order in which the same pictures stand in an image folder, so that both train alike.
-    order = np.argsort(data.target, kind="stable")
-    ids = [f"digits/{index:04d}" for index in order]
-    images, labels = images[order], data.target[order]
-    held_out = stratified_split(ids, labels, val_fraction, seed)
-    chosen = np.flatnonzero(held_out if split == "val" else ~held_out)
-    classes = [str(name) for name in data.target_names]
-    return ArraySource(classes, [ids[i] for i in chosen], images[chosen], labels[chosen])
+        folder = snapshot_download(
+            repository,
+            repo_type="dataset",
+            revision=revision or None,
+            allow_patterns=["*.parquet", "classes.txt"],
+            local_files_only=os.environ.get("HF_HUB_OFFLINE") == "1",
+        )
+    except HFValidationError:
+        raise RequestError(f"{name}: not the name of a data set; write hf:owner/name") from None
+    except LocalEntryNotFoundError:
+        raise WorkError(f"{name}: the hub cannot be reached, and no copy is kept here") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in (401, 403, 404):
+            raise RequestError(f"{name}: no such data set on the hub, or it needs a log-in") from None
+        raise WorkError(f"{name}: the hub answered with status {status}") from None
+    except OSError as error:
+        raise WorkError(f"{name}: cannot be fetched ({error.strerror or error})") from None
+    if not find_shards(Path(folder), ".parquet"):
+        raise RequestError(f"{name}: holds no .parquet files; convert it on the hub, or give a local folder")
+    return Path(folder)

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
+from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
 
 
@@ -33,6 +34,10 @@ class ImageModel(nn.Module):
 
     def weight_rules(self) -> dict[str, Rules]:
         """Name rules by scheme ("timm", "official", ...) for this configuration; own names need none."""
+        return {}
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        """The learned position tables by parameter name: what has to be resized for another image size."""
         return {}
 
     def __call__(self, images: Array, train: bool = False) -> Array:

@@ -35,6 +35,8 @@ class Preset:
       input_spec: the preprocessing that belongs to the weights.
       published: numbers to compare against.
       hub: repository on the Hugging Face hub that holds the weights, or "".
+      revision: of that repository: a branch, a tag or a commit. A commit never changes; a branch may.
+      sha256: of its `model.safetensors`, checked where it is given; "" relies on the hub's own record.
       aliases: other names of the same model.
     """
 
@@ -43,4 +45,8 @@ class Preset:
     input_spec: InputSpec
     published: Published
     hub: str = ""
+    # The repositories' commits are not recorded here, so the branch stands in; what is fetched is checked against
+    # the hub's own hash, the format and every tensor's name and shape.
+    revision: str = "main"
+    sha256: str = ""
     aliases: tuple[str, ...] = field(default=())

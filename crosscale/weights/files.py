@@ -1,16 +1,59 @@
-"""safetensors files: read with a clear error, written whole or not at all."""
+"""Weight files: told apart by their content, read with a clear error, written whole or not at all."""
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from crosscale.errors import RequestError
+from crosscale.weights.mindspore_file import read_mindspore
 from crosscale.weights.rules import Flat
+from crosscale.weights.torch_file import read_torch, write_torch
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+_HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
+
+
+def read_tensors(path: str | Path) -> Flat:
+    """All tensors of a weight file by name, whatever project wrote it.
+
+    safetensors, PyTorch's `.pth` (needs PyTorch) and MindSpore's `.ckpt` are told apart by their first bytes; the
+    file's suffix decides only where these say nothing.
+
+    Raises:
+      RequestError: the file is missing, empty, damaged, of no known kind, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RequestError(f"{path}: no such weight file")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if size == 0:
+        raise RequestError(f"{path}: is empty (0 bytes); it was not written or downloaded whole")
+    flat = _reader(path, start)(path)
+    if not flat:
+        raise RequestError(f"{path}: holds no tensors")
+    return flat
+
+
+def _reader(path: Path, start: bytes) -> Callable[[Path], Flat]:
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
+        return lambda path: read_safetensors(path)[0]
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80" or path.suffix in TORCH_SUFFIXES:
+        return read_torch
+    if start[:1] == b"\n" or path.suffix == ".ckpt":  # protobuf: field 1, with a length
+        return read_mindspore
+    raise RequestError(f"{path}: neither a safetensors, a PyTorch nor a MindSpore file")
 
 
 def read_safetensors(path: str | Path) -> tuple[Flat, dict[str, str]]:
@@ -22,6 +65,7 @@ def read_safetensors(path: str | Path) -> tuple[Flat, dict[str, str]]:
     if not path.is_file():
         raise RequestError(f"{path}: no such weight file")
     try:
+        _check_header(path)
         with safe_open(str(path), framework="flax") as file:
             metadata = dict(file.metadata() or {})
             # through flax (ml_dtypes): the numpy reader does not know bfloat16
@@ -30,14 +74,30 @@ def read_safetensors(path: str | Path) -> tuple[Flat, dict[str, str]]:
         raise RequestError(f"{path}: not a whole safetensors file ({_short(error)})") from error
 
 
+def write_tensors(path: str | Path, flat: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a `.safetensors` file, or with a suffix of PyTorch's (`.pth`, `.pt`, `.bin`) a state dict.
+
+    Raises RequestError where PyTorch is needed and not installed.
+    """
+    if Path(path).suffix in TORCH_SUFFIXES:
+        _written(path, lambda temporary: write_torch(temporary, flat))
+    else:
+        write_safetensors(path, flat, metadata)
+
+
 def write_safetensors(path: str | Path, flat: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes beside the target and moves into place, so that no reader ever sees half a file."""
+    arrays = {k: np.asarray(v, order="C") for k, v in flat.items()}
+    _written(path, lambda temporary: save_file(arrays, temporary, metadata=metadata or {}))
+
+
+def _written(path: str | Path, write: Callable[[str], None]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file({k: np.asarray(v, order="C") for k, v in flat.items()}, temporary, metadata=metadata or {})
+        write(temporary)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -45,6 +105,26 @@ def write_safetensors(path: str | Path, flat: Mapping[str, np.ndarray], metadata
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _check_header(path: Path) -> None:
+    """Raises ValueError for a header that is cut off or names a tensor twice, which the library lets pass."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(_HEADER_LIMIT, path.stat().st_size - 8):
+            raise ValueError("the header is cut off")
+        header = file.read(length)
+    json.loads(header, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in seen:
+            raise ValueError(f"the header has the key '{name}' twice")
+        seen[name] = value
+    return seen
 
 
 def _short(error: Exception) -> str:

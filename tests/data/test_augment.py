@@ -13,9 +13,7 @@ from crosscale.errors import RequestError
 
 def test_policy_of_the_recipes():
     policy = RandAugmentPolicy.parse("rand-m9-mstd0.5-inc1")
-    assert policy == RandAugmentPolicy(
-        magnitude=9, num_layers=2, prob=0.5, magnitude_std=0.5, increasing=True
-    )
+    assert policy == RandAugmentPolicy(magnitude=9, num_layers=2, prob=0.5, magnitude_std=0.5, increasing=True)
 
 
 def test_policy_parts():

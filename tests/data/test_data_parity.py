@@ -19,9 +19,7 @@ pytestmark = pytest.mark.parity
 def timm_data():
     pytest.importorskip("torch")
     # torchvision's registrations need compiled operators that CPU-only builds may lack.
-    sys.modules.setdefault(
-        "torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations")
-    )
+    sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
     return pytest.importorskip("timm.data")
 
 

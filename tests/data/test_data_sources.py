@@ -33,8 +33,7 @@ def test_digits_pixels():
 
 def test_other_seed_holds_out_others():
     ids = [
-        {source[i].id for i in range(len(source))}
-        for source in (open_source("digits", "val", seed=s) for s in (0, 1))
+        {source[i].id for i in range(len(source))} for source in (open_source("digits", "val", seed=s) for s in (0, 1))
     ]
     assert len(ids[0] & ids[1]) < 150
 

@@ -46,9 +46,7 @@ def test_train_and_val_folders(make_folder, grey):
 
 
 def test_single_folder_is_split_by_class(make_folder, grey):
-    root = make_folder(
-        {f"{name}/{i}.png": grey(i) for name in ("a", "b") for i in range(10)} | {"c/0.png": grey(0)}
-    )
+    root = make_folder({f"{name}/{i}.png": grey(i) for name in ("a", "b") for i in range(10)} | {"c/0.png": grey(0)})
     train, val = open_source(root, "train"), open_source(root, "val")
     ids = [[source[i].id for i in range(len(source))] for source in (train, val)]
     assert sorted(ids[0] + ids[1]) == [*sorted(f"{n}/{i}.png" for n in "ab" for i in range(10)), "c/0.png"]
@@ -62,9 +60,7 @@ def test_single_folder_is_split_by_class(make_folder, grey):
 
 
 def test_names_beyond_ascii(make_folder, grey):
-    root = make_folder(
-        {"train/žluťoučký/kůň 1.png": grey(1), "train/猫/写真.png": grey(2), "val/猫/a.png": grey(3)}
-    )
+    root = make_folder({"train/žluťoučký/kůň 1.png": grey(1), "train/猫/写真.png": grey(2), "val/猫/a.png": grey(3)})
     train = open_source(root, "train")
     assert list(train.classes) == sorted(["žluťoučký", "猫"])
     assert {len(train[i].image) > 0 for i in range(2)} == {True}
@@ -91,17 +87,13 @@ def test_class_of_train_that_val_lacks(make_folder, grey, caplog):
     root = make_folder({"train/a/0.png": grey(0), "train/b/0.png": grey(0), "val/b/1.png": grey(1)})
     with caplog.at_level(logging.WARNING, "crosscale.data"):
         val = open_source(root, "val")
-    assert [(record.name, "'a'" in record.getMessage()) for record in caplog.records] == [
-        ("crosscale.data", True)
-    ]
+    assert [(record.name, "'a'" in record.getMessage()) for record in caplog.records] == [("crosscale.data", True)]
     assert (len(val), val[0].label) == (1, 1)
 
 
 @pytest.mark.parametrize("layout", ["train/{}", "{}"])
 def test_empty_class_folder(make_folder, grey, layout):
-    root = make_folder(
-        {layout.format("a/0.png"): grey(0), "val/a/0.png" if "train" in layout else "c/1.png": grey(1)}
-    )
+    root = make_folder({layout.format("a/0.png"): grey(0), "val/a/0.png" if "train" in layout else "c/1.png": grey(1)})
     empty = root / layout.format("empty")
     empty.mkdir(parents=True)
     text = refusal(root)

@@ -20,9 +20,7 @@ def batch():
 
 def mixer(smoothing=0.0, **changes):
     augment = Augment(**changes)
-    function = jax.jit(
-        functools.partial(mix, num_classes=CLASSES, label_smoothing=smoothing, augment=augment)
-    )
+    function = jax.jit(functools.partial(mix, num_classes=CLASSES, label_smoothing=smoothing, augment=augment))
 
     def run(batch, seed, weight=None):
         return tuple(np.asarray(part) for part in function(jax.random.key(seed), *batch, weight=weight))
@@ -88,9 +86,7 @@ def test_how_often(batch):
     augment = Augment(mixup=0.8, cutmix=1.0, mix_prob=0.6, mix_switch_prob=0.25, mix_mode="elem")
     function = functools.partial(mix, num_classes=CLASSES, label_smoothing=0.0, augment=augment)
     images, labels = batch
-    found, _ = jax.jit(jax.vmap(lambda key: function(key, images, labels)))(
-        jax.random.split(jax.random.key(0), 500)
-    )
+    found, _ = jax.jit(jax.vmap(lambda key: function(key, images, labels)))(jax.random.split(jax.random.key(0), 500))
     blended = np.asarray((found != jnp.round(found)).any(axis=(2, 3, 4))).mean()
     assert abs(blended - 0.6 * 0.75) < 0.04
 

@@ -118,8 +118,7 @@ def test_seed_changes_order_and_pixels():
 def test_evaluation_counts_every_example_once(hosts, count):
     source = numbered(count)
     runs = [
-        take(eval_batches(source, SPEC, batch_size=8, threads=1, host_index=i, host_count=hosts))
-        for i in range(hosts)
+        take(eval_batches(source, SPEC, batch_size=8, threads=1, host_index=i, host_count=hosts)) for i in range(hosts)
     ]
     assert {len(run) for run in runs} == {-(-count // 8)}
     seen = []
@@ -137,9 +136,7 @@ def test_evaluation_counts_every_example_once(hosts, count):
 def test_evaluation_with_workers():
     source = numbered(23)
     options = {"batch_size": 8, "threads": 1}
-    assert_same(
-        take(eval_batches(source, SPEC, workers=2, **options)), take(eval_batches(source, SPEC, **options))
-    )
+    assert_same(take(eval_batches(source, SPEC, workers=2, **options)), take(eval_batches(source, SPEC, **options)))
 
 
 @pytest.fixture
@@ -167,9 +164,7 @@ def test_bad_image_is_an_error_that_names_the_file(damaged, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_image_is_skipped_and_told(damaged, workers):
     source = open_source(damaged, "train")
-    with train_batches(
-        source, SPEC, Augment(), batch_size=7, seed=0, workers=workers, on_bad_image="skip"
-    ) as iterator:
+    with train_batches(source, SPEC, Augment(), batch_size=7, seed=0, workers=workers, on_bad_image="skip") as iterator:
         batch = next(iterator)
         assert len(iterator.errors) == 1
         assert iterator.errors[0].startswith("train/a/3.png: ")

@@ -25,9 +25,7 @@ def test_eval_is_resize_then_centre_crop():
 
 def test_eval_keeps_pixels_when_nothing_is_to_do():
     img = picture(32, 32)
-    np.testing.assert_array_equal(
-        eval_transform(InputSpec(size=(32, 32), crop_pct=1.0))(img), np.asarray(img)
-    )
+    np.testing.assert_array_equal(eval_transform(InputSpec(size=(32, 32), crop_pct=1.0))(img), np.asarray(img))
 
 
 @pytest.mark.parametrize("size", [(240, 240), (96, 320), (33, 64)])
@@ -119,9 +117,7 @@ def test_color_jitter_gives_way_to_auto_augment():
     jitter = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment=None, color_jitter=0.4)
     found = {train_transform(spec, jitter)(img, np.random.default_rng(s)).tobytes() for s in range(20)}
     assert len(found) == 20
-    never = Augment(
-        scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment="rand-m9-p0", color_jitter=0.4
-    )
+    never = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment="rand-m9-p0", color_jitter=0.4)
     for seed in range(20):
         found = train_transform(spec, never)(img, np.random.default_rng(seed))
         np.testing.assert_array_equal(found, np.asarray(img))

@@ -85,10 +85,9 @@ class CrossFormerBackbone(nn.Module):
         maps = []
         for s, depth in enumerate(c.depths):
             if s:
-                x = _norm(c, f"merge_norm_{s - 1}")(x)
-                x = CrossScaleEmbedding(
-                    c.widths[s], c.merge_size[s - 1], MERGE_STRIDE, c.dtype, name=f"merge_{s - 1}"
-                )(_pad_even(x))
+                kernels, name = c.merge_size[s - 1], f"merge_{s - 1}"
+                x = _pad_even(_norm(c, f"merge_norm_{s - 1}")(x))
+                x = CrossScaleEmbedding(c.widths[s], kernels, MERGE_STRIDE, c.dtype, name=name)(x)
             start = sum(c.depths[:s])
             x = Stage(c, s, rates[start : start + depth], name=f"stage_{s}")(x, train)
             maps.append(x)

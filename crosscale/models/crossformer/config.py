@@ -92,9 +92,7 @@ def _merges(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
 def _size(value: Any) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise RequestError(
-            f"img_size: {value!r} is neither a side length in pixels nor a [height, width] pair"
-        )
+        raise RequestError(f"img_size: {value!r} is neither a side length in pixels nor a [height, width] pair")
     return pair
 
 
@@ -136,8 +134,7 @@ def _check(c: CrossFormerConfig) -> None:
     check_size(c.img_size, c.patch_size, "img_size")
     if c.group_type not in ("constant", "7_14") and c.img_size[0] // c.stride <= 4:
         raise RequestError(
-            f"group_type={c.group_type!r} needs a first map of more than 4 rows: img_size {5 * c.stride} "
-            "or more"
+            f"group_type={c.group_type!r} needs a first map of more than 4 rows: img_size {5 * c.stride} or more"
         )
     if min(side for sides in c.group_sizes for side in sides) < 1:
         raise RequestError(

@@ -43,10 +43,7 @@ def group_sizes(
     shares = np.arange(first, 1.0, (1 - first) / sum(depths))
     starts = [sum(depths[:stage]) for stage in range(len(depths))]
     return tuple(
-        tuple(
-            _growing(group_type, rows // 2**stage, float(shares[start + i]), stage, start + i)
-            for i in range(depth)
-        )
+        tuple(_growing(group_type, rows // 2**stage, float(shares[start + i]), stage, start + i) for i in range(depth))
         for stage, (start, depth) in enumerate(zip(starts, depths, strict=True))
     )
 

@@ -22,6 +22,7 @@ from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
 from crosscale.models.crossvit.weights import weight_rules
 from crosscale.models.heads import MeanOfLinears
 from crosscale.models.model import ImageModel, check_images
+from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
 
 
@@ -185,6 +186,10 @@ class CrossViT(ImageModel):
 
     def weight_rules(self) -> dict[str, Rules]:
         return weight_rules(self.config)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        c = self.config
+        return {f"backbone/embed_{b}/position": PositionTable(grid, c.cls_token) for b, grid in enumerate(c.grids)}
 
     def make_backbone(self) -> nn.Module:
         return CrossViTBackbone(self.config)

@@ -14,7 +14,7 @@ def weight_rules(config: CrossViTConfig) -> dict[str, Rules]:
         return {"timm": vit_rules()} if len(config.depth) == 1 and not config.multi_conv else {}
     if config.fusion == "none":
         return {}
-    return {"timm": timm_rules(config), "ibm": ibm_rules(config)}
+    return {"timm": timm_rules(config), "ibm": ibm_rules(config), "mindcv": mindcv_rules(config)}
 
 
 def vit_rules() -> Rules:
@@ -46,6 +46,34 @@ def ibm_rules(config: CrossViTConfig) -> Rules:
         Rule("pos_embed.{b}", "backbone/embed_{b}/position"),
         *_shared(config),
     )
+
+
+def mindcv_rules(config: CrossViTConfig) -> Rules:
+    """MindCV's names, as MindSpore writes them into a checkpoint.
+
+    Norms have "gamma" and "beta", and a stage's only fusion has an index. MindSpore names the first stage "0."
+    instead of "blocks.0.", and the further ones after the first tensor of the first: "0.blocks.0.1.",
+    "0.blocks.0.2." and so on.
+    """
+    rules: list[Rule] = []
+    for rule in ibm_rules(config):
+        assert isinstance(rule, Rule)
+        theirs = rule.theirs
+        if rule.ours.endswith("/scale") or "norm" in rule.ours.split("/")[-2]:
+            theirs = theirs.removesuffix(".weight").removesuffix(".bias")
+            theirs += ".gamma" if rule.ours.endswith("/scale") else ".beta"
+        if not theirs.startswith("blocks."):
+            rules.append(Rule(theirs, rule.ours, rule.layout))
+            continue
+        if "fusion.{b}.{i}" not in theirs:
+            theirs = theirs.replace("fusion.{b}.", "fusion.{b}.0.")
+        for stage in range(len(config.depth)):
+            own = theirs.replace("blocks.{s}.", f"blocks.{stage}.", 1)  # the fusion's rules name their stage
+            if own.startswith(f"blocks.{stage}."):
+                prefix = f"0.blocks.0.{stage}." if stage else "0."
+                ours = rule.ours.replace("{s}", str(stage))
+                rules.append(Rule(prefix + own.removeprefix(f"blocks.{stage}."), ours, rule.layout))
+    return tuple(rules)
 
 
 def _shared(config: CrossViTConfig) -> Rules:

@@ -1,0 +1,116 @@
+"""The option parser that all verbs share, and the options with which several of them choose a model."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from crosscale.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from crosscale.predictor import Predictor
+
+EXIT_STATUS = """\
+exit status:
+  0  done
+  1  the work failed (a bad file, a full disc, not enough memory)
+  2  the request was wrong (unknown option, missing file, value that cannot work)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse with one-line errors that name the nearest option, and no abbreviations of options."""
+
+    def __init__(self, verb: str, *, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=f"crosscale {verb}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parses options and positional words in any order. Raises RequestError."""
+        if not {"-h", "--help"}.isdisjoint(argv):
+            self.print_help()
+            self.exit(0)
+        options, rest = self.parse_known_intermixed_args(list(argv))
+        if rest:
+            word = rest[0]
+            name = word.split("=", 1)[0]
+            kind = "option" if word.startswith("-") else "argument"
+            hint = did_you_mean(name, self._option_string_actions)
+            raise RequestError(f"unknown {kind} '{name}'{hint or f'; see {self.prog} --help'}")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}; see {self.prog} --help")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """An argparse type: a whole number, 0 included."""
+    return 0 if text == "0" else positive_int(text)
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number between 0 and 1, neither included."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got '{text}'")
+    return value
+
+
+def add_model_options(parser: Parser, *, class_names: bool) -> None:
+    """Adds `--run RUN`, or `--model M --weights F`, and `--classes FILE` if `class_names`."""
+    group = parser.add_argument_group("the model")
+    choice = group.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--run", metavar="RUN", help="a run folder of `crosscale train`, or its best/ folder")
+    choice.add_argument("--model", metavar="M", help="a preset (see `crosscale models`), with --weights")
+    group.add_argument("--weights", metavar="F", help="a weight file for --model")
+    if class_names:
+        group.add_argument("--classes", metavar="FILE", help="class names for --model, one a line in label order")
+
+
+def check_model_options(options: argparse.Namespace) -> None:
+    """Refuses halves of the two ways to choose a model, before anything heavy is imported."""
+    if options.model is not None and options.weights is None:
+        raise RequestError("--model needs --weights FILE; an untrained model has nothing to say")
+    if options.run is not None:
+        for name in ("weights", "classes"):
+            if getattr(options, name, None) is not None:
+                raise RequestError(f"--{name} goes with --model; a run brings its own {name}")
+
+
+def read_classes(options: argparse.Namespace) -> list[str] | None:
+    """The names in the `--classes` file; None without one. Raises RequestError."""
+    if options.classes is None:
+        return None
+    file = Path(options.classes).expanduser()
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise RequestError(f"--classes {file}: no such file; give a text file of one class name a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--classes {file}: cannot be read as text ({error})") from None
+    if not names:
+        raise RequestError(f"--classes {file}: holds no names; write one class name a line")
+    return names
+
+
+def open_predictor(options: argparse.Namespace) -> "Predictor":
+    """The model that the options of `add_model_options` choose. Raises RequestError."""
+    from crosscale.predictor import Predictor
+
+    if options.run is not None:
+        return Predictor.from_run(options.run)
+    return Predictor.from_weights(options.model, options.weights, classes=read_classes(options))

@@ -1,0 +1,150 @@
+"""`crosscale convert`: weights under another project's names, or a folder ready for the hub."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crosscale.cli.arguments import Parser, positive_int, read_classes
+from crosscale.cli.output import note, print_json
+from crosscale.errors import RequestError
+
+HELP = """\
+Reads weights from any file that the model fits and writes them under other names, bit for bit.
+
+IN is a .safetensors file, a PyTorch .pth (needs the torch extra; nothing in it is run), a MindSpore .ckpt, a run
+folder or its best/. The file's naming scheme is recognised and reported. The number of classes is the file's.
+OUT is a .safetensors file, or with the suffix .pth a PyTorch state dict. With --folder it is a folder with
+model.safetensors, config.json and README.md, to be uploaded to the Hugging Face hub as it is; crosscale reads it
+with --run, and timm, where it has the model, as "local-dir:FOLDER"."""
+
+EPILOG = """\
+examples:
+  crosscale convert --model crossvit_15_240 crossvit_15_224.pth model.safetensors --names timm
+  crosscale convert --model crossvit_9_240 --pretrained published.safetensors --names ibm
+  crosscale convert runs/photos photos.safetensors --names timm
+  crosscale convert runs/photos photos-crossvit --folder --license cc-by-4.0
+
+JSON: {"model", "input", "output", "names_in", "names", "tensors", "num_classes"}
+
+exit status:
+  0  done
+  1  the work failed (a download, a full disc)
+  2  the request was wrong (unknown option, a file that is damaged or of another model)"""
+
+_FIELD = "--model.options."
+
+
+def run(argv: Sequence[str], *, as_json: bool) -> int:
+    """Writes the file or folder. Raises RequestError, WorkError."""
+    options = _parser(argv).parse(argv)
+    source, target = _files(options)
+    fields = {name: value for name, value in vars(options).items() if name.startswith(_FIELD[2:])}
+    if Path(target).exists() and not options.folder and not options.overwrite:
+        raise RequestError(f"{target}: exists already; give another OUT, or --overwrite")
+    if not options.folder and (options.license or options.classes):
+        raise RequestError("--license and --classes are recorded in a folder; give --folder too")
+    result = _convert(options, source, target, fields)
+    if as_json:
+        print_json(result)
+    else:
+        print(result["output"])
+        note(
+            f"{result['model']}: {result['tensors']} tensors of {result['input']}, "
+            f"from the names of '{result['names_in']}' to those of '{result['names']}'"
+        )
+    return 0
+
+
+def _parser(argv: Sequence[str]) -> Parser:
+    parser = Parser("convert", description=HELP, epilog=EPILOG)
+    parser.usage = "%(prog)s [--model M] IN OUT [--names S] [--folder]"
+    parser.add_argument("files", metavar="FILE", nargs="*", help="IN and OUT; with --pretrained only OUT")
+    parser.add_argument("--model", metavar="M", help="a preset or family; a run folder says it itself")
+    parser.add_argument("--pretrained", action="store_true", help="the preset's published weights instead of IN")
+    parser.add_argument(
+        "--names", metavar="S", help="scheme to write: timm, ibm, mindcv, official, crosscale (default)"
+    )
+    parser.add_argument("--from-names", metavar="S", help="scheme of IN; default: recognised")
+    parser.add_argument("--num-classes", metavar="N", type=positive_int, help="default: the file's")
+    parser.add_argument("--folder", action="store_true", help="OUT is a folder for the hub")
+    parser.add_argument("--license", metavar="L", default="", help="of the weights, as the hub spells it (--folder)")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line in label order (--folder)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an OUT that exists")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    for word in argv:  # a model's fields are known to the model alone
+        name = word.split("=", 1)[0]
+        if name.startswith(_FIELD) and name not in parser._option_string_actions:
+            dest = name[2:].replace("-", "_")
+            parser.add_argument(name, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _files(options: argparse.Namespace) -> tuple[str, str]:
+    wanted = 1 if options.pretrained else 2
+    if len(options.files) != wanted:
+        raise RequestError(
+            f"expected {'OUT alone' if options.pretrained else 'IN and OUT'}, got {len(options.files)} file names"
+        )
+    if options.pretrained and options.model is None:
+        raise RequestError("--pretrained needs --model M, the preset whose weights to take")
+    return ("" if options.pretrained else options.files[0]), options.files[-1]
+
+
+def _convert(options: argparse.Namespace, source: str, target: str, fields: dict[str, Any]) -> dict[str, Any]:
+    from crosscale.models.registry import create_model, input_spec
+    from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
+    from crosscale.typed import parse_scalar
+
+    config = _config(source) if source and Path(source).expanduser().is_dir() else {}
+    name = options.model or config.get("model")
+    if name is None:
+        raise RequestError(f"{source}: a file does not say its model; give --model M (`crosscale models` lists them)")
+    kwargs: dict[str, Any] = {} if options.model else dict(config["options"])
+    kwargs |= {key[len(_FIELD) - 2 :]: parse_scalar(Any, text) for key, text in fields.items()}
+    path: str | Path = fetch_weights(name) if options.pretrained else source
+    contents = inspect_weights(path, create_model(name, **kwargs), options.from_names)
+    num_classes = options.num_classes or contents.num_classes
+    model = create_model(name, **kwargs, **({} if num_classes is None else {"num_classes": num_classes}))
+    variables = load_weights(path, model, contents.names)
+    names = options.names
+    if options.folder:
+        spec = _spec(config) if config and not options.model else input_spec(name, model)
+        classes = read_classes(options) or config.get("classes")
+        save_pretrained(
+            target,
+            variables,
+            model,
+            name=name,
+            spec=spec,
+            options=kwargs,
+            classes=classes,
+            licence=options.license,
+            metrics={key: value for key, value in config.get("metrics", {}).items() if key in ("top1", "top5", "loss")},
+            names=names,
+        )
+        names = names or ("timm" if "timm" in model.weight_rules() else OWN)
+    else:
+        names = names or OWN
+        save_weights(target, variables, model, names)
+    return {
+        "model": name,
+        "input": str(path),
+        "output": target,
+        "names_in": contents.names,
+        "names": names,
+        "tensors": contents.tensors,
+        "num_classes": num_classes,
+    }
+
+
+def _config(folder: str) -> dict[str, Any]:
+    from crosscale.predictor import best_folder, read_config
+
+    return read_config(best_folder(folder))
+
+
+def _spec(config: dict[str, Any]) -> Any:
+    from crosscale.predictor import spec_from_dict
+
+    return spec_from_dict(config["input_spec"])

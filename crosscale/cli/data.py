@@ -1,0 +1,110 @@
+"""`crosscale data`: what a data set holds, and the same data as an ordinary image folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction
+from crosscale.cli.output import note, print_json, print_table, progress
+from crosscale.errors import RequestError
+
+if TYPE_CHECKING:
+    from crosscale.contracts import Source
+
+HELP = """\
+Describes a data set as training sees it: the splits, the classes in label order, the images of each.
+
+DATA is "digits" (the handwritten digits that ship with scikit-learn), a folder with train/<class>/ and
+val/<class>/, or a folder of class folders, of which a part is held out for validation. --write saves
+both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png."""
+
+EPILOG = f"""\
+examples:
+  crosscale data digits
+  crosscale data photos --json
+  crosscale data digits --write digits-folder
+
+{EXIT_STATUS}"""
+
+SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+
+
+def run(argv: Sequence[str], *, as_json: bool) -> int:
+    """Prints the data set's description, after writing it out if asked to."""
+    parser = Parser("data", description=HELP, epilog=EPILOG)
+    parser.add_argument("data", metavar="DATA", help="digits, or a folder of images")
+    parser.add_argument("--write", metavar="OUT", help="write both splits here; a new or empty folder")
+    parser.add_argument(
+        "--val-fraction",
+        metavar="P",
+        type=fraction,
+        default=0.2,
+        help="share of each class held out where the data has no val/ (default 0.2)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse(argv)
+    out = None if options.write is None else Path(options.write).expanduser()
+    if out is not None:
+        _check_writable(out)
+
+    from crosscale.data import open_source
+
+    sources: dict[str, Source] = {
+        split: open_source(options.data, split, val_fraction=options.val_fraction, seed=options.seed)
+        for split in SPLITS
+    }
+    if out is not None:
+        _write(sources, out)
+    _describe(options.data, sources, out, as_json)
+    return 0
+
+
+def _check_writable(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"--write {out}: a file stands there; give a new or empty folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise RequestError(f"--write {out}: the folder is not empty; give a new or empty one")
+
+
+def _write(sources: "Mapping[str, Source]", out: Path) -> None:
+    from crosscale.data import write_image_folder
+
+    with progress("writing") as report:
+        write_image_folder(sources, out, progress=report)
+    note(f"wrote {sum(map(len, sources.values())):,} images to {out}")
+
+
+def _describe(name: str, sources: "Mapping[str, Source]", out: Path | None, as_json: bool) -> None:
+    classes = list(sources["train"].classes)
+    counts = {split: _count(source) for split, source in sources.items()}
+    if as_json:
+        splits = {
+            split: {"examples": sum(numbers), "counts": dict(zip(classes, numbers, strict=True))}
+            for split, numbers in counts.items()
+        }
+        print_json(
+            {
+                "data": name,
+                "classes": classes,
+                "splits": splits,
+                "written": None if out is None else str(out),
+            }
+        )
+        return
+    rows = [
+        [str(label), class_name, *(f"{counts[split][label]:,}" for split in SPLITS)]
+        for label, class_name in enumerate(classes)
+    ]
+    rows.append(["", f"all {len(classes)} classes", *(f"{sum(counts[split]):,}" for split in SPLITS)])
+    print_table(["label", "class", *SPLITS], rows, right=["label", *SPLITS])
+
+
+def _count(source: "Source") -> list[int]:
+    """Examples per class. The shipped sources hold their labels; another's records are read one by one."""
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        labels = [source[index].label for index in range(len(source))]
+    return [int(count) for count in np.bincount(labels, minlength=len(source.classes))]

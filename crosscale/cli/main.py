@@ -1,0 +1,192 @@
+"""Finds the verb, runs it, and turns every way of failing into one line and an exit status."""
+
+import errno
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol, cast
+
+from crosscale.cli.arguments import EXIT_STATUS
+from crosscale.errors import RequestError, WorkError, did_you_mean
+
+
+class Verb(NamedTuple):
+    """One row of the command table: the module that does the work and its line in `crosscale --help`."""
+
+    module: str
+    summary: str
+
+
+class VerbModule(Protocol):
+    """What each verb's module offers."""
+
+    HELP: str
+    EPILOG: str
+
+    def run(self, argv: Sequence[str], *, as_json: bool) -> int: ...
+
+
+VERBS = {
+    "models": Verb("crosscale.cli.models", "list the presets: parameters, MACs, input size, published top-1"),
+    "data": Verb("crosscale.cli.data", "describe a data set, or write it out as an image folder"),
+    "train": Verb("crosscale.cli.train", "train or fine-tune from a recipe; leaves a complete run folder"),
+    "validate": Verb("crosscale.cli.validate", "loss, top-1, top-5 and images/s on a labelled split"),
+    "predict": Verb("crosscale.cli.predict", "classes and probabilities of image files"),
+    "convert": Verb("crosscale.cli.convert", "weights under another project's names, or a folder for the hub"),
+    "explain": Verb("crosscale.cli.explain", "attention of every scale over image files, as PNG"),
+    "export": Verb("crosscale.cli.export", "a trained model as StableHLO or ONNX, checked against the model"),
+    "serve": Verb("crosscale.cli.serve", "HTTP service with a page: classes, and attention over the picture"),
+    "report": Verb("crosscale.cli.report", "one HTML page of a run, or of several side by side"),
+}
+
+EXAMPLES = """\
+examples:
+  crosscale models 'crossvit_*'
+  crosscale train --config digits --output-dir runs/digits
+  crosscale validate --run runs/digits
+  crosscale predict --run runs/digits photo.jpg folder/"""
+
+INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + 13  # SIGPIPE's number; the name does not exist on Windows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one `crosscale` command.
+
+    Args:
+      argv: the words after `crosscale`; those of the process when None.
+
+    Returns:
+      The exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted,
+      141 the reader of standard output went away.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    words, as_json = _take_json(words)
+    if not words:
+        print(_help(), file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help", "help") and len(words) == 1:
+        return _guarded("", lambda: _print(_help()))
+    if words[0] == "--version":
+        return _guarded("", lambda: _print(_version()))
+    if words[0] == "help":
+        words = [words[1], "--help"]
+    return _guarded(words[0] if words[0] in VERBS else "", lambda: _dispatch(words, as_json))
+
+
+def _dispatch(words: list[str], as_json: bool) -> int:
+    name = words[0]
+    if name not in VERBS:
+        kind = "option" if name.startswith("-") else "command"
+        hint = did_you_mean(name, [*VERBS, "--help", "--version"])
+        raise RequestError(f"unknown {kind} '{name}'{hint or '; one of: ' + ', '.join(VERBS)}")
+    _silence_backend_probing()
+    verb = cast(VerbModule, importlib.import_module(VERBS[name].module))
+    return verb.run(words[1:], as_json=as_json)
+
+
+def _take_json(words: list[str]) -> tuple[list[str], bool]:
+    """Takes `--json` out of the words, wherever it stands before a bare `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    options = [word for word in words[:end] if word != "--json"]
+    return options + words[end:], len(options) < end
+
+
+def _guarded(verb: str, work: Callable[[], int]) -> int:
+    """Runs `work` and turns what it raises into a line on standard error and an exit status."""
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status
+    except SystemExit as stop:  # argparse's way out of --help
+        if isinstance(stop.code, str):
+            return _fail(verb, stop.code, 1)
+        return stop.code or 0
+    except RequestError as error:
+        return _fail(verb, str(error), 2)
+    except KeyboardInterrupt:
+        return _fail(verb, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at exit; that must find an open file.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (WorkError, MemoryError, OSError, RuntimeError) as error:
+        message = _work_failure(error)
+        if message is None:
+            raise
+        return _fail(verb, message, 1)
+
+
+def _work_failure(error: Exception) -> str | None:
+    """The line that says how the work failed; None for a defect, which deserves its traceback."""
+    if isinstance(error, WorkError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; a smaller batch size or image size needs less"
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no space left on the disc{place}; free some or choose another folder"
+        return f"{error.strerror or error}{place}"
+    # XLA reports device memory as a RuntimeError of its own, which only exists once jax is imported.
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return "out of device memory; a smaller batch size or image size needs less"
+    return None
+
+
+def _fail(verb: str, message: str, status: int) -> int:
+    if os.environ.get("CROSSCALE_TRACEBACK") == "1":
+        traceback.print_exc()
+    name = f"crosscale {verb}" if verb else "crosscale"
+    with suppress(BrokenPipeError):
+        print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _silence_backend_probing() -> None:
+    """Keeps the search for accelerators, which is not news to the user, out of standard error."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+
+
+def _print(text: str) -> int:
+    print(text)
+    return 0
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"crosscale {version('crosscale')}"
+    except PackageNotFoundError:  # run from a source tree
+        return "crosscale 0+source"
+
+
+def _help() -> str:
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items())
+    return f"""\
+usage: crosscale COMMAND [options] [--json]
+
+Cross-scale vision transformers (CrossViT, CrossFormer) in JAX.
+
+commands (crosscale COMMAND --help explains each):
+{verbs}
+
+options:
+  --json      print one JSON object on standard output; all else goes to standard error
+  --version   print the version
+  --help      print this
+
+{EXAMPLES}
+
+{EXIT_STATUS}
+
+CROSSCALE_TRACEBACK=1 shows the traceback behind an error line; NO_COLOR=1 turns colours off."""

@@ -1,0 +1,131 @@
+"""`crosscale models`: the presets and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from crosscale.cli.arguments import EXIT_STATUS, Parser
+from crosscale.cli.output import print_json, print_table, progress
+from crosscale.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from crosscale.models.presets import Preset
+
+HELP = """\
+Lists the presets: parameters, GMACs, input size, published top-1 accuracy and where the weights are.
+
+Parameters and GMACs (10^9 multiply-accumulates of one image) are counted from the model itself, at its
+own input size and number of classes; top-1 (percent, ImageNet-1k validation) is the published figure.
+A preset's full name, or one of its aliases, shows that preset in full."""
+
+EPILOG = f"""\
+examples:
+  crosscale models
+  crosscale models 'crossvit_*_dagger_*'
+  crosscale models crossvit_9_240 --json
+
+{EXIT_STATUS}"""
+
+
+def run(argv: Sequence[str], *, as_json: bool) -> int:
+    """Prints the presets that match, or one in full. Raises RequestError if none matches."""
+    parser = Parser("models", description=HELP, epilog=EPILOG)
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="a name, or names with * and ?")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    pattern = parser.parse(argv).pattern
+
+    from crosscale.models.registry import get_preset, list_models
+
+    if not any(mark in pattern for mark in "*?["):
+        return _print_one(_describe(get_preset(pattern)), as_json)
+    names = list_models(pattern)
+    if not names:
+        hint = did_you_mean(pattern.strip("*"), list_models("*"))
+        raise RequestError(f"no model matches '{pattern}'{hint or '; `crosscale models` lists all'}")
+    with progress("counting") as report:
+        models = []
+        for done, name in enumerate(names):
+            report(done, len(names))
+            models.append(_describe(get_preset(name)))
+    if as_json:
+        print_json({"models": models})
+    else:
+        _print_all(models)
+    return 0
+
+
+def _describe(preset: "Preset") -> dict[str, Any]:
+    from crosscale.measure import count_costs
+    from crosscale.models.registry import FAMILIES, create_model
+
+    family = next(name for name, (_, presets) in FAMILIES.items() if preset in presets)
+    costs = count_costs(create_model(preset.name), preset.input_spec)
+    return {
+        "name": preset.name,
+        "aliases": list(preset.aliases),
+        "family": family,
+        "parameters": costs.parameters,
+        "macs": costs.macs,
+        "formula_macs": costs.formula_macs,
+        "input_spec": asdict(preset.input_spec),
+        "published": asdict(preset.published),
+        "hub": preset.hub,
+        "config": dict(preset.config),
+    }
+
+
+def _print_all(models: Sequence[dict[str, Any]]) -> None:
+    columns = ["model", "parameters", "GMACs", "as run", "input", "top-1", "source", "weights"]
+    rows = [
+        [
+            model["name"],
+            f"{model['parameters']:,}",
+            f"{model['formula_macs'] / 1e9:.2f}",
+            f"{model['macs'] / 1e9:.2f}",
+            _size(model),
+            _number(model["published"]["top1"]),
+            model["published"]["source"] or "",
+            model["hub"] or "",
+        ]
+        for model in models
+    ]
+    print_table(columns, rows, right=["parameters", "GMACs", "as run", "input", "top-1"])
+
+
+def _print_one(model: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        print_json(model)
+        return 0
+    spec, published = model["input_spec"], model["published"]
+    rows = [
+        ["model", model["name"]],
+        ["aliases", ", ".join(model["aliases"]) or "none"],
+        ["family", model["family"]],
+        ["parameters", f"{model['parameters']:,}"],
+        ["GMACs", f"{model['formula_macs'] / 1e9:.3f} by the paper's formulas (published {published['gmacs']})"],
+        ["GMACs as run", f"{model['macs'] / 1e9:.3f}"],
+        [
+            "input",
+            f"{_size(model)}, {spec['channels']} channels, {spec['interpolation']}, crop {spec['crop_pct']}",
+        ],
+        ["mean, std", f"{_numbers(spec['mean'])}, {_numbers(spec['std'])}"],
+        ["published", f"top-1 {_number(published['top1'])}, top-5 {_number(published['top5'])}"],
+        ["source", published["source"] or "none"],
+        ["weights", model["hub"] or "none"],
+        *([name, str(value)] for name, value in model["config"].items()),
+    ]
+    print_table(["", ""], rows)
+    return 0
+
+
+def _size(model: dict[str, Any]) -> str:
+    height, width = model["input_spec"]["size"]
+    return f"{height} x {width}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -1,0 +1,83 @@
+"""How results reach the user: a table for people, one JSON object for scripts."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+# Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
+PIPED_WIDTH = 400
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Prints one JSON object on standard output. NaN and infinities, which JSON lacks, become null."""
+    print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    title: str | None = None,
+) -> None:
+    """Prints rows of cells on standard output.
+
+    Args:
+      columns: the headings.
+      rows: one cell a column; taken literally, without markup.
+      right: the headings of the columns to align on the right (numbers).
+      title: a line above the table.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar on standard error while the block runs, if a terminal shows it.
+
+    Yields a function to call with (done, total).
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def note(message: str) -> None:
+    """Prints a line that is not a result, on standard error."""
+    print(message, file=sys.stderr)
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types: tuples as lists, array scalars as numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays and array scalars
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    return str(value)

@@ -1,0 +1,122 @@
+"""`crosscale predict`: classes and probabilities of image files."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crosscale.cli.arguments import (
+    Parser,
+    add_model_options,
+    check_model_options,
+    open_predictor,
+    positive_int,
+)
+from crosscale.cli.output import note, print_json, print_table, progress
+from crosscale.errors import RequestError
+
+if TYPE_CHECKING:
+    from crosscale.predictor import Prediction
+
+HELP = """\
+Names the most probable classes of image files, with their probabilities.
+
+IMAGE is a file or a folder, which is searched for images at any depth. The pictures are prepared exactly
+as in validation. A file that cannot be used is reported on standard error and the rest go on."""
+
+EPILOG = """\
+examples:
+  crosscale predict --run runs/digits three.png
+  crosscale predict --run runs/digits folder/ --top-k 3 --json
+  crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
+
+JSON: {"predictions": [{"source", "classes", "probabilities", "error"}, ...], "failed": number of bad files}
+
+exit status:
+  0  every image was predicted
+  1  some file could not be used (the others are printed), or the work failed
+  2  the request was wrong (unknown option, no such file, weights that do not fit)"""
+
+
+def run(argv: Sequence[str], *, as_json: bool) -> int:
+    """Prints the predictions; returns 1 if a file could not be used. Raises RequestError, WorkError."""
+    parser = Parser("predict", description=HELP, epilog=EPILOG)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+    add_model_options(parser, class_names=True)
+    parser.add_argument(
+        "--top-k", metavar="K", type=positive_int, default=5, help="classes to name per image (default 5)"
+    )
+    parser.add_argument(
+        "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse(argv)
+    check_model_options(options)
+    files = find_images(options.images)
+
+    predictor = open_predictor(options)
+    predictions: list[Prediction] = []
+    # A batch is filled up to its size, so a batch larger than the work would only compute padding.
+    batch_size = min(options.batch_size, len(files))
+    with progress("predicting") as report:
+        for prediction in predictor.predict(files, top_k=options.top_k, batch_size=batch_size):
+            predictions.append(prediction)
+            report(len(predictions), len(files))
+            if prediction.error is not None:
+                note(f"crosscale predict: {prediction.source}: {prediction.error}")
+    failed = sum(prediction.error is not None for prediction in predictions)
+    if as_json:
+        print_json({"predictions": [asdict(item) for item in predictions], "failed": failed})
+    else:
+        _print_table(predictions)
+    if failed:
+        note(f"crosscale predict: {failed} of {len(files)} files could not be used")
+    return 1 if failed else 0
+
+
+def find_images(words: Sequence[str]) -> list[Path]:
+    """The files that are named, and the image files at any depth of the folders that are named, in order.
+
+    A name that does not exist stays in the list, to be reported in its place.
+
+    Raises:
+      RequestError: none of the names exists, or a folder holds no image.
+    """
+    from crosscale.data.image_folder import EXTENSIONS
+
+    paths = [Path(word).expanduser() for word in words]
+    if not any(path.exists() for path in paths):
+        raise RequestError(f"{paths[0]}: no such file or folder")
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = [file for file in _walk(path) if file.suffix.lower() in EXTENSIONS]
+        if not found:
+            raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(EXTENSIONS))})")
+        files += found
+    return files
+
+
+def _walk(root: Path) -> list[Path]:
+    """The visible files below a folder, sorted by path."""
+
+    def refuse(error: OSError) -> None:
+        raise RequestError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    files = []
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(files)
+
+
+def _print_table(predictions: "Sequence[Prediction]") -> None:
+    rows = []
+    for item in predictions:
+        for rank, (name, probability) in enumerate(zip(item.classes, item.probabilities, strict=True)):
+            rows.append([item.source if rank == 0 else "", name, f"{100 * probability:.2f} %"])
+    if rows:
+        print_table(["image", "class", "probability"], rows, right=["probability"])

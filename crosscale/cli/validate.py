@@ -1,0 +1,98 @@
+"""`crosscale validate`: loss and accuracy of a model on labelled pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crosscale.cli.arguments import Parser, add_model_options, check_model_options, fraction, positive_int
+from crosscale.cli.output import note, print_json, print_table
+from crosscale.errors import RequestError
+
+HELP = """\
+Measures a model on labelled pictures: cross-entropy loss, top-1 and top-5 accuracy, images per second.
+
+The pictures are prepared as the weights ask for, and every one counts once. A run knows its own data, so
+--data-dir is only needed for other data, whose classes must be among the run's; they are matched by name.
+Where the data comes as one folder, the part measured is the one that --val-fraction and --seed hold out."""
+
+EPILOG = """\
+examples:
+  crosscale validate --run runs/digits
+  crosscale validate --run runs/digits --split train --json
+  crosscale validate --model crossvit_9_240 --weights model.safetensors --data-dir imagenet
+
+JSON: {"top1", "top5", "loss", "images_per_second", "examples", "skipped", ...}; top1 and top5 are fractions.
+
+exit status:
+  0  done
+  1  the work failed (a picture that does not decode, not enough memory)
+  2  the request was wrong (unknown option, missing data, other classes than the model's)"""
+
+
+def run(argv: Sequence[str], *, as_json: bool) -> int:
+    """Prints the metrics. Raises RequestError, WorkError."""
+    options = _parser().parse(argv)
+    check_model_options(options)
+    if options.run is None and options.data_dir is None:
+        raise RequestError("--model needs --data-dir D; only a run knows its own data")
+
+    from crosscale.build import evaluate_run
+
+    result = evaluate_run(
+        run=options.run,
+        model=options.model,
+        weights=options.weights,
+        data_dir=options.data_dir,
+        split=options.split,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_bad_image=options.on_bad_image,
+    )
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    if result["skipped"]:
+        total = result["skipped"] + result["examples"]
+        note(f"crosscale validate: left out {result['skipped']} of {total} pictures that did not decode")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("validate", description=HELP, epilog=EPILOG)
+    add_model_options(parser, class_names=False)
+    group = parser.add_argument_group("the data")
+    group.add_argument("--data-dir", metavar="D", help="a folder of images, or digits (default: the run's)")
+    group.add_argument("--split", choices=("val", "train"), default="val", help="which part (default val)")
+    group.add_argument("--val-fraction", metavar="P", type=fraction, help="share held out (default: the run's, or 0.2)")
+    group.add_argument("--seed", metavar="N", type=int, help="of the held-out part (default: the run's, or 0)")
+    group.add_argument(
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="a picture that does not decode ends the work, or is left out and counted (default error)",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=0,
+        help="processes that load; 0 loads in threads (default 0)",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="B", type=positive_int, help="images per forward (default: the run's, or 256)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    rows = [
+        ["top-1", f"{100 * result['top1']:.2f} %"],
+        ["top-5", f"{100 * result['top5']:.2f} %"],
+        ["loss", f"{result['loss']:.4f}"],
+        ["examples", f"{result['examples']:,}"],
+        ["images/s", f"{result['images_per_second']:,.1f}"],
+    ]
+    print_table([f"{result['split']} of {result['data_dir']}", ""], rows, right=[""])

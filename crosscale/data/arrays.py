@@ -1,0 +1,143 @@
+"""Decoded pictures in memory: from an .npz file, or the digits that ship with scikit-learn."""
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crosscale.contracts import Record
+from crosscale.data.split import stratified_split
+from crosscale.errors import RequestError, WorkError
+
+# (images, labels) of each split, as the usual files name them; the first pair is a file of one part.
+_ONE_PART = (("images", "labels"), ("x", "y"))
+_SPLITS = {
+    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
+    "val": (
+        ("val_images", "val_labels"),
+        ("x_val", "y_val"),
+        ("test_images", "test_labels"),
+        ("x_test", "y_test"),
+    ),
+}
+
+
+class ArraySource:
+    """Decoded pictures in memory.
+
+    Attributes:
+      classes: class names, in label order.
+      ids: one per example.
+      images: (N, H, W) or (N, H, W, C) uint8.
+      labels: (N,) int32.
+    """
+
+    def __init__(self, classes: Iterable[str], ids: Iterable[str], images: np.ndarray, labels: np.ndarray) -> None:
+        self.classes: Sequence[str] = tuple(classes)
+        self.ids = list(ids)
+        self.images = images
+        self.labels = np.asarray(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.ids[index], self.images[index], int(self.labels[index]))
+
+    def select(self, indices: np.ndarray) -> "ArraySource":
+        """The same pictures with only these examples."""
+        return ArraySource(self.classes, [self.ids[i] for i in indices], self.images[indices], self.labels[indices])
+
+
+def open_digits(split: str, val_fraction: float, seed: int) -> ArraySource:
+    """The 1,797 handwritten digits of 8 x 8 grey pixels. Raises RequestError."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise RequestError(
+            "the digits ship with scikit-learn, which is not installed: pip install 'crosscale[digits]'"
+        ) from None
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
+    # In the order in which the same pictures stand in an image folder, so that both train alike.
+    order = np.argsort(data.target, kind="stable")
+    ids = [f"digits/{index:04d}" for index in order]
+    whole = ArraySource([str(name) for name in data.target_names], ids, images[order], data.target[order])
+    return _part(whole, split, val_fraction, seed)
+
+
+def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySource:
+    """One split of an .npz file.
+
+    It holds images (N, H, W) or (N, H, W, C) uint8 and labels (N,) or (N, 1), counted from 0, as "images" and
+    "labels" (a part is held out), or per split as "train_images", "train_labels", "val_images", "val_labels"
+    (or "test_..." for lack of "val_..."; or x_train, y_train, x_test, y_test). "classes", optional, names them.
+
+    Raises:
+      RequestError: arrays are missing or do not fit together, or a label lies outside the range.
+      WorkError: the file is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            names = set(data.files)
+            pairs = {part: _pair(names, choices) for part, choices in {"": _ONE_PART, **_SPLITS}.items()}
+            if pairs["train"] and pairs["val"]:
+                if split == "all":
+                    raise RequestError(f"{file}: has a part to train on and one held out; give --split train or val")
+                part = split
+            elif pairs[""]:
+                part = ""
+            else:
+                raise RequestError(
+                    f"{file}: holds {', '.join(sorted(names)) or 'nothing'}; expected images and labels, or "
+                    "train_images, train_labels, val_images and val_labels"
+                )
+            images_name, labels_name = pairs[part] or ("", "")
+            images, labels = data[images_name], _whole_labels(file, labels_name, data[labels_name])
+            classes = [str(name) for name in data["classes"]] if "classes" in names else None
+            trained = labels if part != "val" else _whole_labels(file, pairs["train"][1], data[pairs["train"][1]])  # type: ignore[index]
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise WorkError(f"{file}: damaged or cut short ({error})") from None
+    except ValueError as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{file}: not an .npz file of plain arrays ({error})") from None
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels) or not len(images):
+        raise RequestError(
+            f"{file}: {images_name} is {images.dtype} of shape {images.shape} for {len(labels)} labels; "
+            "uint8 of shape (N, H, W) or (N, H, W, C) fits"
+        )
+    if classes is None:
+        classes = [str(label) for label in range(int(trained.max()) + 1)]
+    check_labels(f"{file}: {labels_name}", labels, len(classes))
+    source = ArraySource(classes, [f"{images_name}/{index}" for index in range(len(images))], images, labels)
+    return source if part else _part(source, split, val_fraction, seed)
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+    """Raises RequestError for the first label outside 0..num_classes-1."""
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if bad.size:
+        raise RequestError(
+            f"{where}: the label {labels[bad[0]]} of example {bad[0]} lies outside 0..{num_classes - 1} "
+            f"({bad.size} such); number the {num_classes} classes from 0"
+        )
+
+
+def _pair(names: set[str], choices: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    return next((pair for pair in choices if names.issuperset(pair)), None)
+
+
+def _whole_labels(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
+        raise RequestError(f"{file}: {name} is {labels.dtype} of shape {labels.shape}; whole numbers of shape (N,) fit")
+    return flat.astype(np.int64)
+
+
+def _part(whole: ArraySource, split: str, val_fraction: float, seed: int) -> ArraySource:
+    if split == "all":
+        return whole
+    held_out = stratified_split(whole.ids, whole.labels, val_fraction, seed)
+    return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))

@@ -1,0 +1,135 @@
+"""Finds image files below class folders, quickly, and again from the cache when nothing has changed."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
+from crosscale.data.strings import Strings
+from crosscale.errors import RequestError
+
+_NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
+EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The image files below some folders.
+
+    Attributes:
+      paths: relative to the root, POSIX, sorted within each folder.
+      owner: (N,) int32, the position of the folder that each one is below.
+      others: per folder, up to two names of files that are no images.
+    """
+
+    paths: Strings
+    owner: np.ndarray
+    others: Sequence[Sequence[str]]
+
+
+def scan(root: Path, folders: Sequence[str]) -> Scan:
+    """The image files below each of `folders`, given relative to `root`.
+
+    Hidden files and folders are left out; a symbolic link back into its own folder ends there. The result is
+    kept for next time where it is large, and the kept one is used while no folder below has changed.
+
+    Raises:
+      RequestError: a folder that cannot be listed.
+    """
+    place = ("folder", str(root.resolve()), *folders)  # one root may be read for several sets of folders
+    stored = load_index(*place)
+    if stored is not None and _unchanged(root, stored):
+        return Scan(Strings(stored["data"], stored["ends"]), stored["owner"], [() for _ in folders])
+    began = time.time_ns()
+    paths: list[str] = []
+    owner: list[int] = []
+    others: list[Sequence[str]] = []
+    visited: dict[str, int] = {}
+    with Counter(f"reading {root}", "files") as counter:
+        for position, folder in enumerate(folders):
+            found, rest = _image_files(root, folder, visited, counter)
+            paths += found
+            owner += [position] * len(found)
+            others.append(rest[:2])
+    result = Scan(Strings.of(paths), np.asarray(owner, np.int32), others)
+    settled = all(stamp < began - RACY_NS for stamp in visited.values())
+    if len(paths) >= CACHED_FROM and settled and all(np.bincount(result.owner, minlength=len(folders))):
+        names = Strings.of(visited)
+        arrays = {"data": result.paths.data, "ends": result.paths.ends, "owner": result.owner}
+        stamps = np.fromiter(visited.values(), np.int64, len(visited))
+        save_index({**arrays, "folders": names.data, "folder_ends": names.ends, "stamps": stamps}, *place)
+    return result
+
+
+def _unchanged(root: Path, stored: dict[str, np.ndarray]) -> bool:
+    # Adding, removing or renaming an entry changes its folder's time; an edited file keeps its place.
+    try:
+        names = Strings(stored["folders"], stored["folder_ends"])
+        return all(
+            os.stat(root / name).st_mtime_ns == stamp
+            for name, stamp in zip(names, stored["stamps"].tolist(), strict=True)
+        )
+    except (KeyError, OSError, ValueError):
+        return False
+
+
+def _image_files(root: Path, folder: str, visited: dict[str, int], counter: Counter) -> tuple[list[str], list[str]]:
+    """Sorted image paths below root / folder (nested ones too), and the names of other files."""
+    found: list[str] = []
+    others: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        relative = pending.pop()
+        listed = entries(root / relative)
+        status = os.stat(root / relative)
+        if (status.st_dev, status.st_ino) in seen:  # a symbolic link back into this class
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        visited[relative] = status.st_mtime_ns
+        for entry in listed:
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not is_dir(entry):
+                found.append(path)
+            elif is_dir(entry):
+                pending.append(path)
+            else:
+                others.append(entry.name)
+        counter.add(len(listed))
+    return sorted(found), sorted(others)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Sorted names of the visible folders in `folder`. Raises RequestError."""
+    return sorted(entry.name for entry in entries(folder) if is_dir(entry))
+
+
+def is_dir(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder or a link to one; a symbolic link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """The visible entries of a folder. Raises RequestError."""
+    try:
+        with os.scandir(folder) as listed:
+            return [entry for entry in listed if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        raise RequestError(
+            f"{folder}: no such folder; give one with train/<class>/*.jpg and val/<class>/*.jpg, "
+            "one with <class>/*.jpg (a part is held out), one of .tar or .parquet shards, an .npz file, "
+            "or the word digits"
+        ) from None
+    except PermissionError:
+        raise RequestError(f"{folder}: no permission to list this folder") from None
+    except NotADirectoryError:
+        raise RequestError(f"{folder}: a file, not a folder of class folders") from None
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be listed ({error.strerror})") from None

@@ -1,0 +1,85 @@
+"""Which shard files of a folder belong to which split, and what sources of shards share."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crosscale.data.scan import entries, is_dir, subfolders
+from crosscale.errors import RequestError
+
+_WORDS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
+
+
+def find_shards(root: Path, suffix: str) -> dict[str, list[Path]]:
+    """Sorted shard files by split: "train", "val", "test", or "" where neither name nor folder tells.
+
+    Looks in `root`, in root/data and in the folders named after splits there.
+    """
+    found: dict[str, list[Path]] = {}
+    for base in (root, root / "data"):
+        if not base.is_dir():
+            continue
+        for folder in (base, *(base / name for name in subfolders(base) if _split_of(name))):
+            for entry in entries(folder):
+                if entry.name.lower().endswith(suffix) and not is_dir(entry):
+                    split = _split_of(folder.name) if folder != base else _split_of(entry.name)
+                    found.setdefault(split, []).append(folder / entry.name)
+    return {split: sorted(files) for split, files in found.items()}
+
+
+def choose_shards(root: Path, found: dict[str, list[Path]], split: str) -> tuple[list[Path], bool]:
+    """The files of a split, and whether they are one part of which `split` is yet to be cut.
+
+    Raises:
+      RequestError: the split cannot be told.
+    """
+    val = "val" if "val" in found else "test"
+    parted = "train" in found and val in found
+    if split == "all":
+        if len(found) > 1:
+            raise RequestError(
+                f"{root}: has shards of {', '.join(name or 'no split' for name in sorted(found))}, "
+                "so there is no one part that is all of it; give a folder that holds one part"
+            )
+        return next(iter(found.values())), True
+    if parted:
+        return found["train" if split == "train" else val], False
+    if set(found) == {""} or set(found) == {"train"}:
+        return next(iter(found.values())), True
+    raise RequestError(
+        f"{root}: has shards of {', '.join(name or 'no split' for name in sorted(found))} but none to train on; "
+        "name them <name>-train-*.tar and <name>-val-*.tar, or measure one part with --split all"
+    )
+
+
+def label_numbers(
+    values: Sequence[str] | np.ndarray, classes: Sequence[str] | None, where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names from what shards hold: numbers from 0, or names.
+
+    Raises:
+      RequestError: an unknown name, or a number outside the range.
+    """
+    from crosscale.data.arrays import check_labels
+
+    numeric = isinstance(values, np.ndarray) or all(re.fullmatch(r"-?\d+", value) for value in values)
+    if numeric and not (classes is not None and not isinstance(values, np.ndarray) and set(values) <= set(classes)):
+        labels = np.asarray(values).astype(np.int64)
+        names = tuple(classes or (str(label) for label in range(int(labels.max(initial=-1)) + 1)))
+        check_labels(where, labels, len(names))
+        return labels.astype(np.int32), names
+    names = tuple(classes or sorted(set(values)))
+    position = {name: label for label, name in enumerate(names)}
+    unknown = next((value for value in values if value not in position), None)
+    if unknown is not None:
+        raise RequestError(f"{where}: the class '{unknown}' is none of the {len(names)} to train on")
+    return np.array([position[value] for value in values], np.int32), names
+
+
+def _split_of(name: str) -> str:
+    for split, words in _WORDS.items():
+        if re.search(rf"(^|[-_./])({words})([-_./0-9]|$)", name.lower()):
+            return split
+    return ""

@@ -1,0 +1,1 @@
+"""Training and evaluation: the one forward, the steps, the loop, checkpoints and logs."""

@@ -1,0 +1,51 @@
+"""The one place where a model is applied: training, validation, prediction and export all come here."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from crosscale.contracts import Array, InputSpec, Variables
+
+
+def normalize(images: Array, spec: InputSpec, dtype: Any = jnp.float32) -> Array:
+    """(x / 255 - mean) / std per channel.
+
+    Args:
+      images: (B, H, W, C) uint8.
+      spec: holds the mean and the standard deviation.
+      dtype: of the result; the arithmetic is in float32.
+    """
+    mean = jnp.asarray(spec.mean, jnp.float32)
+    std = jnp.asarray(spec.std, jnp.float32)
+    return ((images.astype(jnp.float32) / 255.0 - mean) / std).astype(dtype)
+
+
+def forward(
+    model: nn.Module,
+    variables: Variables,
+    images: Array,
+    spec: InputSpec,
+    *,
+    train: bool = False,
+    rng: Array | None = None,
+    method: str | None = None,
+    **options: Any,
+) -> Any:
+    """What the model gives for a batch of pictures; pure, so that it can be jitted and differentiated.
+
+    Args:
+      images: (B, H, W, C) uint8 as the loader yields them, or floating point that is already normalised.
+      spec: the input that the variables were trained for.
+      train: turns dropout and stochastic depth on.
+      rng: key of the "dropout" stream, needed when `train`.
+      method: another method of the model, such as "features".
+      **options: passed on to Linen's `apply`, such as `mutable` or `capture_intermediates`.
+
+    Returns:
+      The method's result; logits (B, num_classes) by default.
+    """
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        images = normalize(images, spec)
+    rngs = None if rng is None else {"dropout": rng}
+    return model.apply(variables, images, train=train, rngs=rngs, method=method, **options)

@@ -1,0 +1,254 @@
+"""The training loop: steps, validations, checkpoints and the best weights so far."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from crosscale.contracts import Array, Batch
+from crosscale.engine.checkpoint import Checkpoints
+from crosscale.engine.evaluate import Interrupted, evaluate
+from crosscale.engine.log import RunLog
+from crosscale.engine.metrics import Meter, Sums, add, means
+from crosscale.engine.settings import TrainSettings
+from crosscale.engine.sharding import put_batch
+from crosscale.engine.state import TrainState
+from crosscale.engine.step import EvalStep, TrainStep, parameter_names
+from crosscale.engine.stop import StopSignals
+from crosscale.errors import WorkError
+
+
+class Batches(Iterator[Batch], Protocol):
+    """What the loop reads from. `errors` has a line for each picture of the latest batch that was skipped."""
+
+    errors: tuple[str, ...]
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Progress:
+    """What a checkpoint has to hold for the host. Everything in it is plain, so that JSON can hold it.
+
+    Attributes:
+      epoch: epochs that are done, with their validation where one was due.
+      window: sums over the steps since the last line of the log.
+      epoch_sums: sums over the epoch's steps so far.
+      best: the record of the best validation: "step", "epoch", "score" and "metrics"; None before one.
+      skipped_images: pictures that did not decode, counted each time.
+      skipped_steps: steps left out because a number was not finite.
+    """
+
+    epoch: int = 0
+    window: Sums = field(default_factory=dict)
+    epoch_sums: Sums = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    skipped_images: int = 0
+    skipped_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with.
+
+    Attributes:
+      open_train: the batches from a step on.
+      open_eval: one pass over the held-out data.
+      score: of a validation's metrics; of two, the larger tuple is the better.
+      save_best: writes the weights of the best validation: (parameters, record).
+    """
+
+    train_step: TrainStep
+    eval_step: EvalStep
+    mesh: Mesh
+    open_train: Callable[[int], Batches]
+    open_eval: Callable[[], Batches]
+    score: Callable[[Mapping[str, float]], tuple[float, ...]]
+    save_best: Callable[[Any, Mapping[str, Any]], None]
+    steps_per_epoch: int
+    settings: TrainSettings
+    use_ema: bool
+
+
+class Loop:
+    """Trains from `state` to the end, or until a signal asks to stop.
+
+    Attributes:
+      state: the latest.
+      progress: likewise.
+      step: steps taken.
+      stopped: the name of the signal that stopped the run, or None.
+    """
+
+    def __init__(
+        self, parts: Parts, state: TrainState, progress: Progress, checkpoints: Checkpoints, log: RunLog
+    ) -> None:
+        self.parts = parts
+        self.state = state
+        self.progress = progress
+        self.step = int(state.step)
+        self.stopped: str | None = None
+        self.meter = Meter()
+        self._checkpoints = checkpoints
+        self._log = log
+        self._names = parameter_names(state.params)
+        # The report of the latest step: it is read while the next step runs.
+        self._pending: dict[str, Array] | None = None
+        self._reported: set[str] = set()
+        self._compiled = False
+
+    def run(self) -> None:
+        """Trains. On return the last state is on disc.
+
+        Raises:
+          WorkError: a loss or gradient was not finite, or a picture did not decode, and the settings do
+            not say to skip that.
+        """
+        settings, per_epoch = self.parts.settings, self.parts.steps_per_epoch
+        batches: Batches | None = None
+        with StopSignals() as signals:
+            try:
+                while not signals.requested:
+                    if self.step == (self.progress.epoch + 1) * per_epoch:
+                        self._finish_epoch(signals)
+                        continue
+                    if self.step >= settings.epochs * per_epoch or self._out_of_patience():
+                        break
+                    if batches is None:
+                        batches = self.parts.open_train(self.step)
+                    self._take_step(batches)
+                    every = settings.checkpoint_every
+                    if every and self.step % every == 0 and self.step % per_epoch:
+                        self._checkpoint()
+                self._checkpoint()
+            finally:
+                if batches is not None:
+                    batches.close()
+            self._checkpoints.wait()
+            if self.progress.epoch < settings.epochs and not self._out_of_patience():
+                self.stopped = signals.requested
+
+    def _take_step(self, batches: Batches) -> None:
+        self.meter.start()
+        began = time.perf_counter()
+        batch = next(batches)
+        self.meter.waited += time.perf_counter() - began
+        for error in batches.errors:
+            self.progress.skipped_images += 1
+            if error not in self._reported:
+                self._reported.add(error)
+                self._log.line(f"skipped: {error}")
+        state, report = self.parts.train_step(self.state, put_batch(batch, self.parts.mesh))
+        self._flush()
+        self.state, self._pending = state, report
+        self.step += 1
+        if self._compiled:
+            self.meter.images += len(batch.label)
+        else:  # the first step compiles, which says nothing of the speed
+            jax.block_until_ready(report)  # type: ignore[no-untyped-call]
+            self._compiled, self.meter = True, Meter()
+        self._log.tick(self.step)
+        if self.step % self.parts.settings.log_every == 0:
+            self._log_window()
+
+    def _flush(self) -> None:
+        """Reads the latest step's report, unless that was done."""
+        if self._pending is None:
+            return
+        report, self._pending = jax.device_get(self._pending), None
+        if not report["finite"]:
+            self._not_finite(report)
+            return
+        weight = float(report["weight"])
+        values = {name: (float(report[name]) * weight, weight) for name in ("loss", "grad_norm", "lr")}
+        self.progress.window = add(self.progress.window, values)
+        self.progress.epoch_sums = add(self.progress.epoch_sums, values)
+
+    def _not_finite(self, report: Mapping[str, Any]) -> None:
+        bad = [name for name, is_bad in zip(self._names, report["bad"], strict=True) if is_bad]
+        loss = float(report["loss"])
+        what = "a gradient" if math.isfinite(loss) else f"the loss ({loss})"
+        where = f"; of {len(bad)} tensors with such gradients the first is '{bad[0]}'" if bad else ""
+        message = f"step {self.step}: {what} is not finite{where}"
+        if self.parts.settings.on_nonfinite == "error":
+            raise WorkError(
+                f"{message}; a lower optimizer.lr, optimizer.clip_norm or train.on_nonfinite=skip may help"
+            )
+        self.progress.skipped_steps += 1
+        self._log.line(f"left out: {message}")
+        self._log.record("nonfinite", self.step, {"tensor": bad[0] if bad else "loss"})
+
+    def _log_window(self) -> None:
+        self._flush()
+        rate, waiting = self.meter.read()
+        sums, self.progress.window = self.progress.window, {}
+        values: dict[str, Any] = {"epoch": self.step / self.parts.steps_per_epoch, **means(sums)}
+        self._log.record("train", self.step, {**values, "images_per_second": rate, "data_wait": waiting})
+        total = self.parts.settings.epochs * self.parts.steps_per_epoch
+        text = (
+            f"step {self.step}/{total}  loss {values.get('loss', math.nan):.4f}  "
+            f"lr {values.get('lr', math.nan):.2e}  {rate:.0f} images/s  waiting for data {waiting:.0%}"
+        )
+        self._log.progress(self.step, text)
+
+    def _finish_epoch(self, signals: StopSignals) -> None:
+        """Validates where that is due, keeps the best, and saves."""
+        self._flush()
+        self.meter.pause()
+        epoch, epochs = self.progress.epoch + 1, self.parts.settings.epochs
+        validation: dict[str, float] | None = None
+        if epoch % self.parts.settings.eval_every == 0 or epoch == epochs:
+            try:
+                validation = self._validate(signals)
+            except Interrupted:
+                return
+        train_loss = means(self.progress.epoch_sums).get("loss", math.nan)
+        self.progress.epoch, self.progress.epoch_sums = epoch, {}
+        self._log.record("epoch", self.step, {"epoch": epoch, "train_loss": train_loss})
+        text = f"epoch {epoch}/{epochs}  train loss {train_loss:.4f}"
+        score: tuple[float, ...] | None = None
+        if validation is not None:
+            self._log.record("validate", self.step, {"epoch": epoch, **validation})
+            score = self.parts.score(validation)
+            shown = [name for name in validation if name not in ("examples", "skipped", "images_per_second")]
+            text += "  validation " + "  ".join(f"{name} {validation[name]:.4f}" for name in shown)
+            if self.progress.best is None or score > tuple(self.progress.best["score"]):
+                text += "  (best)"
+                self._keep_best(epoch, validation, score)
+        self._log.line(text)
+        self._checkpoint(score)
+
+    def _validate(self, signals: StopSignals) -> dict[str, float]:
+        batches = self.parts.open_eval()
+        try:
+            return evaluate(
+                self.parts.eval_step,
+                self._validated(),
+                batches,
+                self.parts.mesh,
+                should_stop=lambda: signals.requested is not None,
+            )
+        finally:
+            batches.close()
+
+    def _validated(self) -> Any:
+        averaged = self.parts.use_ema and self.state.ema_params is not None
+        return self.state.ema_params if averaged else self.state.params
+
+    def _keep_best(self, epoch: int, metrics: dict[str, float], score: tuple[float, ...]) -> None:
+        best = {"step": self.step, "epoch": epoch, "score": list(score), "metrics": metrics}
+        self.parts.save_best(jax.device_get(self._validated()), best)
+        self.progress.best = best
+
+    def _out_of_patience(self) -> bool:
+        patience, best = self.parts.settings.early_stop_epochs, self.progress.best
+        return patience is not None and best is not None and self.progress.epoch - best["epoch"] >= patience
+
+    def _checkpoint(self, score: tuple[float, ...] | None = None) -> None:
+        self._flush()
+        self.meter.pause()
+        self._checkpoints.save(self.step, self.state, asdict(self.progress), score)

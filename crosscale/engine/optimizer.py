@@ -1,0 +1,130 @@
+"""Optimizers and learning-rate schedules from their settings, with rules by parameter name."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from crosscale.contracts import Array
+from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
+from crosscale.errors import RequestError
+from crosscale.trees import flatten, match_first, select
+
+Schedule = Callable[[Array], Array]  # step -> learning rate
+
+
+def make_schedule(
+    schedule: ScheduleSettings,
+    optimizer: OptimizerSettings,
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    epochs: int,
+) -> Schedule:
+    """Learning rate of a step, counted from 0.
+
+    A linear warm-up from `warmup_lr`, then lr (constant), or
+    min_lr + (lr - min_lr) (1 + cos(pi t)) / 2 with t from 0 to 1 over the rest of the run (cosine;
+    Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length).
+
+    Raises:
+      RequestError: the warm-up is longer than the run, or the learning rates are in the wrong order.
+    """
+    peak = optimizer.lr
+    if optimizer.lr_base_batch is not None:
+        peak *= batch_size / optimizer.lr_base_batch
+    warmup, total = schedule.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
+    if schedule.warmup_epochs > epochs:
+        raise RequestError(f"schedule.warmup_epochs={schedule.warmup_epochs:g} is longer than train.epochs={epochs}")
+    if warmup and schedule.warmup_lr > peak:
+        raise RequestError(f"schedule.warmup_lr={schedule.warmup_lr} is above the learning rate {peak:g}")
+    length = max((total - warmup) / schedule.cycles, 1.0)
+    if schedule.decay_epochs is not None:
+        length = schedule.decay_epochs * steps_per_epoch
+        if warmup + schedule.cycles * length > total + 0.5:
+            raise RequestError(
+                f"schedule: a warm-up of {schedule.warmup_epochs:g} epochs and {schedule.cycles} x "
+                f"decay_epochs={schedule.decay_epochs:g} are longer than train.epochs={epochs}"
+            )
+    cosine = schedule.name == "cosine"
+    if cosine and schedule.min_lr > peak:
+        raise RequestError(f"schedule.min_lr={schedule.min_lr} is above the learning rate {peak:g}")
+
+    def learning_rate(step: Array) -> Array:
+        at = jnp.asarray(step, jnp.float32)
+        if schedule.per == "epoch":
+            at = jnp.floor(at / steps_per_epoch) * steps_per_epoch
+        rising = schedule.warmup_lr + (peak - schedule.warmup_lr) * at / max(warmup, 1.0)
+        cycle = jnp.maximum(at - warmup, 0.0) / length
+        t = jnp.where(cycle < schedule.cycles, cycle - jnp.floor(cycle), 1.0)
+        low = schedule.min_lr if cosine else peak
+        falling = low + (peak - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * t))
+        return jnp.where(at < warmup, rising, falling)
+
+    return learning_rate
+
+
+def make_optimizer(settings: OptimizerSettings, params: Any) -> optax.GradientTransformation:
+    """Gradients -> the direction of descent: the update is its product with minus the learning rate.
+
+    The learning rate stays outside, because it follows the step number and a step that was left out (see
+    `on_nonfinite`) must not shift it.
+
+    Raises:
+      RequestError: a pattern of `frozen` or `lr_scales` that matches no parameter.
+    """
+    names = list(flatten(params))
+    _check_patterns("optimizer.frozen", settings.frozen, names)
+    _check_patterns("optimizer.lr_scales", [pattern for pattern, _ in settings.lr_scales], names)
+
+    def decays(tree: Any) -> Any:
+        rules = [(pattern, False) for pattern in settings.no_decay]
+        return jax.tree_util.tree_map_with_path(lambda path, _: match_first(_name(path), rules, True), tree)
+
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=decays)
+    adam = optax.scale_by_adam(*settings.betas, eps=settings.eps)
+    parts: list[optax.GradientTransformation] = []
+    if settings.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    match settings.name:
+        case "adamw":
+            parts += [adam, decay]
+        case "lamb":
+            parts += [adam, decay, optax.scale_by_trust_ratio()]
+        case "sgd":
+            parts.append(decay)
+            if settings.momentum:
+                parts.append(optax.trace(settings.momentum, settings.nesterov))
+    if settings.lr_scales:
+        parts.append(_scale_by_name(settings.lr_scales))
+    moving = optax.chain(*parts)
+    if not settings.frozen:
+        return moving
+    labels = select(params, [(pattern, "frozen") for pattern in settings.frozen], "moving")
+    # Frozen parameters have no moments and do not count in the clipped norm.
+    return optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, labels)
+
+
+def _scale_by_name(rules: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    def update(updates: Any, params: Any = None) -> Any:
+        def scale(path: Any, update: Array) -> Array:
+            return update * match_first(_name(path), rules, 1.0)
+
+        return jax.tree_util.tree_map_with_path(scale, updates)
+
+    return optax.stateless(update)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _check_patterns(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise RequestError(
+                f"{key}: '{pattern}' matches no parameter; names are such as '{names[0]}' and '{names[-1]}'"
+            )

@@ -1,0 +1,87 @@
+"""A run's output folder: one run, one writer, and no half-written part."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from crosscale.errors import RequestError
+
+RECIPE, METRICS, CHECKPOINTS, BEST = "recipe.yaml", "metrics.jsonl", "checkpoints", "best"
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has written here."""
+    return any((folder / name).exists() for name in (RECIPE, METRICS, CHECKPOINTS, BEST))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps the folder for this process; the lock goes with the process, however that ends.
+
+    Raises:
+      RequestError: another process has it, or the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RequestError(
+            f"{folder}: another process is training into it; wait, or choose another --output-dir"
+        ) from None
+    except FileExistsError:
+        raise RequestError(f"{folder}: is a file, not a folder; choose another --output-dir") from None
+    except PermissionError:
+        raise RequestError(f"{folder}: no permission to write there; choose another --output-dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Fills a new folder and puts it in the place of `target`, so that no reader sees a mixture."""
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))
+    try:
+        fill(temporary)
+        os.chmod(temporary, 0o777 & ~_umask())
+        old = _retired(target)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(target, old)
+        os.replace(temporary, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def repair(target: Path) -> None:
+    """Undoes a `replace_folder` that was cut off: between its two renames only the old folder is there."""
+    old = _retired(target)
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    for left in [old, *target.parent.glob(f".{target.name}.new-*")]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _retired(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

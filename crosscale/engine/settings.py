@@ -1,0 +1,160 @@
+"""What a run is asked to do, as validated values; the recipe's sections of the same names."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from crosscale.errors import RequestError
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer and its rules by parameter name (regular expressions on the whole "a/b/c" name)."""
+
+    name: Literal["adamw", "sgd", "lamb"] = "adamw"
+    """AdamW (decoupled decay), SGD with momentum (decay added to the gradient), or LAMB."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    lr_base_batch: int | None = None
+    """The batch size that lr is meant for: lr scales by batch_size / lr_base_batch; null leaves it alone."""
+    weight_decay: float = 0.05
+    """Weight decay of the parameters that no_decay leaves."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the first and second moment (AdamW, LAMB)."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum (SGD)."""
+    eps: float = 1e-8
+    """Added to the root of the second moment (AdamW, LAMB)."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradients; null does not clip."""
+    accumulate: int = 1
+    """Parts in which a batch's gradient is computed one after another, to save memory."""
+    no_decay: tuple[str, ...] = (".*/bias", ".*/scale", ".*/cls", ".*/position")
+    """Parameters without weight decay."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are."""
+    lr_scales: tuple[tuple[str, float], ...] = ()
+    """[pattern, factor] pairs on the learning rate; the first that matches counts."""
+
+    def __post_init__(self) -> None:
+        _positive("optimizer", self, "lr", "eps", "accumulate")
+        _positive_or_null("optimizer", self, "lr_base_batch", "clip_norm")
+        _not_negative("optimizer", self, "weight_decay")
+        for name, values in (("betas", self.betas), ("momentum", (self.momentum,))):
+            if not all(0 <= value < 1 for value in values):
+                raise RequestError(f"optimizer.{name}={getattr(self, name)}: must lie in 0 <= value < 1")
+        _patterns("optimizer.no_decay", self.no_decay)
+        _patterns("optimizer.frozen", self.frozen)
+        _patterns("optimizer.lr_scales", [pattern for pattern, _ in self.lr_scales])
+        for pattern, factor in self.lr_scales:
+            if not 0 <= factor < math.inf:
+                raise RequestError(f"optimizer.lr_scales: the factor of '{pattern}' is {factor}; 0 or more")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """The learning rate over time: a linear warm-up, then the schedule."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    """Half a cosine from lr to min_lr, or lr throughout."""
+    warmup_epochs: float = 5.0
+    """Length of the warm-up."""
+    warmup_lr: float = 1e-6
+    """Learning rate at the first step of the warm-up."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    decay_epochs: float | None = None
+    """Length of one cosine; null is all that the warm-up leaves, shared by the cycles. min_lr follows the last."""
+    cycles: int = 1
+    """Cosines one after another, each from lr again."""
+    per: Literal["step", "epoch"] = "step"
+    """Whether the learning rate changes at every step or once an epoch."""
+
+    def __post_init__(self) -> None:
+        _not_negative("schedule", self, "warmup_epochs", "warmup_lr", "min_lr")
+        _positive("schedule", self, "cycles")
+        _positive_or_null("schedule", self, "decay_epochs")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The length of the run, and what it does on the way."""
+
+    epochs: int = 300
+    """Passes over the training data."""
+    batch_size: int = 256
+    """Images per step, over all devices."""
+    label_smoothing: float = 0.1
+    """Share of each target that is spread over all classes."""
+    ema_decay: float | None = None
+    """Decay of the exponential moving average of the parameters; null keeps none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; the parameters stay float32."""
+    seed: int = 0
+    """Of the initial weights, the held-out split, the order, the augmentation and dropout."""
+    eval_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, besides the one at each epoch's end; null for none besides."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept; the best one is kept besides."""
+    early_stop_epochs: int | None = None
+    """Stop after this many epochs without a better validation; null goes to the end."""
+    on_nonfinite: Literal["error", "skip"] = "error"
+    """What a loss or gradient that is not finite does: end the run, or leave that step out."""
+
+    def __post_init__(self) -> None:
+        _positive("train", self, "epochs", "batch_size", "eval_every", "log_every", "keep_checkpoints")
+        _positive_or_null("train", self, "checkpoint_every", "early_stop_epochs")
+        if not 0 <= self.label_smoothing < 1:
+            raise RequestError(f"train.label_smoothing={self.label_smoothing}: must lie in 0 <= value < 1")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise RequestError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1, or be null")
+        if not 0 <= self.seed < 2**31:
+            raise RequestError(f"train.seed={self.seed}: must lie in 0..2**31-1")
+
+
+@dataclass(frozen=True)
+class ValidateSettings:
+    """How the held-out data is evaluated."""
+
+    batch_size: int = 256
+    """Images per forward, over all devices; the last one is filled up."""
+    use_ema: bool = True
+    """Whether the average of the parameters is validated and kept as best, where the run keeps one."""
+
+    def __post_init__(self) -> None:
+        _positive("validate", self, "batch_size")
+
+
+def _positive(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise RequestError(f"{section}.{name}={getattr(settings, name)}: must be positive")
+
+
+def _positive_or_null(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise RequestError(f"{section}.{name}={value}: must be positive, or null")
+
+
+def _not_negative(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise RequestError(f"{section}.{name}={getattr(settings, name)}: must not be negative")
+
+
+def _patterns(key: str, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise RequestError(f"{key}: '{pattern}' is not a regular expression ({error})") from None

@@ -1,0 +1,223 @@
+"""Image files or arrays in, classes and probabilities out, preprocessed as the weights were trained."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from crosscale.contracts import Array, InputSpec, Variables
+from crosscale.data import BadImage, eval_transform, open_image
+from crosscale.data.decode import decode
+from crosscale.engine.forward import forward
+from crosscale.errors import RequestError
+from crosscale.models.registry import create_model, input_spec
+from crosscale.pretrained import load_weights
+from crosscale.tasks.classification import Classification
+
+Picture: TypeAlias = str | Path | bytes | np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one picture.
+
+    Attributes:
+      source: the file's path, or "image/<position>" for bytes and arrays.
+      classes: names of the most probable classes, best first; empty where there is an error.
+      probabilities: theirs, each in 0..1.
+      error: one line on why the picture could not be used; None where it could.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    error: str | None = None
+
+
+class Predictor:
+    """A model with its weights, its preprocessing and the names of its classes."""
+
+    def __init__(
+        self, model: nn.Module, variables: Variables, spec: InputSpec, classes: Sequence[str] | None = None
+    ) -> None:
+        """
+        Args:
+          model: gives logits (B, num_classes) for images.
+          variables: the model's, as `init` or `load_weights` returns them.
+          spec: the input the weights were trained for.
+          classes: names in label order; None calls them "0", "1", ...
+
+        Raises:
+          RequestError: the number of names is not the model's number of classes.
+        """
+        self.model = model
+        self.variables = jax.device_put(variables)
+        self.spec = spec
+        self._logits = jax.jit(lambda variables, images: forward(model, variables, images, spec))
+        image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)  # type: ignore[no-untyped-call]
+        num_classes = jax.eval_shape(self._logits, variables, image).shape[-1]
+        self.classes = tuple(classes if classes is not None else map(str, range(num_classes)))
+        if len(self.classes) != num_classes:
+            raise RequestError(
+                f"{len(self.classes)} class names for a model of {num_classes} classes; give one per class"
+            )
+
+    @classmethod
+    def from_run(cls, path: str | Path) -> "Predictor":
+        """Loads the best weights of a run folder, or of its `best/` folder alone.
+
+        Raises:
+          RequestError: the folder is no run, has no best weights yet, or its files do not fit together.
+        """
+        folder = best_folder(path)
+        config = read_config(folder)
+        model = create_model(config["model"], **{**config["options"], "num_classes": config["num_classes"]})
+        spec = spec_from_dict(config["input_spec"])
+        return cls(model, load_weights(folder / "model.safetensors", model), spec, config["classes"])
+
+    @classmethod
+    def from_weights(
+        cls,
+        model_name: str,
+        file: str | Path,
+        *,
+        classes: Sequence[str] | None = None,
+        **overrides: Any,
+    ) -> "Predictor":
+        """Builds a preset and loads a weight file into it.
+
+        Args:
+          model_name: as `list_models()` spells it, or an alias.
+          file: weights under any of the names that `load_weights` reads.
+          classes: names in label order; they also set the number of classes, which is otherwise the preset's.
+          **overrides: the model's fields that differ from the preset's.
+
+        Raises:
+          RequestError: an unknown model or field, a missing file, or weights that do not fit.
+        """
+        if classes is not None:
+            overrides.setdefault("num_classes", len(classes))
+        model = create_model(model_name, **overrides)
+        return cls(model, load_weights(file, model), input_spec(model_name, model), classes)
+
+    def predict(self, pictures: Iterable[Picture], *, top_k: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+        """Yields one prediction per picture, in order. A bad picture yields its error and the rest go on.
+
+        Args:
+          pictures: paths, encoded file bytes, or arrays (H, W) or (H, W, C) of uint8.
+          top_k: how many classes to name; no more than there are.
+          batch_size: pictures per forward. The last batch is filled up, so that one shape is compiled.
+
+        Raises:
+          RequestError: `top_k` or `batch_size` is below 1.
+        """
+        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+            if value < 1:
+                raise RequestError(f"{name}={value}: at least 1")
+        return self._predict(pictures, min(top_k, len(self.classes)), batch_size)
+
+    def _predict(self, pictures: Iterable[Picture], top_k: int, batch_size: int) -> Iterator[Prediction]:
+        numbered = iter(enumerate(pictures))
+        # Pillow releases the interpreter while it decodes and resizes, so threads do run at once.
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            waiting: tuple[list[_Loaded], Array] | None = None
+            while chunk := list(islice(numbered, batch_size)):
+                loaded = list(pool.map(self._load, chunk))
+                # Dispatched before the batch before it is read: the device works while the host decodes.
+                dispatched = loaded, self._dispatch(loaded, batch_size)
+                if waiting is not None:
+                    yield from self._read(*waiting, top_k)
+                waiting = dispatched
+            if waiting is not None:
+                yield from self._read(*waiting, top_k)
+
+    def _load(self, numbered: tuple[int, Picture]) -> "_Loaded":
+        index, picture = numbered
+        is_path = isinstance(picture, (str, Path))
+        name = str(picture) if is_path else f"image/{index}"
+        try:
+            image = decode(open_image(picture) if is_path else picture, self.spec.channels, name)  # type: ignore[arg-type]
+            return _Loaded(name, np.asarray(eval_transform(self.spec)(image)), None)
+        except BadImage as error:
+            return _Loaded(name, None, error.reason)
+
+    def _dispatch(self, loaded: Sequence["_Loaded"], batch_size: int) -> Array:
+        images = [item.image for item in loaded if item.image is not None]
+        batch = np.zeros((batch_size, *self.spec.size, self.spec.channels), np.uint8)
+        if images:
+            batch[: len(images)] = np.stack(images)
+            return self._logits(self.variables, batch)
+        return np.zeros((0, len(self.classes)), np.float32)
+
+    def _read(self, loaded: Sequence["_Loaded"], logits: Array, top_k: int) -> Iterator[Prediction]:
+        decoded = iter(Classification(len(self.classes)).decode(logits, self.classes, top_k))
+        for item in loaded:
+            if item.error is not None:
+                yield Prediction(item.source, (), (), item.error)
+                continue
+            names, probabilities = zip(*next(decoded), strict=True)
+            yield Prediction(item.source, names, probabilities)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    source: str
+    image: np.ndarray | None  # (H, W, C) uint8
+    error: str | None
+
+
+def best_folder(path: str | Path) -> Path:
+    """The folder that holds a run's best weights: `path/best`, or `path` where that is it already.
+
+    Raises:
+      RequestError: neither holds `config.json` and `model.safetensors`.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise RequestError(f"--run {root}: no such folder; give the --output-dir of a training run")
+    for folder in (root / "best", root):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    if (root / "recipe.yaml").is_file():
+        raise RequestError(f"--run {root}: this run has no best weights yet; train past its first validation")
+    raise RequestError(f"--run {root}: not a run folder (no best/config.json and best/model.safetensors)")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder of best weights, as a dictionary.
+
+    Raises:
+      RequestError: the file cannot be read or lacks a key.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: cannot be read as JSON ({error})") from None
+    needed = ("model", "options", "num_classes", "input_spec", "classes")
+    missing = [key for key in needed if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise RequestError(f"{file}: lacks the key '{missing[0]}'; it needs {', '.join(needed)}")
+    return dict(config)
+
+
+def spec_from_dict(values: dict[str, Any]) -> InputSpec:
+    """An `InputSpec` from its JSON form, in which tuples are lists.
+
+    Raises:
+      RequestError: a key that `InputSpec` does not have.
+    """
+    known = {field.name for field in fields(InputSpec)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise RequestError(f"input_spec: unknown key '{unknown[0]}'; it has {', '.join(sorted(known))}")
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return InputSpec(**plain)

@@ -1,0 +1,241 @@
+"""Weights by name or from a file onto a model, and back into a file."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crosscale.contracts import Variables
+from crosscale.errors import RequestError
+from crosscale.models.model import ImageModel
+from crosscale.models.registry import create_model, get_preset
+from crosscale.pretrained.adapt import Tables
+from crosscale.pretrained.adapt import adapt as adapt_tensors
+from crosscale.pretrained.naming import (
+    OWN,
+    as_float32,
+    from_variables,
+    parameter_shapes,
+    recognise,
+    rename,
+)
+from crosscale.pretrained.suggest import best_preset
+from crosscale.trees import unflatten
+from crosscale.weights.files import read_tensors, write_tensors
+from crosscale.weights.hub import FILE, fetch
+from crosscale.weights.rules import check_against
+
+log = logging.getLogger("crosscale")
+
+_CONFIG = "config.json"
+# Said when such weights are loaded: they were trained with something that the model here does differently.
+_REMARKS = {
+    "mindcv": "MindCV trained with bilinear rescaling, an approximate GELU and another epsilon in the blocks' norms: "
+    "logits here differ a little from its own",
+}
+
+
+def load_weights(
+    path: str | Path,
+    model: ImageModel,
+    names: str | None = None,
+    *,
+    adapt: bool = False,
+    only: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Variables:
+    """Reads weights in any file format and any naming scheme that the model knows.
+
+    Args:
+      path: a `.safetensors`, `.pth` (needs PyTorch) or MindSpore `.ckpt` file, a run folder or its `best/`, or a
+        folder that `save_pretrained` made.
+      model: what they are for.
+      names: the scheme ("timm", "ibm", "mindcv", "official", "vit_pytorch", "crosscale"); None recognises it.
+      adapt: accept another number of classes (a new head), another image size (position tables are resized) and
+        another number of input channels (the first kernels are summed or repeated). Otherwise every parameter must
+        be in the file with its own shape, and nothing else.
+      only: regular expressions on whole parameter names ("backbone/stage_0/.*"): take these alone and make the
+        others anew. Implies `adapt`.
+      classes: with `adapt`, the model's class names; where the folder names other ones the head is made anew.
+      seed: of what is made anew.
+
+    Returns:
+      {"params": ...} as `model.init` would, float32 NumPy arrays.
+
+    Raises:
+      RequestError: no such file, a damaged or unsafe one, no scheme fits, or a tensor is unknown, missing or
+        misshapen; the message names it and the preset that the file fits best.
+    """
+    file, config = _locate(path)
+    flat = read_tensors(file)
+    source = str(path)
+    try:
+        scheme = names or recognise(flat, model, source)
+        ours = rename(flat, model, scheme, source)
+        log.info("%s: %d tensors under the names of '%s'", source, len(flat), scheme)
+        if adapt or only:
+            ours = _adapted(ours, model, source, config, only=only, classes=classes, seed=seed)
+        else:
+            check_against(ours, parameter_shapes(model), source)
+    except RequestError as error:
+        raise RequestError(f"{error}{_suggestion(flat, model)}") from None
+    if scheme in _REMARKS:
+        log.warning("%s: %s", source, _REMARKS[scheme])
+    _warn_of_nan(ours, source)
+    return {"params": unflatten({name: as_float32(value) for name, value in ours.items()})}
+
+
+class Contents(NamedTuple):
+    """What a weight file holds: the naming scheme, the number of tensors, and of classes (None without a head)."""
+
+    names: str
+    tensors: int
+    num_classes: int | None
+
+
+def inspect_weights(path: str | Path, model: ImageModel, names: str | None = None) -> Contents:
+    """What a file holds, as far as `model`, of the same kind but perhaps other classes, can tell.
+
+    Raises RequestError as `load_weights` does.
+    """
+    flat = read_tensors(_locate(path)[0])
+    try:
+        scheme = names or recognise(flat, model, str(path))
+        ours = rename(flat, model, scheme, str(path))
+    except RequestError as error:
+        raise RequestError(f"{error}{_suggestion(flat, model)}") from None
+    widths = [value.shape[-1] for name, value in ours.items() if name.startswith("head/") and value.ndim]
+    return Contents(scheme, len(flat), widths[0] if widths else None)
+
+
+def load_pretrained(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    **overrides: Any,
+) -> Variables:
+    """The published weights of a preset, from the Hugging Face hub or its local cache.
+
+    Args:
+      name: a preset, such as "crossvit_9_240".
+      revision: of the hub's repository: a commit, a tag or a branch; None is the preset's.
+      cache_dir: None is the hub client's own.
+      local_files_only: never ask the network.
+      only, seed: see `load_weights`.
+      **overrides: the fields of the model they are for, as `create_model` takes them: `num_classes=10` (a new
+        head), `img_size=480`, `in_channels=1`, ...
+
+    Returns:
+      {"params": ...} for `create_model(name, **overrides)`.
+
+    Raises:
+      RequestError: an unknown preset or field, or one without published weights.
+      WorkError: they cannot be fetched, or are damaged.
+    """
+    model = create_model(name, **overrides)
+    path = fetch_weights(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    return load_weights(path, model, adapt=True, only=only, seed=seed)
+
+
+def fetch_weights(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The file of a preset's published weights in the cache, fetched if need be; see `load_pretrained`."""
+    preset = get_preset(name)
+    if not preset.hub:
+        raise RequestError(
+            f"{name}: no weights on the hub; download its authors' file and give that: --pretrained FILE, or "
+            "load_weights(FILE, model)"
+        )
+    checked = "" if revision not in (None, preset.revision) else preset.sha256
+    return fetch(
+        preset.hub,
+        revision or preset.revision,
+        sha256=checked,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+
+
+def save_weights(path: str | Path, variables: Variables, model: ImageModel, names: str = OWN) -> None:
+    """Writes `variables` under another project's names (or our own, "crosscale").
+
+    A `.safetensors` file; with the suffix `.pth`, `.pt` or `.bin` a PyTorch state dict (needs PyTorch). For MindCV's
+    names the tensors are as MindSpore's, but the file is never a `.ckpt`.
+
+    Raises RequestError for a scheme the model does not have.
+    """
+    if Path(path).suffix == ".ckpt":
+        raise RequestError(f"{path}: MindSpore's .ckpt files are read, not written; give a .safetensors file")
+    write_tensors(path, from_variables(variables, model, names), {"format": "pt", "names": names})
+
+
+def _locate(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The weight file, and the `config.json` beside it if a folder was given."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return root, {}
+    for folder in (root / "best", root):
+        if (folder / FILE).is_file():
+            return folder / FILE, _read_config(folder / _CONFIG)
+    raise RequestError(f"{root}: a folder without {FILE} or best/{FILE}; give a weight file or a run that has one")
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: cannot be read as JSON ({error})") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _adapted(
+    ours: Mapping[str, np.ndarray],
+    model: ImageModel,
+    source: str,
+    config: Mapping[str, Any],
+    *,
+    only: Sequence[str],
+    classes: Sequence[str] | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    theirs = config.get("classes")
+    other = classes is not None and theirs is not None and list(theirs) != list(classes)
+    tables = _source_tables(config)
+    return adapt_tensors(ours, model, source, only=only, new_head=other, source_tables=tables, seed=seed)
+
+
+def _source_tables(config: Mapping[str, Any]) -> Tables | None:
+    if not {"model", "options", "num_classes"} <= set(config):
+        return None
+    options = {**config["options"], "num_classes": config["num_classes"]}
+    return create_model(config["model"], **options).position_tables()
+
+
+def _suggestion(flat: Mapping[str, np.ndarray], model: ImageModel) -> str:
+    match = best_preset(flat)
+    if match is None:
+        return ""
+    if parameter_shapes(create_model(match.preset)).keys() == parameter_shapes(model).keys() and match.share == 1:
+        return f"; it is a whole {match.preset}"
+    return f"; it fits {match.preset} best ({match.share:.0%} of its tensors)"
+
+
+def _warn_of_nan(flat: Mapping[str, np.ndarray], source: str) -> None:
+    for name, value in flat.items():
+        if value.dtype.kind in "fV" and not np.isfinite(as_float32(value)).all():
+            log.warning("%s: %s holds numbers that are not finite", source, name)

@@ -1,0 +1,132 @@
+"""Named tensors <-> variables: recognise a file's naming scheme, rename, check every tensor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crosscale.contracts import Variables
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.model import ImageModel
+from crosscale.trees import flatten, unflatten
+from crosscale.weights.rules import Flat, Rule, check_against, fits, to_ours, to_theirs
+
+OWN = "crosscale"
+_SHOWN = 5  # names listed in one error line
+
+
+def to_variables(flat: Mapping[str, np.ndarray], model: ImageModel, names: str | None, source: str) -> Variables:
+    """Named tensors -> variables, strictly: every parameter with its shape, and nothing else.
+
+    Args:
+      names: the scheme; None recognises it.
+      source: what errors name.
+
+    Raises:
+      RequestError: no scheme fits, or a tensor is unknown, missing or misshapen.
+    """
+    expected = parameter_shapes(model)
+    ours = rename(flat, model, names or recognise(flat, model, source), source)
+    check_against(ours, expected, source)
+    return {"params": unflatten({k: as_float32(v) for k, v in ours.items()})}
+
+
+def from_variables(variables: Variables, model: ImageModel, names: str = OWN) -> Flat:
+    """Variables -> named tensors in the given scheme; the inverse of `to_variables`, bit for bit."""
+    flat = {k: np.asarray(v) for k, v in flatten(variables["params"]).items()}
+    check_against(flat, parameter_shapes(model), "variables")
+    if names == OWN:
+        return {k.replace("/", "."): v for k, v in flat.items()}
+    return to_theirs(_rules(model, names), flat)
+
+
+def rename(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str, source: str) -> Flat:
+    """Their names and layouts -> ours, without asking whether the model has such parameters.
+
+    Raises RequestError for a name that no rule of the scheme knows.
+    """
+    if scheme == OWN:
+        return {name.replace(".", "/"): value for name, value in flat.items()}
+    try:
+        return to_ours(_rules(model, scheme), flat)
+    except RequestError as error:
+        raise RequestError(f"{source}: {error}") from None
+
+
+def recognise(flat: Mapping[str, np.ndarray], model: ImageModel, source: str) -> str:
+    """The naming scheme that all of the tensors' names fit.
+
+    Raises RequestError when none does, with the first names that do not fit the nearest scheme, or when several do
+    and would put a tensor into different places.
+    """
+    if not flat:
+        raise RequestError(f"{source}: holds no tensors")
+    unfit = unfit_names(flat, model)
+    good = [scheme for scheme, names in unfit.items() if not names]
+    if len({tuple(sorted(renamed(flat, model, scheme).items())) for scheme in good}) > 1:
+        raise RequestError(
+            f"{source}: its names fit several schemes ({', '.join(good)}) in different ways; say which one: "
+            f"names='{good[0]}'"
+        )
+    if good:
+        return good[0]
+    nearest = min(unfit, key=lambda scheme: len(unfit[scheme]))
+    first = ", ".join(unfit[nearest][:_SHOWN])
+    raise RequestError(
+        f"{source}: not weights of this model: {len(unfit[nearest])} of {len(flat)} names do not fit the nearest "
+        f"scheme ({nearest}), first {first}; known schemes: {', '.join(unfit)}"
+    )
+
+
+def unfit_names(flat: Mapping[str, np.ndarray], model: ImageModel) -> dict[str, list[str]]:
+    """Scheme -> those of the names that it does not know."""
+    own = {name.replace("/", ".") for name in parameter_shapes(model)}
+    unfit = {OWN: [name for name in flat if name not in own]}
+    return unfit | {scheme: fits(rules, flat) for scheme, rules in model.weight_rules().items()}
+
+
+def parameter_shapes(model: ImageModel) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by its "a/b/c" name, without computing anything."""
+    images = jax.ShapeDtypeStruct((1, *model.input_size, model.in_channels), jnp.float32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), images)
+    return {name: tuple(leaf.shape) for name, leaf in flatten(tree["params"]).items()}
+
+
+def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:
+    """The initial values of some parameters, by "a/b/c" name; the others are not computed."""
+    if not names:
+        return {}
+    images = jnp.zeros((1, *model.input_size, model.in_channels), jnp.float32)
+
+    @jax.jit
+    def initial(key: Any) -> dict[str, Any]:
+        flat = flatten(model.init(key, images)["params"])
+        return {name: flat[name] for name in names}
+
+    return {name: np.asarray(value) for name, value in initial(jax.random.key(seed)).items()}
+
+
+def as_float32(value: np.ndarray) -> np.ndarray:
+    return np.asarray(value, dtype=np.float32)
+
+
+def renamed(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str) -> dict[str, str]:
+    """Their name -> ours, of the tensors that are kept, without touching the tensors."""
+    if scheme == OWN:
+        return {name: name.replace(".", "/") for name in flat}
+    rules = [Rule(r.theirs, r.ours) if isinstance(r, Rule) else r for r in _rules(model, scheme)]
+    index = {name: np.array(i) for i, name in enumerate(flat)}
+    names = list(flat)
+    return {names[int(i)]: ours for ours, i in to_ours(rules, index).items()}
+
+
+def _rules(model: ImageModel, scheme: str) -> Any:
+    rules = model.weight_rules()
+    if scheme not in rules:
+        known = [OWN, *rules]
+        raise RequestError(
+            f"no naming scheme '{scheme}' for this model{did_you_mean(scheme, known)}: {', '.join(known)}"
+        )
+    return rules[scheme]

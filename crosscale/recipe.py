@@ -1,0 +1,181 @@
+"""A training recipe: typed sections, read strictly from YAML and dotted overrides, written back resolved."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from crosscale.data.augment import Augment
+from crosscale.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings, ValidateSettings
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.typed import Key, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What is trained, and from which weights."""
+
+    name: str = "crossvit_9_240"
+    """A preset (`crosscale models` lists them), or a family's plain constructor such as crossvit."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Constructor fields that differ, such as drop_path_rate; num_classes comes from the data."""
+    pretrained: bool | str = False
+    """true for the preset's published weights, or the path of a weight file; the head is made anew."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the pictures are and how they are loaded; what is null is the model's own."""
+
+    dir: str | None = None
+    """A folder of images or shards, an .npz file, hf:owner/name, or digits (they ship with scikit-learn)."""
+    classes: tuple[str, ...] | None = None
+    """Class names in label order, as a run records them; where set, the data must have the same."""
+    train_images: int | None = None
+    """How many images to train on --dry-run counts with where dir is not set."""
+    val_images: int | None = None
+    """How many held-out images, likewise."""
+    num_classes: int | None = None
+    """How many classes, likewise."""
+    val_fraction: float = 0.2
+    """Share of each class that is held out where the folder has no val/ of its own."""
+    workers: int = 0
+    """Processes that load; 0 loads in threads of the training process."""
+    threads: int | None = None
+    """Loading threads per process; null is up to 8."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What a picture that does not decode does: end the run, or be left out and counted."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, of pixels scaled to 0..1."""
+    std: tuple[float, ...] | None = None
+    """Per channel, likewise."""
+    size: tuple[int, int] | None = None
+    """Height and width that the model is fed; its branches rescale that to their own."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    """Filter of the validation resize."""
+    crop_pct: float | None = None
+    """Share of the resized picture's side that the validation crop keeps."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise RequestError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1")
+        if self.workers < 0 or (self.threads is not None and self.threads < 1):
+            raise RequestError(
+                f"data.workers={self.workers}, data.threads={self.threads}: at least 0 workers and 1 thread"
+            )
+        for name in ("train_images", "val_images", "num_classes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RequestError(f"data.{name}={value}: must be positive, or null")
+        if self.size is not None and min(self.size) < 1:
+            raise RequestError(f"data.size={list(self.size)}: height and width must be positive")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise RequestError(f"data.crop_pct={self.crop_pct}: must lie in 0 < value <= 1")
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            raise RequestError(f"data.std={list(self.std)}: every value must be positive")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: Augment = field(default_factory=Augment)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    validate: ValidateSettings = field(default_factory=ValidateSettings)
+
+
+def shipped_recipes() -> list[str]:
+    """Names that `load` takes in place of a path."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file of a recipe given by path or by shipped name.
+
+    Raises:
+      RequestError: neither a file nor a shipped recipe.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if name in shipped_recipes():
+        return SHIPPED / f"{name}.yaml"
+    hint = did_you_mean(name, shipped_recipes())
+    shipped = ", ".join(shipped_recipes())
+    raise RequestError(f"recipe '{name}' is neither a file nor a shipped recipe{hint} (shipped: {shipped})")
+
+
+def load(name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+      name: a path, or the name of a shipped recipe.
+      overrides: dotted key ("optimizer.lr", "model.options.depth") -> its value, as YAML writes it.
+
+    Raises:
+      RequestError: no such recipe, not YAML, an unknown key, or a value of the wrong type or range. One
+        line that names the file and the key.
+    """
+    path = find(str(name))
+    plain = read_yaml(path)
+    try:
+        parse(plain)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
+    return parse(_overridden(plain, overrides or {}))
+
+
+def parse(plain: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested dictionaries, as YAML gives them. Raises RequestError."""
+    return from_plain(Recipe, plain)
+
+
+def override(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+    """The recipe with some keys replaced; see `load`."""
+    return parse(_overridden(to_plain(asdict(recipe)), overrides))
+
+
+def dump(recipe: Recipe) -> str:
+    """YAML of every key, which `load` reads back to an equal recipe."""
+    return dump_yaml(to_plain(asdict(recipe)))
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ -> (old, new)."""
+    result = {}
+    for section in fields(Recipe):
+        before, after = getattr(old, section.name), getattr(new, section.name)
+        for key in fields(before):
+            pair = getattr(before, key.name), getattr(after, key.name)
+            if pair[0] != pair[1]:
+                result[f"{section.name}.{key.name}"] = pair
+    return result
+
+
+@cache
+def recipe_keys() -> dict[str, Key]:
+    """Every dotted key with its type, default and description."""
+    return keys_of(Recipe)
+
+
+def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    result = {name: dict(section or {}) for name, section in plain.items()}
+    for dotted, text in overrides.items():
+        key, _, option = dotted.partition(".options.") if dotted.startswith("model.options.") else (dotted, "", "")
+        if option:
+            options = result.setdefault("model", {})
+            options["options"] = {**(options.get("options") or {}), option: parse_scalar(Any, text)}
+            continue
+        known = recipe_keys()
+        if key not in known:
+            raise RequestError(f"unknown recipe key '{key}'{did_you_mean(key, known)}")
+        section, _, name = key.partition(".")
+        result.setdefault(section, {})[name] = parse_scalar(known[key].type, text)
+    return result

@@ -1,0 +1,234 @@
+"""Dataclasses from plain values, strictly: an unknown key or a wrong type is one line that names it.
+
+Nothing is guessed: a text is no number, a number no text, 64.5 no whole number, null only where the type
+allows it. YAML files and command-line values go through the same conversion.
+"""
+
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from crosscale.errors import RequestError, did_you_mean
+
+T = TypeVar("T")
+
+# YAML 1.1, which PyYAML speaks, calls 1e-4 a text because it has no dot.
+_FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, with 1e-4 as a number and a key that stands twice as an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=key_node.start_mark)
+            seen.add(key if isinstance(key, str) else None)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back equal: a text such as "1e-4" is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+@dataclass(frozen=True)
+class Key:
+    """One field of a section: its dotted name's type, default and description."""
+
+    type: Any
+    default: Any
+    doc: str
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+      RequestError: the file cannot be read, is no YAML or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read ({error})") from None
+    try:
+        plain = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path}: not YAML ({_where(error)})") from None
+    if plain is None:
+        return {}
+    if not isinstance(plain, dict):
+        raise RequestError(f"{path}: holds {shown(plain)}, not 'section: ...' lines")
+    return plain
+
+
+def parse_scalar(kind: Any, text: str) -> Any:
+    """A command-line value as YAML reads it, but as it stands where `kind` is a text."""
+    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    plain_text = str in choices and not _is_null(kind, text) and not _is_bool(kind, text)
+    if plain_text:
+        return text
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def dump_yaml(plain: Mapping[str, Any]) -> str:
+    """One key a line, lists in brackets, in the order given."""
+    return yaml.dump(dict(plain), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100)
+
+
+def to_plain(value: Any) -> Any:
+    """Tuples as lists, throughout."""
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_plain(kind: type[T], plain: Any, key: str = "") -> T:
+    """A dataclass from nested mappings.
+
+    Raises:
+      RequestError: an unknown key (with the nearest known one), or a value of the wrong type.
+    """
+    if plain is None:
+        plain = {}
+    if not isinstance(plain, Mapping):
+        raise RequestError(f"{key}: expected a section of 'key: value' lines, got {shown(plain)}")
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in plain.items():
+        dotted = f"{key}.{name}" if key else str(name)
+        if name not in hints:
+            hint = did_you_mean(str(name), hints)
+            raise RequestError(f"unknown key '{dotted}'{hint or '; one of: ' + ', '.join(hints)}")
+        nested = is_dataclass(hints[name])
+        values[name] = from_plain(hints[name], value, dotted) if nested else _convert(hints[name], value, dotted)
+    return kind(**values)
+
+
+def describe(kind: Any) -> str:
+    """A type in words, as errors and the help name it."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(describe, args))
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return f"a list, each {describe(args[0])}"
+        return "a list of " + ", ".join(map(describe, args))
+    if origin is dict or kind is dict:
+        return "key: value pairs"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return "null" if kind is type(None) else words.get(kind, "anything")
+
+
+@cache
+def keys_of(kind: type) -> dict[str, Key]:
+    """Every dotted key of a dataclass of dataclasses."""
+    result: dict[str, Key] = {}
+    for section, section_type in get_type_hints(kind).items():
+        hints, docs = get_type_hints(section_type), _field_docs(section_type)
+        for item in fields(section_type):
+            default = _default(item)
+            result[f"{section}.{item.name}"] = Key(hints[item.name], default, docs.get(item.name, ""))
+    return result
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return _convert(option, value, key)
+            except RequestError:
+                continue
+    elif kind is type(None):
+        if value is None:
+            return None
+    elif origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in args):
+            return value
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return _convert_sequence(kind, args, value, key)
+    elif origin is dict:
+        if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+            return {name: to_plain(item) for name, item in value.items()}
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    near = did_you_mean(value, map(str, args)) if origin is Literal and isinstance(value, str) else ""
+    raise RequestError(f"{key}: expected {describe(kind)}, got {shown(value)}{near}")
+
+
+def _convert_sequence(kind: Any, args: tuple[Any, ...], value: Sequence[Any], key: str) -> tuple[Any, ...]:
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_convert(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(args):
+        raise RequestError(f"{key}: expected {describe(kind)}, got {shown(value)}")
+    pairs = enumerate(zip(args, value, strict=True))
+    return tuple(_convert(arg, item, f"{key}[{i}]") for i, (arg, item) in pairs)
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it, with quotes round a text, and short."""
+    if isinstance(value, str):
+        text = repr(value)
+    else:
+        text = yaml.dump(to_plain(value), Dumper=_Dumper, default_flow_style=True).strip().removesuffix("...").strip()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _where(error: yaml.YAMLError) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark is not None else ""
+    return f"{place}{problem or ' '.join(str(error).split())}"
+
+
+def _is_null(kind: Any, text: str) -> bool:
+    return type(None) in get_args(kind) and text in ("null", "~", "")
+
+
+def _is_bool(kind: Any, text: str) -> bool:
+    return bool in get_args(kind) and text in ("true", "false")
+
+
+def _default(item: "Field[Any]") -> Any:
+    if item.default is not MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not MISSING else None
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The text below each field of a dataclass, from its source."""
+    import docstring_parser
+
+    try:
+        parsed = docstring_parser.parse_from_object(kind)
+    except OSError:  # no source, as in a frozen program
+        return {}
+    return {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}

@@ -1,0 +1,192 @@
+"""`crosscale train` as a process: its result, its refusals, and what kill -9 and SIGTERM leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TRAIN = [sys.executable, "-m", "crosscale", "train"]
+# Timing differs from run to run; nothing else may.
+TIMED = ("images_per_second", "data_wait")
+# Half an epoch between checkpoints, so that a resumed run begins in the middle of one.
+RUN = ["--config", "smoke", "--train.epochs", "4", "--train.log-every", "4", "--train.checkpoint-every", "11"]
+
+
+def train(*words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*TRAIN, *words], capture_output=True, text=True, timeout=300, **options)
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*TRAIN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in TIMED} for record in records]
+
+
+def wait_for(process: "subprocess.Popen[str]", folder: Path, step: int) -> None:
+    """Waits until the metrics hold a line of at least `step`, and a checkpoint is whole."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        text = (folder / "metrics.jsonl").read_text() if (folder / "metrics.jsonl").exists() else ""
+        steps = [json.loads(line)["step"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        saved = any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
+        if steps and steps[-1] >= step and saved:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} in time")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = train(*RUN, "--output-dir", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_json_is_one_object_with_the_promised_keys(whole: tuple[Path, dict[str, Any]]) -> None:
+    _, result = whole
+    assert {"top1", "top5", "loss", "images_per_second", "examples", "steps", "epochs", "output_dir"} <= set(result)
+    assert result["examples"] == 359
+    assert result["steps"] == 4 * 22
+    assert 0.3 < result["top1"] <= result["top5"] <= 1
+
+
+@pytest.mark.parametrize("kill_at", [16, 48])
+def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tmp_path: Path, kill_at: int) -> None:
+    folder = tmp_path / "run"
+    first = start(*RUN, "--output-dir", str(folder))
+    wait_for(first, folder, kill_at)
+    first.kill()
+    first.communicate()
+    assert metrics(folder)[-1]["step"] < 88
+    done = train("--output-dir", str(folder), "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    resumed_at = int(done.stderr.split("going on from step ")[1].split(",")[0])
+    assert resumed_at > 0
+    assert resumed_at % 11 == 0
+    assert metrics(folder) == metrics(whole[0])
+    result, expected = json.loads(done.stdout), whole[1]
+    for key in ("top1", "top5", "loss", "best_step", "steps"):
+        assert result[key] == expected[key]
+    assert best_weights(folder) == best_weights(whole[0])
+
+
+def best_weights(folder: Path) -> bytes:
+    return (folder / "best" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_says_how_to_go_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    process = start(*RUN, "--output-dir", str(folder))
+    wait_for(process, folder, 20)
+    process.send_signal(signal.Signals[name])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"stopped by {name} at step" in errors
+    assert f"crosscale train --output-dir {folder} --resume" in errors
+    step = int(errors.split(f"stopped by {name} at step ")[1].split()[0])
+    assert (folder / "checkpoints" / str(step)).is_dir()  # nothing of the work is lost
+    assert train("--output-dir", str(folder), "--resume").returncode == 0
+    assert metrics(folder) == metrics(whole[0])
+
+
+def test_resume_begins_a_run_where_there_is_none(tmp_path: Path) -> None:
+    refused = train("--output-dir", str(tmp_path / "r"), "--resume")
+    assert refused.returncode == 2
+    assert "holds no run; give --config" in refused.stderr
+    done = train(*RUN, "--output-dir", str(tmp_path / "r"), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'r'}\n"
+
+
+def test_two_runs_on_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = start(*RUN, "--output-dir", str(folder))
+    try:
+        wait_for(first, folder, 4)
+        for words in (RUN, ["--resume"]):
+            second = train(*words, "--output-dir", str(folder))
+            assert second.returncode == 2
+            assert len(second.stderr.splitlines()) == 1
+            assert "another" in second.stderr
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "digitz"], "did you mean 'digits'?"),
+        (
+            ["--config", "smoke", "--optimizer.lrr", "1"],
+            "unknown option '--optimizer.lrr'; did you mean '--optimizer.lr'?",
+        ),
+        (["--config", "smoke", "--optimizer.lr", "fast"], "optimizer.lr: expected a number, got 'fast'"),
+        (["--config", "smoke", "--train.batch-size", "2.5"], "train.batch_size: expected a whole number, got 2.5"),
+        (["--config", "smoke", "--model.options.dpeth", "[[1,1,0]]"], "has no option 'dpeth'; did you mean 'depth'?"),
+        (["--config", "smoke", "--data-dir", "/no/such"], "/no/such"),
+        (["--config", "smoke", "--data-dir", "a", "--data.dir", "b"], "--data-dir and --data.dir are the same key"),
+        (["--resume"], "--resume needs --output-dir"),
+        (["--config", "smoke", "extra"], "unknown argument 'extra'"),
+        ([], "data.dir is not set: give --data-dir"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_2(words: list[str], message: str, capsys: Any) -> None:
+    from crosscale.cli.main import main
+
+    assert main(["train", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_dry_run_prints_the_recipe_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import yaml
+
+    from crosscale.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", "smoke", "--dry-run", "--train.epochs", "7"]) == 0
+    captured = capsys.readouterr()
+    recipe = yaml.safe_load(captured.out)
+    assert recipe["train"]["epochs"] == 7
+    assert recipe["data"]["classes"] == list("0123456789")
+    assert "7 epochs of 22 steps: 154 steps" in captured.err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["train", "--config", "smoke", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train_images"] == 1438
+
+
+def test_the_default_folder_is_the_next_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crosscale.cli.train import _next_folder
+
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("runs/smoke-1")
+    assert _next_folder("smoke") == Path("runs/smoke-2")
+
+
+def test_help_explains_every_key(capsys: Any) -> None:
+    from crosscale.cli.main import main
+    from crosscale.recipe import recipe_keys
+
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for key in recipe_keys():
+        assert f"--{key}" in text
+    assert "crosscale train --config digits" in text

@@ -1,0 +1,230 @@
+"""The compiled steps: they learn, they repeat, they leave out what is not finite, and layout is no matter."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crosscale.data.augment import Augment
+from crosscale.engine.ema import update_ema
+from crosscale.engine.forward import forward, normalize
+from crosscale.engine.optimizer import make_optimizer
+from crosscale.engine.settings import OptimizerSettings
+from crosscale.engine.sharding import check_divides, data_mesh
+from crosscale.engine.state import TrainState
+from crosscale.engine.step import make_eval_step, make_train_step, parameter_names
+from crosscale.errors import RequestError
+from crosscale.tasks.classification import Classification
+
+
+def make(make_tiny: Any, spec: Any, *, drop_rate: float = 0.0, ema: float | None = None, **options: Any) -> Any:
+    """A train step and a fresh state of the tiny model, at learning rate 0.05."""
+    model, params = make_tiny(drop_rate)
+    task = options.pop("task", Classification(4))
+    settings = OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0)
+    optimizer = make_optimizer(settings, params)
+    step = make_train_step(
+        model,
+        spec,
+        task,
+        optimizer,
+        lambda step: jnp.float32(options.get("lr", 0.05)),
+        data_mesh(),
+        seed=0,
+        accumulate=options.get("accumulate", 1),
+        ema_decay=ema,
+    )
+    # Copies, because the step gives its input's buffers up.
+    return step, TrainState.create(jax.tree.map(jnp.copy, params), optimizer, ema=ema is not None)
+
+
+def test_normalize_is_the_formula_in_float32(spec: Any) -> None:
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    want = (images.astype(np.float64) / 255 - 0.4) / 0.3
+    np.testing.assert_allclose(normalize(images, spec), want, atol=1e-6)
+    assert normalize(images, spec, jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_forward_takes_bytes_or_normalised_images(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    model, params = make_tiny()
+    raw = forward(model, {"params": params}, device_batch["image"], spec)
+    ready = forward(model, {"params": params}, normalize(device_batch["image"], spec), spec)
+    np.testing.assert_array_equal(raw, ready)
+    assert raw.shape == (16, 4)
+
+
+def test_dropout_needs_train_and_follows_the_key(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    model, params = make_tiny(0.5)
+    call = lambda **kw: np.asarray(forward(model, {"params": params}, device_batch["image"], spec, **kw))  # noqa: E731
+    one = call(train=True, rng=jax.random.key(1))
+    np.testing.assert_array_equal(one, call(train=True, rng=jax.random.key(1)))
+    assert np.any(one != call(train=True, rng=jax.random.key(2)))
+    assert np.any(one != call())
+
+
+def test_the_loss_falls_on_one_batch(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    step, state = make(make_tiny, spec, lr=0.3)
+    losses = []
+    for _ in range(60):
+        state, report = step(state, device_batch)
+        losses.append(float(report["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(state.step) == 60
+
+
+def test_a_step_repeats_and_the_next_differs(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    def losses(count: int) -> list[float]:
+        # With learning rate 0 only the step's own key can change the loss.
+        step, state = make(make_tiny, spec, drop_rate=0.5, lr=0.0)
+        result = []
+        for _ in range(count):
+            state, report = step(state, device_batch)
+            result.append(float(report["loss"]))
+        return result
+
+    first = losses(3)
+    assert first == losses(3)
+    assert len(set(first)) == 3
+
+
+def test_mixing_draws_from_the_step(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    task = Classification(4, 0.1, Augment(mixup=0.8, cutmix=1.0, erase_prob=0.5))
+    step, state = make(make_tiny, spec, task=task, lr=0.0)
+    state, one = step(state, device_batch)
+    state, two = step(state, device_batch)
+    assert float(one["loss"]) != float(two["loss"])
+    assert np.isfinite(float(one["loss"]))
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_gives_the_whole_batch_s_update(make_tiny: Any, spec: Any, device_batch: Any, parts: int) -> None:
+    batch = {**device_batch, "weight": jnp.asarray([1.0, 0.0, 1.0, 1.0] * 4)}
+    whole_step, whole = make(make_tiny, spec)
+    parts_step, split = make(make_tiny, spec, accumulate=parts)
+    whole, report = whole_step(whole, batch)
+    split, parts_report = parts_step(split, batch)
+    assert float(report["loss"]) == pytest.approx(float(parts_report["loss"]), rel=1e-6)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_examples_of_weight_0_teach_nothing(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    weight = jnp.asarray([1.0] * 12 + [0.0] * 4)
+    other = {**device_batch, "image": device_batch["image"].at[12:].set(255), "weight": weight}
+    step, one = make(make_tiny, spec)
+    _, two = make(make_tiny, spec)
+    one, report = step(one, {**device_batch, "weight": weight})
+    two, _ = step(two, other)
+    assert float(report["weight"]) == 12
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_of_weight_0_changes_nothing(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    _, params = make_tiny()
+    step, state = make(make_tiny, spec)
+    state, report = step(state, {**device_batch, "weight": jnp.zeros(16)})
+    assert bool(report["finite"])
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_state_and_is_named(
+    make_tiny: Any, spec: Any, device_batch: Any
+) -> None:
+    _, params = make_tiny()
+    params["head"]["kernel"] = params["head"]["kernel"].at[0, 0].set(jnp.nan)
+    step, state = make(make_tiny, spec, ema=0.9)
+    state = state.replace(params=jax.tree.map(jnp.copy, params), ema_params=jax.tree.map(jnp.copy, params))
+    names = parameter_names(state.params)
+    state, report = step(state, device_batch)
+    assert not bool(report["finite"])
+    assert int(state.step) == 1
+    bad = [name for name, is_bad in zip(names, report["bad"], strict=True) if is_bad]
+    assert set(bad) == {"conv/bias", "conv/kernel", "head/bias", "head/kernel"}
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_average_follows_its_formula() -> None:
+    ema, params = {"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}
+    assert float(update_ema(ema, params, jnp.int32(0), 0.99)["w"]) == pytest.approx(0.9)
+    assert float(update_ema(ema, params, jnp.int32(10**6), 0.99)["w"]) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_state_keeps_an_average_only_where_asked(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    step, state = make(make_tiny, spec)
+    assert state.ema_params is None
+    step, state = make(make_tiny, spec, ema=0.9)
+    start = jax.device_get(state.params)["head"]["kernel"]
+    state, _ = step(state, device_batch)
+    new, average = (jax.device_get(tree)["head"]["kernel"] for tree in (state.params, state.ema_params))
+    np.testing.assert_allclose(average, start + 0.9 * (new - start), rtol=1e-5)  # decay 1/10 at first
+
+
+def test_evaluation_ignores_padding(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    model, params = make_tiny()
+    step = make_eval_step(model, spec, Classification(4), data_mesh())
+    weight = jnp.asarray([1.0] * 10 + [0.0] * 6)
+    got = step(params, {**device_batch, "weight": weight})
+    logits = np.asarray(forward(model, {"params": params}, device_batch["image"], spec))[:10]
+    right = (logits.argmax(-1) == np.asarray(device_batch["label"])[:10]).sum()
+    assert (float(got["top1"][0]), float(got["top1"][1])) == (right, 10)
+    assert float(got["top5"][0]) == 10  # four classes: top-5 is clipped to top-4
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does() -> None:
+    class Mesh:
+        size = 8
+
+    with pytest.raises(RequestError, match=r"train.batch_size=20 .* 8 devices; 16 would work"):
+        check_divides("train.batch_size", 20, 1, Mesh())  # type: ignore[arg-type]
+    check_divides("train.batch_size", 32, 4, Mesh())  # type: ignore[arg-type]
+
+
+LAYOUT = """
+import jax, jax.numpy as jnp, numpy as np
+import sys; sys.path.insert(0, {folder!r})
+from conftest import TinyModel
+from crosscale.contracts import Batch, InputSpec
+from crosscale.data.augment import Augment
+from crosscale.engine.optimizer import make_optimizer
+from crosscale.engine.settings import OptimizerSettings
+from crosscale.engine.sharding import data_mesh, put_batch, replicated
+from crosscale.engine.state import TrainState
+from crosscale.engine.step import make_train_step
+from crosscale.tasks.classification import Classification
+model, mesh = TinyModel(drop_rate=0.2), data_mesh()
+params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+optimizer = make_optimizer(OptimizerSettings(clip_norm=1.0), params)
+task = Classification(4, 0.1, Augment(mixup=0.8, cutmix=1.0, erase_prob=0.3))
+step = make_train_step(model, InputSpec((8, 8), 1, (0.4,), (0.3,)), task, optimizer,
+                       lambda step: jnp.float32(0.01), mesh, seed=0, accumulate=2)
+state = jax.device_put(TrainState.create(params, optimizer, ema=False), replicated(mesh))
+rng = np.random.default_rng(0)
+for _ in range(4):
+    batch = Batch(rng.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8), rng.integers(0, 4, 32, dtype=np.int32),
+                  np.ones(32, np.float32), np.arange(32))
+    state, report = step(state, put_batch(batch, mesh))
+    print(mesh.size, float(report["loss"]))
+"""
+
+
+def test_losses_do_not_depend_on_the_number_of_devices() -> None:
+    folder = os.path.dirname(__file__)
+
+    def losses(devices: int) -> list[float]:
+        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        program = LAYOUT.format(folder=folder)
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert {int(count) for count, _ in lines} == {devices}
+        return [float(loss) for _, loss in lines]
+
+    np.testing.assert_allclose(losses(1), losses(8), rtol=1e-5)

@@ -1,0 +1,181 @@
+"""The predictor against the model applied by hand."""
+
+import json
+from dataclasses import asdict
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosscale.contracts import InputSpec
+from crosscale.errors import RequestError
+from crosscale.models.registry import create_model
+from crosscale.predictor import Predictor, best_folder, spec_from_dict
+from crosscale.pretrained import load_weights
+
+SPEC = InputSpec(size=(8, 8), crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+NAMES = ("ant", "bee", "cat", "dog")
+
+
+class Linear(nn.Module):
+    """Logits that depend on every pixel."""
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        return nn.Dense(len(NAMES), name="head")(images.reshape(len(images), -1))
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    variables = Linear().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    return Predictor(Linear(), variables, SPEC, NAMES)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return list(np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8))
+
+
+def by_hand(predictor, array):
+    x = (array / 255 - np.asarray(SPEC.mean)) / np.asarray(SPEC.std)
+    params = predictor.variables["params"]["head"]
+    logits = x.reshape(-1) @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"])
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
+def test_probabilities_whatever_the_batch(predictor, arrays, batch_size):
+    predictions = list(predictor.predict(arrays, top_k=4, batch_size=batch_size))
+    assert [item.source for item in predictions] == [f"image/{index}" for index in range(7)]
+    for item, array in zip(predictions, arrays, strict=True):
+        expected = by_hand(predictor, array)
+        order = np.argsort(-expected)
+        assert item.classes == tuple(NAMES[i] for i in order)
+        np.testing.assert_allclose(item.probabilities, expected[order], rtol=1e-4, atol=1e-6)
+        assert item.error is None
+
+
+def test_one_shape_is_compiled(arrays):
+    shapes = []
+
+    class Spy(Linear):
+        @nn.compact
+        def __call__(self, images, train: bool = False):
+            shapes.append(images.shape)
+            return nn.Dense(2, name="head")(images.reshape(len(images), -1))
+
+    variables = Spy().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    spied = Predictor(Spy(), variables, SPEC)
+    shapes.clear()
+    assert len(list(spied.predict(arrays, batch_size=3))) == 7
+    assert shapes == [(3, 8, 8, 3)]
+
+
+def test_bad_files_are_reported_in_their_place_and_the_rest_go_on(predictor, arrays, tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(arrays[0]).save(good)
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    cut = tmp_path / "cut.jpg"
+    Image.fromarray(np.kron(arrays[1], np.ones((40, 40, 1), np.uint8))).save(cut)
+    cut.write_bytes(cut.read_bytes()[:900])
+    paths = [text, good, tmp_path / "gone.png", cut, str(good), tmp_path]
+    predictions = list(predictor.predict(paths, batch_size=2))
+    assert [item.source for item in predictions] == list(map(str, paths))
+    reasons = [item.error for item in predictions]
+    assert reasons[1] is None
+    assert reasons[4] is None
+    assert "not an image" in reasons[0]
+    assert reasons[2] == "no such file"
+    assert "truncated" in reasons[3]
+    assert "folder" in reasons[5]
+    assert predictions[0].classes == ()
+    assert predictions[0].probabilities == ()
+    assert predictions[1].probabilities == predictions[4].probabilities
+    np.testing.assert_allclose(
+        predictions[1].probabilities, np.sort(by_hand(predictor, arrays[0]))[::-1], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_bytes_and_arrays_go_through_the_same_door(predictor, arrays, tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(arrays[0]).save(file)
+    items = list(predictor.predict([file, file.read_bytes(), arrays[0], np.zeros((2, 3, 4, 5), np.uint8)]))
+    assert items[0].probabilities == items[1].probabilities == items[2].probabilities
+    assert "not a picture" in items[3].error
+
+
+def test_top_k_stops_at_the_number_of_classes(predictor, arrays):
+    (item,) = predictor.predict(arrays[:1], top_k=99)
+    assert len(item.classes) == len(NAMES)
+    assert sum(item.probabilities) == pytest.approx(1, abs=1e-5)
+    (item,) = predictor.predict(arrays[:1], top_k=1)
+    assert len(item.classes) == 1
+
+
+def test_nothing_in_nothing_out(predictor):
+    assert list(predictor.predict([])) == []
+
+
+@pytest.mark.parametrize("option", ["top_k", "batch_size"])
+def test_counts_below_one_are_refused_at_once(predictor, option):
+    with pytest.raises(RequestError, match=f"{option}=0: at least 1"):
+        predictor.predict([], **{option: 0})
+
+
+def test_names_must_be_as_many_as_the_logits(predictor):
+    with pytest.raises(RequestError, match="3 class names for a model of 4 classes"):
+        Predictor(predictor.model, predictor.variables, SPEC, NAMES[:3])
+    assert Predictor(predictor.model, predictor.variables, SPEC).classes == ("0", "1", "2", "3")
+
+
+def loaded_by_hand(run):
+    config = json.loads((run / "best" / "config.json").read_text())
+    model = create_model(config["model"], **config["options"], num_classes=config["num_classes"])
+    variables = load_weights(run / "best" / "model.safetensors", model)
+    return model, variables, spec_from_dict(config["input_spec"]), config["options"]
+
+
+def test_from_run_and_from_its_best_folder(tiny_run, arrays):
+    model, variables, spec, _ = loaded_by_hand(tiny_run)
+    direct = list(Predictor(model, variables, spec).predict(arrays[:2]))
+    assert list(Predictor.from_run(tiny_run).predict(arrays[:2])) == direct
+    assert list(Predictor.from_run(str(tiny_run / "best")).predict(arrays[:2])) == direct
+
+
+def test_from_weights(tiny_run, arrays):
+    model, variables, _, options = loaded_by_hand(tiny_run)
+    file = tiny_run / "best" / "model.safetensors"
+    loaded = Predictor.from_weights("crossvit", file, classes=list("abcdefghij"), **options)
+    assert (loaded.spec.size, loaded.spec.channels) == ((16, 16), 1)
+    direct = Predictor(model, variables, loaded.spec, list("abcdefghij"))
+    assert list(loaded.predict(arrays[:2])) == list(direct.predict(arrays[:2]))
+    with pytest.raises(RequestError, match=r"model\.safetensors"):
+        Predictor.from_weights("crossvit", file, **options)  # a head of 1000 classes
+
+
+def test_folders_that_are_no_run(tmp_path):
+    with pytest.raises(RequestError, match="no such folder"):
+        best_folder(tmp_path / "gone")
+    with pytest.raises(RequestError, match="not a run folder"):
+        best_folder(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("model: {}")
+    with pytest.raises(RequestError, match="no best weights yet"):
+        best_folder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text("{not json")
+    with pytest.raises(RequestError, match="cannot be read as JSON"):
+        Predictor.from_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": "crossvit"}')
+    with pytest.raises(RequestError, match="lacks the key 'options'"):
+        Predictor.from_run(tmp_path)
+
+
+def test_spec_survives_json():
+    assert spec_from_dict(json.loads(json.dumps(asdict(SPEC)))) == SPEC
+    with pytest.raises(RequestError, match="unknown key 'sise'"):
+        spec_from_dict({"sise": [8, 8]})

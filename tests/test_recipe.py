@@ -1,0 +1,147 @@
+"""Recipes: strict in what they take, with a message that helps; resolved and read back equal."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crosscale.errors import RequestError
+from crosscale.recipe import Recipe, differences, dump, load, override, parse, recipe_keys, shipped_recipes
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"optimiser": {}}, "unknown key 'optimiser'; did you mean 'optimizer'?"),
+        ({"optimizer": {"wieght_decay": 0.1}}, "unknown key 'optimizer.wieght_decay'; did you mean 'weight_decay'?"),
+        ({"optimizer": {"xyz": 1}}, "unknown key 'optimizer.xyz'; one of: name, lr, "),
+        ({"optimizer": {"lr": "fast"}}, "optimizer.lr: expected a number, got 'fast'"),
+        ({"optimizer": {"lr": None}}, "optimizer.lr: expected a number, got null"),
+        ({"optimizer": {"lr": True}}, "optimizer.lr: expected a number, got true"),
+        ({"train": {"epochs": 64.5}}, "train.epochs: expected a whole number, got 64.5"),
+        ({"train": {"epochs": "64"}}, "train.epochs: expected a whole number, got '64'"),
+        ({"train": {"epochs": True}}, "train.epochs: expected a whole number, got true"),
+        ({"optimizer": {"nesterov": 1}}, "optimizer.nesterov: expected true or false, got 1"),
+        ({"optimizer": {"name": "adam"}}, "expected adamw or sgd or lamb, got 'adam'; did you mean 'adamw'?"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas: expected a list of a number, a number, got [0.9]"),
+        ({"optimizer": {"betas": ["a", 1]}}, "optimizer.betas[0]: expected a number, got 'a'"),
+        ({"optimizer": {"no_decay": "bias"}}, "optimizer.no_decay: expected a list, each a text, got 'bias'"),
+        ({"optimizer": 3}, "optimizer: expected a section of 'key: value' lines, got 3"),
+        ({"model": {"options": [1]}}, "model.options: expected key: value pairs, got [1]"),
+        ({"train": {"ema_decay": "x"}}, "train.ema_decay: expected a number or null, got 'x'"),
+        ({"model": {"pretrained": 3}}, "model.pretrained: expected true or false or a text, got 3"),
+        ({"optimizer": {"no_decay": ["a("]}}, "optimizer.no_decay: 'a(' is not a regular expression"),
+        ({"optimizer": {"lr": 0}}, "optimizer.lr=0.0: must be positive"),
+        ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: must be positive"),
+        ({"optimizer": {"betas": [0.9, 1]}}, "optimizer.betas=(0.9, 1.0): must lie in"),
+        ({"train": {"ema_decay": 1.0}}, "train.ema_decay=1.0: must lie between 0 and 1, or be null"),
+        ({"train": {"batch_size": 0}}, "train.batch_size=0: must be positive"),
+        ({"data": {"crop_pct": 1.5}}, "data.crop_pct=1.5: must lie in"),
+        ({"augment": {"hflip": 2}}, "augment.hflip=2"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_the_key(plain: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        parse(plain)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    recipe = load(write(tmp_path, "optimizer: {lr: 1e-4, eps: 1E-6}\nschedule: {min_lr: 1e-5}"))
+    assert (recipe.optimizer.lr, recipe.optimizer.eps, recipe.schedule.min_lr) == (1e-4, 1e-6, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epochs: 3\nx", "not YAML (line "),
+        ("[1, 2]", "holds [1, 2], not 'section: ...' lines"),
+        ("train: {epochs: 3, epochs: 4}", "not YAML (line 1: the key 'epochs' stands twice)"),
+        ("train: {epoch: 3}", "unknown key 'train.epoch'; did you mean 'epochs'?"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(RequestError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert message in str(error.value)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "# nothing yet\n")) == Recipe()
+
+
+def test_an_unknown_name_lists_the_shipped_recipes() -> None:
+    with pytest.raises(RequestError, match=r"'digts' .*did you mean 'digits'\? \(shipped: .*digits.*smoke"):
+        load("digts")
+
+
+def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "optimizer: {lr: 0.1}\nmodel: {options: {depth: [[1, 1, 0]]}}")
+    recipe = load(
+        path,
+        {
+            "optimizer.lr": "1e-3",
+            "optimizer.betas": "[0.8, 0.9]",
+            "optimizer.clip_norm": "null",
+            "data.dir": "123",
+            "augment.auto_augment": "null",
+            "train.ema_decay": "0.9",
+            "model.pretrained": "true",
+            "model.options.img_size": "[32, 32]",
+        },
+    )
+    assert (recipe.optimizer.lr, recipe.optimizer.betas, recipe.optimizer.clip_norm) == (1e-3, (0.8, 0.9), None)
+    assert (recipe.data.dir, recipe.augment.auto_augment, recipe.train.ema_decay) == ("123", None, 0.9)
+    assert recipe.model.pretrained is True
+    assert recipe.model.options == {"depth": [[1, 1, 0]], "img_size": [32, 32]}
+    assert load(path, {"model.pretrained": "w.safetensors"}).model.pretrained == "w.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("optimizer.lrr", "1", "unknown recipe key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ("train.epochs", "many", "train.epochs: expected a whole number, got 'many'"),
+        ("train.epochs", "2.5", "train.epochs: expected a whole number, got 2.5"),
+        ("optimizer.betas", "[0.9", "optimizer.betas: expected a list"),
+    ],
+)
+def test_a_wrong_override_is_named(key: str, text: str, message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        override(Recipe(), {key: text})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_reads_back_equal_from_its_dump(name: str, tmp_path: Path) -> None:
+    recipe = load(name)
+    assert load(write(tmp_path, dump(recipe))) == recipe
+    text = (Path(__file__).parent.parent / "crosscale" / "recipes" / f"{name}.yaml").read_text()
+    assert f"crosscale train --config {name}" in text
+    assert "Expected:" in text
+
+
+def test_texts_that_look_like_numbers_survive_the_dump(tmp_path: Path) -> None:
+    names = ("1e-4", "007", "null", "true", "3.5", "ü, [x]", "")
+    recipe = override(Recipe(), {})
+    recipe = replace(recipe, data=replace(recipe.data, classes=names, dir="1e5"))
+    assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+def test_every_key_is_described() -> None:
+    undescribed = [name for name, key in recipe_keys().items() if len(key.doc) < 10]
+    assert undescribed == []
+
+
+def test_differences_name_the_keys() -> None:
+    other = override(Recipe(), {"optimizer.lr": "0.5", "train.epochs": "7"})
+    assert differences(Recipe(), other) == {"optimizer.lr": (1e-3, 0.5), "train.epochs": (300, 7)}

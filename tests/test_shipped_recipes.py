@@ -1,0 +1,137 @@
+"""Every shipped recipe: what a dry run prints is kept, and the published schedules are what is run.
+
+`CROSSCALE_UPDATE_GOLDENS=1 pytest tests/test_shipped_recipes.py` writes the kept files anew.
+"""
+
+import math
+import os
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crosscale.cli.main import main
+from crosscale.data.declared import DeclaredSource
+from crosscale.engine.optimizer import make_schedule
+from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
+from crosscale.errors import RequestError
+from crosscale.experiment import build
+from crosscale.recipe import SHIPPED, Recipe, load, override, shipped_recipes
+
+GOLDEN = Path(__file__).parent / "golden" / "recipes"
+STEPS = 10  # an epoch's, in the schedules below
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_dry_run(name, capsys):
+    assert main(["train", "--config", name, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    text = shown.out + "---\n" + shown.err
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("CROSSCALE_UPDATE_GOLDENS") == "1":
+        file.write_text(text, encoding="utf-8")
+    kept, activations = without_activations(file.read_text(encoding="utf-8"))
+    found, now = without_activations(text)
+    assert found == kept
+    assert now == pytest.approx(activations, rel=0.25)  # follows what jax's derivatives keep
+
+
+def without_activations(text):
+    size = float(re.search(r"activations ([\d,]+)", text)[1].replace(",", ""))
+    return re.sub(r"about: [\d.,]+ GiB|activations [\d,]+", "", text), size
+
+
+def test_every_recipe_has_its_golden():
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(shipped_recipes())
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_header_carries_command_source_and_result(name):
+    text = (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
+    header = re.match(r"(?:#.*\n)+", text)[0]
+    assert f"crosscale train --config {name}" in header
+    assert re.search(r"Source: |Data: ", header)
+    if name not in ("digits", "smoke"):
+        assert re.search(r"Published top-1.*\d\d\.\d", header, re.S)
+
+
+def test_page_names_every_recipe():
+    page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert [name for name in shipped_recipes() if f"`{name}`" not in page] == []
+
+
+def rates(name):
+    """Learning rates at the first step of each epoch, with `STEPS` steps an epoch."""
+    recipe = load(name)
+    schedule = make_schedule(
+        recipe.schedule,
+        recipe.optimizer,
+        batch_size=recipe.train.batch_size,
+        steps_per_epoch=STEPS,
+        epochs=recipe.train.epochs,
+    )
+    return np.asarray(schedule(jnp.arange(recipe.train.epochs) * STEPS))
+
+
+def cosine(high, low, t):
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * t))
+
+
+def test_learning_rates_of_the_paper():
+    found = rates("crossvit_ibm")
+    assert found[0] == pytest.approx(1e-6)
+    assert found[15] == pytest.approx((1e-6 + 4e-3) / 2, rel=1e-4)
+    assert found[30] == pytest.approx(4e-3)  # 5e-4 * 4096 / 512
+    assert found[165] == pytest.approx(cosine(4e-3, 1e-5, 0.5), rel=1e-4)
+    assert found[299] == pytest.approx(cosine(4e-3, 1e-5, 269 / 270), rel=1e-3)
+
+
+def test_learning_rates_of_crossformer():
+    found = rates("crossformer_official")
+    assert (found[0], found[20]) == (pytest.approx(1e-6), pytest.approx(1e-3))
+    assert found[160] == pytest.approx(cosine(1e-3, 1e-5, 0.5), rel=1e-4)
+
+
+def test_learning_rates_of_mindcv():
+    for name, peak, epochs in (("9", 1.1e-3, 300), ("15", 9e-4, 600), ("18", 1.5e-3, 300)):
+        found = rates(f"crossvit_{name}_mindcv")
+        assert len(found) == epochs
+        assert (found[0], found[30]) == (0, pytest.approx(peak))
+        assert found[165] == pytest.approx(cosine(peak, 1e-5, 0.5), rel=1e-4)
+    found = rates("crossvit_15_mindcv")
+    assert found[299] < 1.1e-5
+    assert found[300] == pytest.approx(9e-4)  # the second cosine begins
+    assert found[435] == pytest.approx(cosine(9e-4, 1e-5, 0.5), rel=1e-4)
+    assert found[570:] == pytest.approx(1e-5)
+
+
+def test_cycles_share_what_the_warm_up_leaves():
+    settings = ScheduleSettings(warmup_epochs=2, warmup_lr=0.0, min_lr=0.0, cycles=2)
+    rate = make_schedule(settings, OptimizerSettings(lr=1.0), batch_size=8, steps_per_epoch=STEPS, epochs=10)
+    found = [float(rate(jnp.int32(epoch * STEPS))) for epoch in (2, 4, 6, 8, 10)]
+    assert found == pytest.approx([1.0, 0.5, 1.0, 0.5, 0.0], abs=1e-6)
+
+
+def test_schedules_that_cannot_be():
+    settings = ScheduleSettings(warmup_epochs=2, decay_epochs=9)
+    with pytest.raises(RequestError, match=r"longer than train\.epochs=10"):
+        make_schedule(settings, OptimizerSettings(), batch_size=8, steps_per_epoch=STEPS, epochs=10)
+    with pytest.raises(RequestError, match=r"schedule\.cycles=0"):
+        ScheduleSettings(cycles=0)
+
+
+def test_recipe_without_data_trains_nothing():
+    with pytest.raises(RequestError, match=r"data\.dir is not set"):
+        build(load("crossvit_ibm"))
+    with pytest.raises(RequestError, match=r"data\.train_images"):
+        build(Recipe(), without_data=True)
+    with pytest.raises(RequestError, match=r"data\.dir is not set"):
+        DeclaredSource(["a"], 5)[0]
+
+
+def test_values_that_cannot_be():
+    for key, value in (("data.train_images", "0"), ("data.size", "[0, 5]")):
+        with pytest.raises(RequestError, match=key.replace(".", r"\.")):
+            override(Recipe(), {key: value})
