@@ -1,7 +1,8 @@
 """Training runs and validations as a whole: the only place that knows every part at once."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,12 +10,12 @@ import jax
 import numpy as np
 import optax
 
-from crosscale.contracts import Source
+from crosscale.contracts import InputSpec, Source
 from crosscale.data import eval_batches, open_source, train_batches
 from crosscale.data.pipeline import OnBadImage
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import evaluate
-from crosscale.engine.log import RunLog
+from crosscale.engine.log import CollectedLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress
 from crosscale.engine.run_folder import (
     BEST,
@@ -45,8 +46,13 @@ from crosscale.tasks.classification import Classification
 FREE_KEYS = frozenset({"data.dir", "data.workers", "data.threads", "train.checkpoint_every", "train.keep_checkpoints"})
 
 
-def run_training(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> dict[str, Any]:
+def run_training(
+    recipe: Recipe, output_dir: Path, *, resume: bool = False, on_epoch: Callable[[Path], None] | None = None
+) -> dict[str, Any]:
     """Trains into `output_dir`, or goes on with the run that is there.
+
+    Args:
+      on_epoch: called with the run folder after each epoch; the training waits for it.
 
     Returns:
       "top1", "top5", "loss" and "examples" of the best validation (null where there was none),
@@ -70,10 +76,10 @@ def run_training(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> d
             raise RequestError(f"{output_dir}: another process has just begun a run here; choose another --output-dir")
         repair(output_dir / BEST)
         write_text(output_dir / RECIPE, dump(experiment.recipe))
-        return _train(experiment, output_dir)
+        return _train(experiment, output_dir, (lambda: on_epoch(output_dir)) if on_epoch else lambda: None)
 
 
-def _train(experiment: Experiment, folder: Path) -> dict[str, Any]:
+def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -> dict[str, Any]:
     recipe = experiment.recipe
     target, optimizer = abstract_state(experiment)
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=recipe.train.keep_checkpoints)
@@ -82,7 +88,8 @@ def _train(experiment: Experiment, folder: Path) -> dict[str, Any]:
         if restored is not None:
             state, progress = restored[0], Progress(**restored[1])
         else:
-            state, progress = initial_state(experiment, optimizer), Progress()
+            with CollectedLog() as loaded:
+                state, progress = initial_state(experiment, optimizer), Progress()
         with RunLog(
             folder,
             start_step=int(state.step),
@@ -90,7 +97,10 @@ def _train(experiment: Experiment, folder: Path) -> dict[str, Any]:
             total_steps=experiment.total_steps,
         ) as log:
             _announce(log, experiment, folder, int(state.step))
-            loop = Loop(_parts(experiment, optimizer, folder), state, progress, checkpoints, log)
+            for line in loaded.lines if restored is None else []:
+                log.line(line)
+            parts = replace(_parts(experiment, optimizer, folder), on_epoch=on_epoch)
+            loop = Loop(parts, state, progress, checkpoints, log)
             loop.run()
             result = _summary(loop, folder)
             log.line(_closing(result, experiment))
@@ -123,6 +133,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, fold
             batch_size=recipe.train.batch_size,
             seed=recipe.train.seed,
             start_step=step,
+            decode=recipe.data.decode,
             **loading,
         ),
         open_eval=lambda: eval_batches(experiment.val_source, spec, batch_size=recipe.validate.batch_size, **loading),
@@ -140,10 +151,11 @@ def evaluate_run(
     model: str | None = None,
     weights: str | Path | None = None,
     data_dir: str | Path | None = None,
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "all"] = "val",
     val_fraction: float | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
+    crop_pct: float | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
     **options: Any,
@@ -154,10 +166,11 @@ def evaluate_run(
       run: a run folder, or its best/ alone.
       model: a preset, with `weights` and `data_dir`.
       data_dir: None is the run's own.
-      split: "val" or "train".
+      split: "val", "train", or "all" of data that comes as one part.
       val_fraction: None is the run's own, or 0.2; counts where the data comes as one part.
       seed: of that split; None is the run's own, or 0.
       batch_size: None is the run's own, or 256.
+      crop_pct: None is the weights' own.
       **options: the model's fields, with `model`.
 
     Returns:
@@ -185,12 +198,14 @@ def evaluate_run(
     else:
         predictor = Predictor.from_weights(str(model), str(weights), classes=source.classes, **options)
     batch_size = batch_size or stored.get("batch_size", 256)
-    result = _evaluate(predictor, source, place, batch_size, workers, on_bad_image)
+    spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
+    result = _evaluate(predictor, spec, source, place, batch_size, workers, on_bad_image)
     return {**result, "classes": len(predictor.classes), "data_dir": str(place), "split": split}
 
 
 def _evaluate(
     predictor: Predictor,
+    spec: InputSpec,
     source: Source,
     place: str | Path,
     batch_size: int,
@@ -200,10 +215,10 @@ def _evaluate(
     labels = _labels_by_name(source.classes, predictor.classes, place)
     mesh = data_mesh()
     check_divides("batch_size", batch_size, 1, mesh)
-    step = make_eval_step(predictor.model, predictor.spec, Classification(len(predictor.classes)), mesh)
+    step = make_eval_step(predictor.model, spec, Classification(len(predictor.classes)), mesh)
     params = jax.device_put(predictor.variables["params"], replicated(mesh))
     loading: dict[str, Any] = {"workers": workers, "on_bad_image": on_bad_image}
-    with eval_batches(source, predictor.spec, batch_size=batch_size, **loading) as batches:
+    with eval_batches(source, spec, batch_size=batch_size, **loading) as batches:
         relabelled = (batch._replace(label=labels[batch.label]) for batch in batches)
         return evaluate(step, params, relabelled, mesh)
 

@@ -25,9 +25,11 @@ from crosscale.engine.state import TrainState
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import create_model, input_spec
-from crosscale.pretrained import load_weights, save_weights
+from crosscale.pretrained import fetch_weights, load_weights, save_weights
+from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import DataSettings, Recipe
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.distillation import Distillation
 
 CURVE_POINTS = 60
 
@@ -89,6 +91,7 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     if train.dtype != "float32":
         options["dtype"] = train.dtype
     model = create_model(recipe.model.name, num_classes=len(classes), **options)
+    spec = _input_spec(recipe, model)
     mesh = data_mesh()
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
@@ -108,14 +111,22 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
         recipe=recipe,
         model=model,
         options=options,
-        spec=_input_spec(recipe, model),
-        task=Classification(len(classes), train.label_smoothing, recipe.augment),
+        spec=spec,
+        task=_task(recipe, classes, spec),
         train_source=train_source,
         val_source=val_source,
         schedule=schedule,
         steps_per_epoch=per_epoch,
         mesh=mesh,
     )
+
+
+def _task(recipe: Recipe, classes: tuple[str, ...], spec: InputSpec) -> Classification:
+    smoothing, settings = recipe.train.label_smoothing, recipe.distill
+    if settings.teacher is None:
+        return Classification(len(classes), smoothing, recipe.augment)
+    teacher = load_teacher(settings.teacher, settings.weights, classes, spec)
+    return Distillation(len(classes), smoothing, recipe.augment, teacher, settings)
 
 
 def _declared(data: DataSettings) -> tuple[Source, Source]:
@@ -268,13 +279,16 @@ def package_version() -> str:
 
 
 def _pretrained(experiment: Experiment) -> Variables:
-    weights = experiment.recipe.model.pretrained
-    if weights is True:
-        raise RequestError(
-            f"model.pretrained: published weights of {experiment.recipe.model.name} cannot be fetched; "
-            "download them and give the file: --pretrained FILE.safetensors"
-        )
-    return load_weights(str(weights), experiment.model)
+    """The recipe's weights on the model; what does not carry over, such as another head, is made anew."""
+    settings = experiment.recipe.model
+    return load_weights(
+        fetch_weights(settings.name) if settings.pretrained is True else str(settings.pretrained),
+        experiment.model,
+        adapt=True,
+        only=settings.pretrained_only,
+        classes=experiment.classes,
+        seed=experiment.recipe.train.seed,
+    )
 
 
 def _input_spec(recipe: Recipe, model: Any) -> InputSpec:

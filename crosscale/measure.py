@@ -63,7 +63,8 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
     def note_savings(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         nonlocal saved
         if isinstance(context.module, ClassAttention) and context.method_name == "__call__":
-            saved += class_attention_saving(*args[0].shape, context.module.num_heads)
+            batch_size, tokens, dim = args[0].shape
+            saved += class_attention_saving(batch_size, tokens, dim, context.module.num_heads)
         return next_call(*args, **kwargs)
 
     # `init` runs the forward to find the parameters, so one trace tells both.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings, ValidateSettings
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.tasks.distillation import DistillSettings
 from crosscale.typed import Key, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -24,7 +25,9 @@ class ModelSettings:
     options: dict[str, Any] = field(default_factory=dict)
     """Constructor fields that differ, such as drop_path_rate; num_classes comes from the data."""
     pretrained: bool | str = False
-    """true for the preset's published weights, or the path of a weight file; the head is made anew."""
+    """true for the preset's published weights, or a weight file or run folder; another head is made anew."""
+    pretrained_only: tuple[str, ...] = ()
+    """Patterns of the parameters to take from there; empty for all. The others are made anew."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class DataSettings:
     """Loading threads per process; null is up to 8."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What a picture that does not decode does: end the run, or be left out and counted."""
+    decode: Literal["exact", "fast"] = "exact"
+    """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
     mean: tuple[float, ...] | None = None
     """Per channel, of pixels scaled to 0..1."""
     std: tuple[float, ...] | None = None
@@ -89,6 +94,7 @@ class Recipe:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
+    distill: DistillSettings = field(default_factory=DistillSettings)
 
 
 def shipped_recipes() -> list[str]:

@@ -70,6 +70,17 @@ def fraction(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type: a number above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, got '{text}'")
+    return value
+
+
 def add_model_options(parser: Parser, *, class_names: bool) -> None:
     """Adds `--run RUN`, or `--model M --weights F`, and `--classes FILE` if `class_names`."""
     group = parser.add_argument_group("the model")

@@ -39,7 +39,7 @@ examples:
   crosscale explain --model crossvit_9_240 --weights model.safetensors photo.jpg --output attention --json
 
 JSON: {"explanations": [{"source", "output", "classes", "probabilities", "maps", "error"}, ...], "failed"};
-"maps" gives each map's brightest weight as a multiple of even attention.
+"maps" gives each map's largest weight as a multiple of its average.
 
 exit status:
   0  every image was drawn
@@ -169,7 +169,7 @@ def _draw(
     import numpy as np
 
     from crosscale.explain import describe_maps, explain
-    from crosscale.explain.draw import Prediction, figure
+    from crosscale.explain.draw import Prediction, figure, peak
     from crosscale.tasks.classification import Classification
 
     spec = predictor.spec
@@ -188,9 +188,9 @@ def _draw(
     for i, picture in enumerate(pictures):
         classes, probabilities = zip(*decoded[i], strict=True)
         own = {name: x[i] for name, x in values.items()}
-        peaks = {m.name: float(own[m.name].max()) * m.cells for m in maps}
+        peaks = {m.name: peak(own[m.name]) for m in maps}
         result = {"classes": classes, "probabilities": probabilities, "maps": peaks}
-        yield figure(picture, maps, own, Prediction(classes, probabilities)), result
+        yield figure(picture, maps, own, Prediction(classes, probabilities), position=options.position), result
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

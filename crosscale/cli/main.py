@@ -41,6 +41,7 @@ VERBS = {
     "explain": Verb("crosscale.cli.explain", "attention of every scale over image files, as PNG"),
     "export": Verb("crosscale.cli.export", "a trained model as StableHLO or ONNX, checked against the model"),
     "serve": Verb("crosscale.cli.serve", "HTTP service with a page: classes, and attention over the picture"),
+    "bench": Verb("crosscale.cli.bench", "how fast pictures are fed, beside torch and timm"),
     "report": Verb("crosscale.cli.report", "one HTML page of a run, or of several side by side"),
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import Parser
 from crosscale.cli.output import note, print_json
-from crosscale.errors import RequestError
+from crosscale.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from crosscale.recipe import Recipe
@@ -19,7 +19,8 @@ Trains a model from a recipe, or fine-tunes one from weights, and leaves a compl
 A recipe is a YAML file with the sections below; every key can be given on the command line as
 --section.key VALUE (lists as '[0.9, 0.95]', nothing as null), and any constructor field of the model as
 --model.options.FIELD VALUE. The run folder holds recipe.yaml (everything resolved), metrics.jsonl,
-tensorboard/, checkpoints/, log.txt and best/ (the weights of the best validation, loadable alone).
+tensorboard/, checkpoints/, log.txt, report.html (kept up to date) and best/ (the weights of the best
+validation, loadable alone).
 
 Ctrl-C or SIGTERM ends the run after its step, saves it and says how to go on."""
 
@@ -50,8 +51,15 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         return _dry_run(recipe, as_json)
     output_dir = Path(options["output_dir"]) if options["output_dir"] else _next_folder(name)
     from crosscale.build import run_training
+    from crosscale.report.write import LiveReport
 
-    result = run_training(recipe, output_dir, resume=options["resume"])
+    live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
+    try:
+        result = run_training(recipe, output_dir, resume=options["resume"], on_epoch=lambda folder: live.refresh())
+    except WorkError:
+        live.refresh()
+        raise
+    live.refresh(final=result["stopped"] is None)
     if as_json:
         print_json(result)
     else:
@@ -120,9 +128,39 @@ def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str]":
             if not stored.is_file():
                 raise RequestError(f"--resume: {stored.parent} holds no run; give --config to begin one there")
             return load(stored, overrides), ""
+    if options["config"] is None and overrides.get("model.pretrained", "false") != "false":
+        return _finetuning(overrides), "finetune"
     if options["config"] is None:
         return override(Recipe(), overrides), overrides.get("model.name", Recipe().model.name)
     return load(options["config"], overrides), Path(options["config"]).stem
+
+
+def _finetuning(given: dict[str, str]) -> "Recipe":
+    """The recipe "finetune" for the model that the weights are of, at sizes that fit the data; says what it chose."""
+    import jax
+
+    from crosscale.data import open_source
+    from crosscale.pretrained.finetuning import fitting_sizes, model_of, options_text
+    from crosscale.recipe import load
+
+    chosen: dict[str, str] = {}
+    if "model.name" not in given and given["model.pretrained"] != "true":
+        found = model_of(given["model.pretrained"])
+        chosen = {"model.name": found["name"], **options_text(found["options"])}
+    recipe = load("finetune", {**chosen, **given})
+    if recipe.data.dir is not None:
+        split = {"val_fraction": recipe.data.val_fraction, "seed": recipe.train.seed}
+        images = len(open_source(recipe.data.dir, "train", **split))  # type: ignore[arg-type]
+        sizes = fitting_sizes(images, jax.device_count(), recipe.train.batch_size)
+        chosen |= {f"train.{name}": str(value) for name, value in sizes.items()}
+    recipe = load("finetune", {**chosen, **given})
+    train, optimizer = recipe.train, recipe.optimizer
+    note(
+        f"fine-tuning {recipe.model.name} with the recipe 'finetune': {train.epochs} epochs, batch {train.batch_size}, "
+        f"{optimizer.name} at {optimizer.lr:g} per {optimizer.lr_base_batch} images, layer decay "
+        f"{optimizer.layer_decay}, weight decay {optimizer.weight_decay}; recipe.yaml in the run folder has the rest"
+    )
+    return recipe
 
 
 def _dry_run(recipe: "Recipe", as_json: bool) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosscale.cli.arguments import Parser, add_model_options, check_model_options, fraction, positive_int
+from crosscale.cli.arguments import Parser, add_model_options, check_model_options, fraction, positive_int, share
 from crosscale.cli.output import note, print_json, print_table
 from crosscale.errors import RequestError
 
@@ -12,7 +12,8 @@ Measures a model on labelled pictures: cross-entropy loss, top-1 and top-5 accur
 
 The pictures are prepared as the weights ask for, and every one counts once. A run knows its own data, so
 --data-dir is only needed for other data, whose classes must be among the run's; they are matched by name.
-Where the data comes as one folder, the part measured is the one that --val-fraction and --seed hold out."""
+Where the data comes as one folder, the part measured is the one that --val-fraction and --seed hold out, or all of
+it with --split all."""
 
 EPILOG = """\
 examples:
@@ -46,6 +47,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         val_fraction=options.val_fraction,
         seed=options.seed,
         batch_size=options.batch_size,
+        crop_pct=options.crop_pct,
         workers=options.workers,
         on_bad_image=options.on_bad_image,
     )
@@ -64,7 +66,12 @@ def _parser() -> Parser:
     add_model_options(parser, class_names=False)
     group = parser.add_argument_group("the data")
     group.add_argument("--data-dir", metavar="D", help="a folder of images, or digits (default: the run's)")
-    group.add_argument("--split", choices=("val", "train"), default="val", help="which part (default val)")
+    group.add_argument(
+        "--split",
+        choices=("val", "train", "all"),
+        default="val",
+        help="which part; all is everything in data of one part (default val)",
+    )
     group.add_argument("--val-fraction", metavar="P", type=fraction, help="share held out (default: the run's, or 0.2)")
     group.add_argument("--seed", metavar="N", type=int, help="of the held-out part (default: the run's, or 0)")
     group.add_argument(
@@ -83,6 +90,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, help="images per forward (default: the run's, or 256)"
     )
+    parser.add_argument("--crop-pct", metavar="P", type=share, help="share of the side that the centre crop keeps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

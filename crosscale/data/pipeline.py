@@ -5,20 +5,20 @@ workers or threads, and hosts together see what one host would.
 """
 
 import os
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crosscale.contracts import Batch, InputSpec, Source
+from crosscale.contracts import Batch, InputSpec, Record, Source
 from crosscale.data.augment import Augment
-from crosscale.data.decode import decode
+from crosscale.data.decode import decode as decode_image
+from crosscale.data.decode import keep_memory
+from crosscale.data.fast import fast_train_transform
+from crosscale.data.loader_process import init_worker
 from crosscale.data.order import training_order
 from crosscale.data.transforms import eval_transform, train_transform
 from crosscale.errors import RequestError, WorkError
@@ -122,6 +122,7 @@ def train_batches(
     host_index: int = 0,
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
+    decode: Literal["exact", "fast"] = "exact",
 ) -> BatchIterator:
     """Shuffled, augmented batches from step `start_step` on.
 
@@ -134,6 +135,7 @@ def train_batches(
       threads: per process; None is up to 8, or 1 where there are workers.
       on_bad_image: what a picture that does not decode does. "error": `next` raises `WorkError`, naming
         it. "skip": its pixels are zero and its weight is 0.
+      decode: "exact" gives Pillow's pixels, "fast" those of `crosscale.data.fast`.
 
     Raises:
       RequestError: sizes that do not fit.
@@ -144,7 +146,9 @@ def train_batches(
         raise RequestError(f"seed={seed}: must lie in 0..2**32-1")
     if start_step < 0 or (epochs is not None and epochs < 1):
         raise RequestError(f"start_step={start_step}, epochs={epochs}: a step is 0 or more, epochs 1 or more")
-    load = _TrainLoader(source, train_transform(spec, augment), spec)
+    exact = decode == "exact"
+    prepare = _ExactTrain(train_transform(spec, augment), spec) if exact else fast_train_transform(spec, augment)
+    load = _TrainLoader(source, prepare, spec)
     dataset = training_order(source, per_epoch=steps * batch_size, epochs=epochs, seed=seed, repeats=augment.repeats)
     # The augmentation is keyed by the global position, so it has to stand before the hosts part.
     dataset = dataset.random_map(load)[host_index::host_count]
@@ -181,13 +185,22 @@ def eval_batches(
 
 
 @dataclass(frozen=True)
-class _TrainLoader:
-    source: Source
+class _ExactTrain:
     transform: Callable[[Any, np.random.Generator], np.ndarray]
     spec: InputSpec
 
+    def __call__(self, record: Record, rng: np.random.Generator) -> np.ndarray:
+        return self.transform(decode_image(record.image, self.spec.channels, record.id), rng)
+
+
+@dataclass(frozen=True)
+class _TrainLoader:
+    source: Source
+    prepare: Callable[[Record, np.random.Generator], np.ndarray]
+    spec: InputSpec
+
     def __call__(self, index: int, rng: np.random.Generator) -> _Example:
-        return _load(self.source, index, self.spec, partial(_call_with_rng, self.transform, rng))
+        return _load(self.source, index, self.spec, lambda record: self.prepare(record, rng))
 
 
 @dataclass(frozen=True)
@@ -199,21 +212,18 @@ class _EvalLoader:
     def __call__(self, index: int) -> _Example:
         if index >= len(self.source):
             return _Example(_blank(self.spec), 0, 0.0, PADDING_INDEX, None)
-        return _load(self.source, index, self.spec, self.transform)
+        return _load(self.source, index, self.spec, self._prepare)
+
+    def _prepare(self, record: Record) -> np.ndarray:
+        return self.transform(decode_image(record.image, self.spec.channels, record.id))
 
 
-def _call_with_rng(
-    transform: Callable[[Any, np.random.Generator], np.ndarray], rng: np.random.Generator, img: Any
-) -> np.ndarray:
-    return transform(img, rng)
-
-
-def _load(source: Source, index: int, spec: InputSpec, transform: Callable[[Any], np.ndarray]) -> _Example:
+def _load(source: Source, index: int, spec: InputSpec, prepare: Callable[[Record], np.ndarray]) -> _Example:
     label = 0
     try:
         record = source[index]
         label = record.label
-        image = transform(decode(record.image, spec.channels, record.id))
+        image = prepare(record)
     # Errors travel as data: the consumer meets them at their step, whichever worker read ahead.
     except WorkError as error:
         return _Example(_blank(spec), label, 0.0, index, str(error))
@@ -262,6 +272,7 @@ def _start(dataset: Any, workers: int, threads: int | None, steps: int) -> Any:
 
     if not flags.FLAGS.is_parsed():  # Grain reads its own absl flags, which this program never parses
         flags.FLAGS.mark_as_parsed()
+    keep_memory()
     if threads is None:
         threads = 1 if workers else min(os.cpu_count() or 1, 8)
     # An element is a whole batch: read no further ahead than the threads can work.
@@ -269,24 +280,5 @@ def _start(dataset: Any, workers: int, threads: int | None, steps: int) -> Any:
     workers = min(workers, steps)
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=init_worker)
     return iter(dataset)
-
-
-def _init_worker(worker_index: int, worker_count: int) -> None:
-    """Keeps a loader process off the accelerator, and ends it when the process that started it is gone."""
-    import signal
-    import sys
-
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, stops the workers
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="watch-parent").start()

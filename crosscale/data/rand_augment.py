@@ -3,6 +3,7 @@
 Levels run over 0..10. "Increasing" policies use schedules in which every operation grows with the level.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from crosscale.data.augment import RandAugmentPolicy
 
 Fill = int | tuple[int, ...]
+Affine = Callable[[Image.Image, tuple[float, ...], Image.Resampling, Fill], Image.Image]
 
 MAX_LEVEL = 10.0
 
@@ -24,6 +26,7 @@ class _Draw:
     fill: Fill
     resample: Image.Resampling
     increasing: bool
+    affine: "Affine"
 
     def signed(self, value: float) -> float:
         return -value if self.rng.random() > 0.5 else value
@@ -32,8 +35,13 @@ class _Draw:
 Operation = Callable[[Image.Image, float, _Draw], Image.Image]
 
 
+def pillow_affine(img: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Fill) -> Image.Image:
+    """The picture read at matrix (x, y, 1); what lies outside is `fill`."""
+    return img.transform(img.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
+
+
 def _affine(img: Image.Image, matrix: tuple[float, ...], draw: _Draw) -> Image.Image:
-    return img.transform(img.size, Image.Transform.AFFINE, matrix, resample=draw.resample, fillcolor=draw.fill)
+    return draw.affine(img, matrix, draw.resample, draw.fill)
 
 
 def _shear_x(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
@@ -54,7 +62,11 @@ def _translate_y(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
 
 def _rotate(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
     degrees = draw.signed(level / MAX_LEVEL * 30.0)
-    return img.rotate(degrees, resample=draw.resample, fillcolor=draw.fill)
+    if draw.affine is pillow_affine:
+        return img.rotate(degrees, resample=draw.resample, fillcolor=draw.fill)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = img.width / 2, img.height / 2
+    return _affine(img, (cos, -sin, x - x * cos + y * sin, sin, cos, y - x * sin - y * cos), draw)
 
 
 def _auto_contrast(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
@@ -126,11 +138,13 @@ class RandAugment:
       policy: how many operations, how likely and how strong.
       fill: colour of what a geometric operation uncovers, one value per band.
       filters: resampling filters of geometric operations; one is drawn per operation.
+      affine: applies a geometric operation's matrix.
     """
 
     policy: RandAugmentPolicy
     fill: Fill
     filters: Sequence[Image.Resampling]
+    affine: Affine = pillow_affine
 
     def __call__(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
         for choice in rng.integers(len(_NAMES), size=self.policy.num_layers):
@@ -141,7 +155,7 @@ class RandAugment:
     def apply(self, name: str, img: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
         """One operation at a level in 0..10."""
         resample = self.filters[int(rng.integers(len(self.filters)))] if len(self.filters) > 1 else self.filters[0]
-        return OPERATIONS[name](img, level, _Draw(rng, self.fill, resample, self.policy.increasing))
+        return OPERATIONS[name](img, level, _Draw(rng, self.fill, resample, self.policy.increasing, self.affine))
 
     def _level(self, rng: np.random.Generator) -> float:
         policy = self.policy

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crosscale.data.arrays import check_labels
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.errors import RequestError
 
@@ -62,8 +63,6 @@ def label_numbers(
     Raises:
       RequestError: an unknown name, or a number outside the range.
     """
-    from crosscale.data.arrays import check_labels
-
     numeric = isinstance(values, np.ndarray) or all(re.fullmatch(r"-?\d+", value) for value in values)
     if numeric and not (classes is not None and not isinstance(values, np.ndarray) and set(values) <= set(classes)):
         labels = np.asarray(values).astype(np.int64)

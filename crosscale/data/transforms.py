@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from crosscale.contracts import InputSpec
 from crosscale.data.augment import Augment, RandAugmentPolicy
-from crosscale.data.rand_augment import RandAugment
+from crosscale.data.rand_augment import Affine, RandAugment, pillow_affine
 from crosscale.errors import RequestError
 
 EvalTransform = Callable[[Image.Image], np.ndarray]
@@ -111,10 +111,11 @@ def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
     erasing, mixup and CutMix work on whole batches on the device: see `crosscale.data.mix`.
     """
     _filter(spec.interpolation)
-    return _TrainTransform(spec.size, augment, _operations(spec, augment))
+    return _TrainTransform(spec.size, augment, operations(spec, augment))
 
 
-def _operations(spec: InputSpec, augment: Augment) -> RandAugment | None:
+def operations(spec: InputSpec, augment: Augment, affine: Affine = pillow_affine) -> RandAugment | None:
+    """The policy's operations, ready to be drawn from; None without a policy."""
     if augment.auto_augment is None:
         return None
     fill = tuple(min(255, round(255 * mean)) for mean in spec.mean)
@@ -123,7 +124,7 @@ def _operations(spec: InputSpec, augment: Augment) -> RandAugment | None:
     else:
         filters = (FILTERS[augment.interpolation],)
     policy = RandAugmentPolicy.parse(augment.auto_augment)
-    return RandAugment(policy, fill if len(fill) > 1 else fill[0], filters)
+    return RandAugment(policy, fill if len(fill) > 1 else fill[0], filters, affine)
 
 
 @dataclass(frozen=True)
@@ -133,17 +134,7 @@ class _TrainTransform:
     rand_augment: RandAugment | None
 
     def __call__(self, img: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        augment = self.augment
-        img = self._random_resized_crop(img, rng)
-        if augment.hflip > 0 and rng.random() < augment.hflip:
-            img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if augment.vflip > 0 and rng.random() < augment.vflip:
-            img = img.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        if self.rand_augment is not None:
-            img = self.rand_augment(img, rng)
-        elif augment.color_jitter > 0:
-            img = _color_jitter(img, augment.color_jitter, rng)
-        return to_array(img)
+        return finish(self._random_resized_crop(img, rng), self.augment, self.rand_augment, rng)
 
     def _random_resized_crop(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
         top, left, height, width = random_crop_box(img.size, self.augment.scale, self.augment.ratio, rng)
@@ -154,6 +145,21 @@ class _TrainTransform:
         # resize(box=...) would read beyond the crop: other pixels than crop, then resize.
         img = img.crop((left, top, left + width, top + height))
         return img.resize((self.size[1], self.size[0]), resample)
+
+
+def finish(
+    img: Image.Image, augment: Augment, rand_augment: RandAugment | None, rng: np.random.Generator
+) -> np.ndarray:
+    """What follows the crop: flips, then RandAugment or colour jitter; (H, W, C) uint8."""
+    if augment.hflip > 0 and rng.random() < augment.hflip:
+        img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if augment.vflip > 0 and rng.random() < augment.vflip:
+        img = img.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if rand_augment is not None:
+        img = rand_augment(img, rng)
+    elif augment.color_jitter > 0:
+        img = _color_jitter(img, augment.color_jitter, rng)
+    return to_array(img)
 
 
 def random_crop_box(

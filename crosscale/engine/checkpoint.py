@@ -51,9 +51,7 @@ class Checkpoints:
         step = self._manager.latest_step()
         return None if step is None else int(step)
 
-    def save(
-        self, step: int, state: Any, progress: dict[str, Any], score: Sequence[float] | None = None
-    ) -> None:
+    def save(self, step: int, state: Any, progress: dict[str, Any], score: Sequence[float] | None = None) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays have been copied.
 
         A step that is already there is left as it is, unless there is a score now: a run that was stopped

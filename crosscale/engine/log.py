@@ -1,6 +1,7 @@
 """What a run tells: a live display or plain lines on standard error, and files in its folder."""
 
 import json
+import logging
 import math
 import os
 import sys
@@ -98,6 +99,30 @@ class RunLog:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._text.write(f"{stamp} {time.monotonic() - self._started:9.1f}s  {text}\n")
         self._text.flush()
+
+
+class CollectedLog(logging.Handler):
+    """While in use, keeps the lines that the package logs: those of before there is a run log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def __enter__(self) -> "CollectedLog":
+        logger = logging.getLogger("crosscale")
+        self._before = logger.level, logger.propagate
+        logger.propagate = False  # or a handler of the root logger would print the line as well
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        logger = logging.getLogger("crosscale")
+        logger.removeHandler(self)
+        logger.level, logger.propagate = self._before
 
 
 def truncate_metrics(path: Path, last_step: int, last_epoch: int) -> None:

@@ -60,6 +60,7 @@ class Parts:
       open_eval: one pass over the held-out data.
       score: of a validation's metrics; of two, the larger tuple is the better.
       save_best: writes the weights of the best validation: (parameters, record).
+      on_epoch: called after each epoch, when its metrics are written and its validation, if one was due, is done.
     """
 
     train_step: TrainStep
@@ -72,6 +73,7 @@ class Parts:
     steps_per_epoch: int
     settings: TrainSettings
     use_ema: bool
+    on_epoch: Callable[[], None] = lambda: None
 
 
 class Loop:
@@ -175,9 +177,7 @@ class Loop:
         where = f"; of {len(bad)} tensors with such gradients the first is '{bad[0]}'" if bad else ""
         message = f"step {self.step}: {what} is not finite{where}"
         if self.parts.settings.on_nonfinite == "error":
-            raise WorkError(
-                f"{message}; a lower optimizer.lr, optimizer.clip_norm or train.on_nonfinite=skip may help"
-            )
+            raise WorkError(f"{message}; a lower optimizer.lr, optimizer.clip_norm or train.on_nonfinite=skip may help")
         self.progress.skipped_steps += 1
         self._log.line(f"left out: {message}")
         self._log.record("nonfinite", self.step, {"tensor": bad[0] if bad else "loss"})
@@ -221,6 +221,7 @@ class Loop:
                 self._keep_best(epoch, validation, score)
         self._log.line(text)
         self._checkpoint(score)
+        self.parts.on_epoch()
 
     def _validate(self, signals: StopSignals) -> dict[str, float]:
         batches = self.parts.open_eval()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from crosscale.contracts import Array
+from crosscale.engine.layer_decay import layer_scales
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
 from crosscale.errors import RequestError
 from crosscale.trees import flatten, match_first, select
@@ -100,6 +101,9 @@ def make_optimizer(settings: OptimizerSettings, params: Any) -> optax.GradientTr
                 parts.append(optax.trace(settings.momentum, settings.nesterov))
     if settings.lr_scales:
         parts.append(_scale_by_name(settings.lr_scales))
+    if settings.layer_decay is not None:
+        factors = layer_scales(names, settings.layer_decay)
+        parts.append(_scale_by_name([(re.escape(name), factor) for name, factor in factors.items()]))
     moving = optax.chain(*parts)
     if not settings.frozen:
         return moving

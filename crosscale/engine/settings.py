@@ -39,10 +39,12 @@ class OptimizerSettings:
     """Parameters that stay as they are."""
     lr_scales: tuple[tuple[str, float], ...] = ()
     """[pattern, factor] pairs on the learning rate; the first that matches counts."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from each layer to the one below it, on top of lr_scales; null for none."""
 
     def __post_init__(self) -> None:
         _positive("optimizer", self, "lr", "eps", "accumulate")
-        _positive_or_null("optimizer", self, "lr_base_batch", "clip_norm")
+        _positive_or_null("optimizer", self, "lr_base_batch", "clip_norm", "layer_decay")
         _not_negative("optimizer", self, "weight_decay")
         for name, values in (("betas", self.betas), ("momentum", (self.momentum,))):
             if not all(0 <= value < 1 for value in values):

@@ -10,13 +10,12 @@ import numpy as np
 from crosscale.errors import RequestError
 from crosscale.layers.resize import bicubic_matrix
 from crosscale.models.model import ImageModel
-from crosscale.pretrained.naming import as_float32, fresh, parameter_shapes
+from crosscale.pretrained.naming import HEAD, as_float32, fresh, parameter_shapes
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Flat, check_against
 
 log = logging.getLogger("crosscale")
 
-HEAD = "head/"
 Tables = Mapping[str, PositionTable]
 
 

@@ -26,7 +26,7 @@ from crosscale.pretrained.suggest import best_preset
 from crosscale.trees import unflatten
 from crosscale.weights.files import read_tensors, write_tensors
 from crosscale.weights.hub import FILE, fetch
-from crosscale.weights.rules import check_against
+from crosscale.weights.rules import Flat, check_against
 
 log = logging.getLogger("crosscale")
 
@@ -180,6 +180,15 @@ def save_weights(path: str | Path, variables: Variables, model: ImageModel, name
     if Path(path).suffix == ".ckpt":
         raise RequestError(f"{path}: MindSpore's .ckpt files are read, not written; give a .safetensors file")
     write_tensors(path, from_variables(variables, model, names), {"format": "pt", "names": names})
+
+
+def read_source(path: str | Path) -> tuple[Flat, dict[str, Any]]:
+    """The tensors of a file or folder, under its own names, and the folder's `config.json` ({} for a file).
+
+    Raises RequestError as `load_weights` does.
+    """
+    file, config = _locate(path)
+    return read_tensors(file), config
 
 
 def _locate(path: str | Path) -> tuple[Path, dict[str, Any]]:

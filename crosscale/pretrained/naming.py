@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crosscale.contracts import Variables
+from crosscale.contracts import Features, Variables
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.models.model import ImageModel
 from crosscale.trees import flatten, unflatten
 from crosscale.weights.rules import Flat, Rule, check_against, fits, to_ours, to_theirs
 
 OWN = "crosscale"
+HEAD = "head/"
 _SHOWN = 5  # names listed in one error line
 
 
@@ -98,6 +99,10 @@ def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:
     """The initial values of some parameters, by "a/b/c" name; the others are not computed."""
     if not names:
         return {}
+    if all(name.startswith(HEAD) for name in names):
+        tree = model.init(jax.random.key(seed), _no_features(model), method=lambda model, x: model.head(x))
+        flat = flatten(tree["params"])
+        return {name: np.asarray(flat[name]) for name in names}
     images = jnp.zeros((1, *model.input_size, model.in_channels), jnp.float32)
 
     @jax.jit
@@ -106,6 +111,16 @@ def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:
         return {name: flat[name] for name in names}
 
     return {name: np.asarray(value) for name, value in initial(jax.random.key(seed)).items()}
+
+
+def _no_features(model: ImageModel) -> Features:
+    """Zeros of the shapes that the backbone gives for one picture, without running it."""
+    images = jax.ShapeDtypeStruct((1, *model.input_size, model.in_channels), jnp.float32)
+    features, _ = jax.eval_shape(
+        lambda key, images: model.init_with_output(key, images, method="features"), jax.random.key(0), images
+    )
+    zeros: Features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), features)
+    return zeros
 
 
 def as_float32(value: np.ndarray) -> np.ndarray:

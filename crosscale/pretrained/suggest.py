@@ -1,15 +1,18 @@
 """Which preset a set of tensors was made for, by their names and shapes."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from crosscale.errors import RequestError
-from crosscale.models.registry import create_model, list_models
+from crosscale.models.registry import create_model, get_preset, list_models
 from crosscale.pretrained.naming import OWN, parameter_shapes, renamed
 from crosscale.weights.rules import fits
+
+_TRIED = 4  # presets whose shapes are looked at, the nearest in size first
 
 
 class Match(NamedTuple):
@@ -27,20 +30,27 @@ def best_preset(flat: Mapping[str, np.ndarray]) -> Match | None:
     schemes lay tensors out differently.
     """
     shapes = {name: _unordered(value.shape) for name, value in flat.items()}
+    numbers = sum(value.size for value in flat.values())
     best: Match | None = None
-    for preset in list_models():
-        model = create_model(preset)
-        schemes = {scheme: rules for scheme, rules in model.weight_rules().items() if not fits(rules, flat)}
-        looks_own = any("/" not in name and name.startswith("backbone.") for name in flat)
-        for scheme in [*schemes, *([OWN] if looks_own else [])]:
-            try:
-                ours = renamed(flat, model, scheme)
-            except RequestError:  # two names would become one: another configuration's table
-                continue
-            share = _share({new: shapes[old] for old, new in ours.items()}, preset)
-            if best is None or share > best.share:
-                best = Match(preset, scheme, share)
+    for _, preset, scheme in sorted(_candidates(flat, numbers))[:_TRIED]:
+        try:
+            ours = renamed(flat, create_model(preset), scheme)
+        except RequestError:  # two names would become one: another configuration's table
+            continue
+        share = _share({new: shapes[old] for old, new in ours.items()}, preset)
+        if best is None or share > best.share:
+            best = Match(preset, scheme, share)
     return best if best is not None and best.share >= 0.1 else None
+
+
+def _candidates(flat: Mapping[str, np.ndarray], numbers: int) -> Iterator[tuple[float, str, str]]:
+    """(how far the size is off, preset, scheme) of those whose table knows every name."""
+    looks_own = any(name.startswith("backbone.") for name in flat)
+    for preset in list_models():
+        tables = create_model(preset).weight_rules()
+        off = abs(math.log(max(numbers, 1) / get_preset(preset).published.params))
+        for scheme in [OWN] if looks_own else [s for s, rules in tables.items() if not fits(rules, flat)]:
+            yield off, preset, scheme
 
 
 def _share(found: Mapping[str, tuple[int, ...]], preset: str) -> float:

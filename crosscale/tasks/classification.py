@@ -66,9 +66,7 @@ class Classification:
         # A NaN among the logits must not pass for a hit, whatever order top_k puts it in.
         hits = (best == label[:, None]) & jnp.isfinite(logits).all(-1)[:, None]
         sums = {"loss": losses, "top1": hits[:, 0], "top5": hits.any(-1)}
-        return {
-            name: (jnp.where(weight > 0, value * weight, 0.0).sum(), count) for name, value in sums.items()
-        }
+        return {name: (jnp.where(weight > 0, value * weight, 0.0).sum(), count) for name, value in sums.items()}
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """Top-1; between equals the lower loss."""
@@ -80,7 +78,4 @@ class Classification:
         probabilities = np.asarray(jax.nn.softmax(jnp.asarray(outputs, jnp.float32), axis=-1))
         k = min(k, len(classes))
         order = np.argsort(-probabilities, axis=-1, kind="stable")[:, :k]
-        return [
-            [(classes[i], float(row[i])) for i in best]
-            for row, best in zip(probabilities, order, strict=True)
-        ]
+        return [[(classes[i], float(row[i])) for i in best] for row, best in zip(probabilities, order, strict=True)]

@@ -1,0 +1,155 @@
+"""The quick, inexact training path: smaller JPEG decoding, OpenCV's resize and affine transforms.
+
+For training only, and only where a recipe asks for it: the pixels differ from Pillow's by what resampling filters
+differ (the benchmark of `crosscale bench --mode data` states by how much). The crops, flips, operations and
+strengths are drawn as on the exact path.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from crosscale.contracts import InputSpec, Record
+from crosscale.data.augment import Augment
+from crosscale.data.decode import MAX_PIXELS, decode
+from crosscale.data.rand_augment import RandAugment
+from crosscale.data.transforms import FILTERS, finish, operations, random_crop_box, to_array
+from crosscale.errors import RequestError
+
+_ORIENTATION = 0x0112
+
+
+def fast_train_transform(spec: InputSpec, augment: Augment) -> "FastTransform":
+    """Like `train_transform`, but from a record, and quicker.
+
+    Raises:
+      RequestError: OpenCV or simplejpeg is not installed.
+    """
+    missing = [name for name in ("cv2", "simplejpeg") if find_spec(name) is None]
+    if missing:
+        raise RequestError(
+            f"data.decode=fast needs {' and '.join(missing)}, not installed: pip install 'crosscale[fast-data]'"
+        )
+    return FastTransform(spec, augment, operations(spec, augment, affine=warp_affine))
+
+
+@dataclass(frozen=True)
+class FastTransform:
+    """Record and NumPy generator -> (H, W, C) uint8. Picklable."""
+
+    spec: InputSpec
+    augment: Augment
+    rand_augment: RandAugment | None
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> np.ndarray:
+        """Raises BadImage."""
+        pixels = self._cropped(record, rng)
+        # One round trip through Pillow for everything that Pillow does as quickly.
+        return finish(Image.fromarray(pixels), self.augment, self.rand_augment, rng)
+
+    def _cropped(self, record: Record, rng: np.random.Generator) -> np.ndarray:
+        data = record.image
+        header = _plain_header(data) if isinstance(data, bytes) and self.spec.channels == 3 else None
+        if header is None:
+            whole = to_array(decode(data, self.spec.channels, record.id))
+            box = random_crop_box((whole.shape[1], whole.shape[0]), self.augment.scale, self.augment.ratio, rng)
+        else:
+            height, width = header
+            box = random_crop_box((width, height), self.augment.scale, self.augment.ratio, rng)
+            whole = self._decoded(record, height, width, box)
+            to_y, to_x = whole.shape[0] / height, whole.shape[1] / width
+            if to_y < 1:
+                box = _scaled(box, to_y, to_x, whole.shape)
+        top, left, height, width = box
+        part = whole[top : top + height, left : left + width]
+        return _resized(part, self.spec.size)
+
+    def _decoded(self, record: Record, height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
+        import simplejpeg  # type: ignore[import-untyped]
+
+        # DCT scaling by a power of two, where the crop stays twice as large as what it is resized to: its edges
+        # are rounded to whole pixels of the smaller picture, which must stay a small part of one of the result.
+        surplus = min(box[2] / self.spec.size[0], box[3] / self.spec.size[1])
+        factor = next((step for step in (8, 4, 2) if surplus >= 2 * step), 1)
+        try:
+            pixels: np.ndarray = simplejpeg.decode_jpeg(
+                record.image, min_height=height // factor, min_width=width // factor, min_factor=1 if factor == 1 else 2
+            )
+        except ValueError:  # let the exact path find the words
+            pixels = to_array(decode(record.image, 3, record.id))
+        return pixels
+
+
+def _plain_header(data: bytes) -> tuple[int, int] | None:
+    """Height and width of an upright colour JPEG; None for all that the exact decoder is for."""
+    import simplejpeg  # type: ignore[import-untyped]
+
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colorspace not in ("YCbCr", "Gray", "RGB") or height * width > MAX_PIXELS or _turned(data):
+        return None
+    return int(height), int(width)
+
+
+def _turned(data: bytes) -> bool:
+    if b"Exif\x00\x00" not in data[:4096]:
+        return False
+    from io import BytesIO
+
+    try:
+        return Image.open(BytesIO(data)).getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # damaged metadata: the exact path decides
+        return True
+
+
+def _scaled(
+    box: tuple[int, int, int, int], to_y: float, to_x: float, shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    top, left, height, width = box
+    new_top, new_left = int(top * to_y), int(left * to_x)
+    return (
+        new_top,
+        new_left,
+        min(max(1, round(height * to_y)), shape[0] - new_top),
+        min(max(1, round(width * to_x)), shape[1] - new_left),
+    )
+
+
+def _resized(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    cv2 = _cv2()
+    shrinks = part.shape[0] >= size[0] and part.shape[1] >= size[1]
+    # Area averages over what shrinks (no aliasing); cubic is for what grows.
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    resized: np.ndarray = cv2.resize(np.ascontiguousarray(part), (size[1], size[0]), interpolation=method)
+    return resized
+
+
+def warp_affine(img: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Any) -> Image.Image:
+    """Pillow's `transform(AFFINE)` by OpenCV: output to input coordinates, whose pixel centres lie at one half."""
+    cv2 = _cv2()
+    methods = {FILTERS["nearest"]: cv2.INTER_NEAREST, FILTERS["bilinear"]: cv2.INTER_LINEAR}
+    a, b, c, d, e, f = matrix
+    centred = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])
+    warped = cv2.warpAffine(
+        np.asarray(img),
+        centred,
+        img.size,
+        flags=methods.get(resample, cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=fill,
+    )
+    return Image.fromarray(warped)
+
+
+def _cv2() -> Any:
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader has threads of its own
+    return cv2

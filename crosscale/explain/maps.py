@@ -1,0 +1,161 @@
+"""The attention maps of a model, whatever its family, from the one forward that everything uses."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crosscale.contracts import Array, InputSpec, Variables
+from crosscale.engine.forward import forward
+from crosscale.errors import RequestError
+from crosscale.explain import crossformer, crossvit
+from crosscale.explain.coordinates import Map, place
+from crosscale.explain.crossformer import Direction
+from crosscale.layers.attention import ATTENTION
+from crosscale.models.crossformer.backbone import CrossFormer
+from crosscale.models.crossvit.backbone import CrossViT
+from crosscale.trees import flatten
+
+
+class Explained(NamedTuple):
+    """One forward's answer and where it looked.
+
+    Attributes:
+      outputs: what the model gives; logits (B, num_classes).
+      maps: by name, (B, H, W) float32 in picture coordinates.
+    """
+
+    outputs: np.ndarray
+    maps: dict[str, np.ndarray]
+
+
+def attention(
+    model: nn.Module,
+    variables: Variables,
+    images: Array,
+    *,
+    spec: InputSpec | None = None,
+    position: tuple[float, float] | None = None,
+    direction: Direction = "received",
+) -> dict[str, np.ndarray]:
+    """Attention maps of pictures; `describe_maps` says which there are and what each one shows.
+
+    CrossViT: "cls/b", the attention of branch b's CLS token to its own patches; "cross/b_to_o", of branch b's CLS
+    token to the patches of branch o in the fusion; "rollout/b", rolled out within branch b; "rollout_across/b",
+    rolled out over all branches and fusions, as far as it ends on the patches of branch b. CrossFormer:
+    "stage_s/short" and "stage_s/long", of the last short- and long-distance block of stage s.
+
+    Args:
+      images: (B, H, W, C), uint8, or floating point that is already normalised.
+      spec: the input that the variables were trained for; needed for uint8 images.
+      position: CrossFormer only: the place in question, (y, x) as fractions of height and width in 0..1; None
+        asks how much attention every cell receives from all others on average.
+      direction: with a position: what every cell gives to it ("received"), or what it gives to every cell ("given").
+
+    Returns:
+      By name, (B, H, W) float32: every pixel has the weight of the patch that covers it, in 0..1, averaged over the
+      heads; 0 where no patch does.
+
+    Raises:
+      RequestError: a model without such maps, images that do not fit, or a position that means nothing.
+    """
+    return explain(model, variables, images, spec=spec, position=position, direction=direction).maps
+
+
+def explain(
+    model: nn.Module,
+    variables: Variables,
+    images: Array,
+    *,
+    spec: InputSpec | None = None,
+    position: tuple[float, float] | None = None,
+    direction: Direction = "received",
+) -> Explained:
+    """As `attention`, with the outputs of the very forward that the maps come from."""
+    _check(model, images, spec, position, direction)
+    where = None if position is None else jnp.asarray(position, jnp.float32)
+    which: Direction = "given" if position is None else direction
+    outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which)
+    return Explained(np.asarray(outputs), {name: np.asarray(x) for name, x in jax.device_get(found).items()})
+
+
+def weights(
+    model: nn.Module, variables: Variables, images: Array, *, spec: InputSpec | None = None
+) -> dict[str, np.ndarray]:
+    """The attention weights of every layer, as computed, by "a/b/c" name of the layer.
+
+    Returns:
+      (B, heads, queries, keys) for self-attention, (B, heads, keys) for CrossViT's fusion, whose one query is the
+      CLS token, and (B groups, heads, cells, cells) for CrossFormer's groups. Any Linen model that uses these layers
+      will do.
+    """
+    if jnp.issubdtype(images.dtype, jnp.integer) and spec is None:
+        raise RequestError("uint8 images need spec=, the model's InputSpec, to be normalised with")
+    captured = jax.device_get(_captured(model, variables, images, spec or InputSpec())[1])
+    return {name.removesuffix("/weights"): x[0] for name, x in flatten(captured).items()}
+
+
+def describe_maps(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[Map, ...]:
+    """The maps that `attention` returns for pictures of `size` (the model's own when None), in drawing order.
+
+    Raises:
+      RequestError: the model has none.
+    """
+    if isinstance(model, CrossViT):
+        return crossvit.maps(model)
+    if isinstance(model, CrossFormer):
+        return crossformer.maps(model, size or model.input_size)
+    raise RequestError(f"no attention maps for {type(model).__name__}; there are for CrossViT and CrossFormer")
+
+
+@partial(jax.jit, static_argnames=("model", "spec"))
+def _captured(model: nn.Module, variables: Variables, images: Array, spec: InputSpec) -> tuple[Array, Any]:
+    outputs, state = forward(model, variables, images, spec, mutable=[ATTENTION])
+    return outputs, state[ATTENTION]
+
+
+@partial(jax.jit, static_argnames=("model", "spec", "direction"))
+def _explain(
+    model: nn.Module,
+    variables: Variables,
+    images: Array,
+    spec: InputSpec,
+    position: Array | None,
+    direction: Direction,
+) -> tuple[Array, dict[str, Array]]:
+    outputs, captured = _captured(model, variables, images, spec)
+    size = images.shape[1], images.shape[2]
+    if isinstance(model, CrossViT):
+        found, places = crossvit.grid_maps(model, captured), crossvit.placements(model, size)
+    else:
+        assert isinstance(model, CrossFormer)
+        found = crossformer.grid_maps(model, captured, size, position, direction)
+        places = crossformer.placements(model, size)
+    return outputs, {name: place(found[name], places[name], size) for name in places}
+
+
+def _check(
+    model: nn.Module,
+    images: Array,
+    spec: InputSpec | None,
+    position: tuple[float, float] | None,
+    direction: str,
+) -> None:
+    describe_maps(model)
+    if images.ndim != 4:
+        raise RequestError(f"images must be (batch, height, width, channels), got shape {tuple(images.shape)}")
+    if jnp.issubdtype(images.dtype, jnp.integer) and spec is None:
+        raise RequestError("uint8 images need spec=, the model's InputSpec, to be normalised with")
+    if direction not in ("received", "given"):
+        raise RequestError(f"direction={direction!r}: received or given")
+    if position is None:
+        return
+    if not isinstance(model, CrossFormer):
+        raise RequestError(
+            "position: CrossViT's maps are those of its CLS tokens, which have no position; leave it out"
+        )
+    if len(position) != 2 or not all(0 <= value <= 1 for value in position):
+        raise RequestError(f"position={position}: give (y, x) as fractions of height and width, each in 0..1")

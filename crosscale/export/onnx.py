@@ -1,0 +1,91 @@
+"""ONNX through jax2onnx, run by onnxruntime; the description travels in the file's metadata properties."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from crosscale.errors import RequestError, WorkError
+from crosscale.export.program import Program
+
+OPSET = 23
+
+
+def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, Any]:
+    """Writes the file, with an open batch axis and the picture's size fixed, and returns its description.
+
+    Raises:
+      RequestError: jax2onnx is not installed, or the picture's size was to stay open.
+      WorkError: the model holds an operation that jax2onnx does not know.
+    """
+    if program.any_size:
+        raise RequestError("--any-size: an ONNX file has one picture size; use --format stablehlo, or leave it out")
+    _need("jax2onnx", "onnxruntime")
+    with _quiet():
+        from jax2onnx import to_onnx
+
+        spec = program.predictor.spec
+        image = jax.ShapeDtypeStruct(("batch", *spec.size, spec.channels), program.input_dtype)  # type: ignore[no-untyped-call]
+        # As host arrays the weights become the graph's initialisers as they are.
+        variables = jax.tree.map(np.asarray, program.predictor.variables)
+        try:
+            model: Any = to_onnx(
+                lambda images: program(variables, images),
+                [image],
+                opset=opset,
+                model_name="crosscale",
+                input_names=["images"],
+                output_names=[program.output_name],
+            )
+        except Exception as error:  # the converter has no error type of its own
+            reason = str(error).split("\n", 1)[0] or type(error).__name__
+            raise WorkError(f"jax2onnx cannot convert {type(program.predictor.model).__name__}: {reason}") from None
+    # jax2onnx notes some intermediate shapes wrongly; onnxruntime infers them itself.
+    del model.graph.value_info[:]
+    config = program.describe(format="onnx", opset=opset)
+    for key, value in config.items():
+        entry = model.metadata_props.add()
+        entry.key = key
+        entry.value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    file.write_bytes(model.SerializeToString())
+    return config
+
+
+def open_onnx(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The written file as a function of a batch, run by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {name: images})[0])
+
+
+def _need(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise RequestError(f"--format onnx needs {package}; pip install 'crosscale[onnx]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back the converter's warnings about plugins for other libraries, which are not the user's concern."""
+    loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,83 @@
+"""What is exported: one function of a batch of pictures, and the description that travels with it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crosscale.contracts import Array, Variables
+from crosscale.engine.forward import forward, normalize
+from crosscale.predictor import Predictor
+
+VERSION = 1  # of the description's keys
+
+
+@dataclass(frozen=True)
+class Program:
+    """A predictor's forward as a pure function, with or without its pre- and postprocessing.
+
+    Attributes:
+      predictor: the model, weights, input spec and class names.
+      preprocessing: True takes uint8 pictures and gives probabilities; False takes normalised float32 pictures
+        and gives logits.
+      any_size: the pictures' height and width are left open, in multiples of `step` pixels.
+      step: what height and width are multiples of where they are open.
+      smallest: the smallest side in pixels where they are open.
+    """
+
+    predictor: Predictor
+    preprocessing: bool = True
+    any_size: bool = False
+    step: int = 1
+    smallest: int = 1
+
+    @property
+    def input_dtype(self) -> Any:
+        return np.uint8 if self.preprocessing else np.float32
+
+    @property
+    def output_name(self) -> str:
+        return "probabilities" if self.preprocessing else "logits"
+
+    def __call__(self, variables: Variables, images: Array) -> Array:
+        """(B, H, W, C) of `input_dtype` -> (B, classes) float32."""
+        logits = forward(self.predictor.model, variables, images, self.predictor.spec).astype(jnp.float32)
+        return jax.nn.softmax(logits, axis=-1) if self.preprocessing else logits
+
+    def prepare(self, pictures: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) uint8 -> the function's input."""
+        if self.preprocessing:
+            return pictures
+        return np.asarray(normalize(jnp.asarray(pictures), self.predictor.spec))
+
+    def describe(self, **extra: Any) -> dict[str, Any]:
+        """The description that the artifact carries, in JSON's types."""
+        spec = self.predictor.spec
+        height, width = (f"multiple of {self.step}, at least {self.smallest}",) * 2 if self.any_size else spec.size
+        return {
+            "format_version": VERSION,
+            "input": {
+                "name": "images",
+                "shape": ["batch", height, width, spec.channels],
+                "layout": "NHWC",
+                "dtype": np.dtype(self.input_dtype).name,
+                "values": "0..255" if self.preprocessing else "(pixel / 255 - mean) / std",
+                "channels": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
+            },
+            "output": {"name": self.output_name, "shape": ["batch", len(self.predictor.classes)], "dtype": "float32"},
+            # How a picture becomes `size`: shorter side to floor(size / crop_pct), centre cut out.
+            "input_spec": asdict(spec),
+            "classes": list(self.predictor.classes),
+            "model": type(self.predictor.model).__name__,
+            **extra,
+        }
+
+
+def deviation(found: Array, expected: Array) -> float:
+    """The largest difference, as a share of the largest expected magnitude; infinite where one is not finite."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return float("inf")
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))

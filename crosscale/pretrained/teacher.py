@@ -1,0 +1,83 @@
+"""A trained model as the teacher of another: any run or preset, on the images that the other one sees."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from crosscale.contracts import Array, InputSpec
+from crosscale.engine.forward import forward
+from crosscale.errors import RequestError
+from crosscale.layers.resize import resize_bicubic
+from crosscale.models.registry import create_model, input_spec
+from crosscale.pretrained.loading import fetch_weights, load_weights
+
+log = logging.getLogger("crosscale")
+
+
+def load_teacher(
+    teacher: str, weights: str | None, classes: Sequence[str], spec: InputSpec
+) -> Callable[[Array], Array]:
+    """The teacher's logits as a function of the images that the learning model gets.
+
+    Args:
+      teacher: a run folder, or a preset.
+      weights: a preset's weight file; None takes the published ones.
+      classes: of the learning model, in label order. A run's classes are put into this order by name; a preset's
+        must be as many.
+      spec: the input of the learning model, by which the images are normalised. They are normalised anew and
+        resized for the teacher.
+
+    Returns:
+      (B, H, W, C) normalised images -> (B, len(classes)) logits.
+
+    Raises:
+      RequestError: no such teacher, or it knows other classes or channels.
+    """
+    folder = _folder(teacher)
+    if folder is not None:
+        if weights is not None:
+            raise RequestError("distill.weights goes with a preset; a run brings its own")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = create_model(config["model"], **config["options"], num_classes=config["num_classes"])
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["input_spec"].items()}
+        own, names, path = InputSpec(**plain), list(config["classes"]), folder / "model.safetensors"
+    else:
+        model = create_model(teacher, num_classes=len(classes))
+        own, names = input_spec(teacher, model), list(classes)
+        path = Path(weights) if weights is not None else fetch_weights(teacher)
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise RequestError(f"distill.teacher: {teacher} does not know the class '{missing[0]}'; teach the same classes")
+    if own.channels != spec.channels:
+        raise RequestError(f"distill.teacher: {teacher} takes {own.channels} channels, the model {spec.channels}")
+    variables: Any = jax.tree.map(jnp.asarray, load_weights(path, model))
+    order = jnp.asarray([names.index(name) for name in classes])
+    log.info("teacher: %s, %s", teacher, path)
+
+    def logits(images: Array) -> Array:
+        images = _renormalised(images.astype(jnp.float32), spec, own)
+        return forward(model, variables, resize_bicubic(images, own.size), own)[:, order]
+
+    return logits
+
+
+def _folder(teacher: str) -> Path | None:
+    root = Path(teacher).expanduser()
+    for folder in (root / "best", root):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    if root.exists():
+        raise RequestError(f"distill.teacher: {teacher} is no run folder with best weights")
+    return None
+
+
+def _renormalised(images: Array, old: InputSpec, new: InputSpec) -> Array:
+    if (old.mean, old.std) == (new.mean, new.std):
+        return images
+    pixels = images * jnp.asarray(old.std) + jnp.asarray(old.mean)
+    return (pixels - jnp.asarray(new.mean)) / jnp.asarray(new.std)

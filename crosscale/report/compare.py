@@ -1,0 +1,127 @@
+"""Several runs on one page: their curves over each other, what differs, and published models beside them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from crosscale.measure import Costs
+from crosscale.report.charts import Mark, Series, line_chart, scatter
+from crosscale.report.page import percent, render, shown_share, shown_value
+from crosscale.report.published import FAMILIES, published_rows
+from crosscale.report.records import Points, Run, flat_recipe
+
+MISSING = "\N{EN DASH}"
+
+
+def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None]) -> str:
+    """The page as text.
+
+    Args:
+      costs: of the runs' models, in their order; None where a model cannot be built.
+    """
+    names = distinct_names(runs)
+    warnings = []
+    data = {str(run.recipe.get("data", {}).get("dir")) for run in runs}
+    if len(data) > 1:
+        warnings.append("these runs were trained on different data, so their numbers do not compare directly.")
+    return render(
+        "compare.html",
+        title=f"{len(runs)} runs side by side",
+        names=names,
+        warnings=warnings,
+        result_columns=_RESULT_COLUMNS,
+        results=[_result(name, run, cost) for name, run, cost in zip(names, runs, costs, strict=True)],
+        charts=_charts(names, runs),
+        differences=recipe_differences(runs),
+        scatters=_scatters(names, runs, costs),
+        published=published_rows(),
+    )
+
+
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Folder names, with as much of the path before them as tells them apart."""
+    paths = [run.folder.resolve().parts for run in runs]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return names
+
+
+def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(key, its value in each run) of the recipe keys that are not the same in all runs."""
+    flat = [flat_recipe(run.recipe) for run in runs]
+    keys = sorted({key for recipe in flat for key in recipe})
+    rows = [(key, [shown_value(recipe[key]) if key in recipe else MISSING for recipe in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+_RESULT_COLUMNS = ("run", "top-1", "top-5", "loss, nats", "best epoch", "epochs", "parameters, M", "GMACs", "images/s")
+
+
+def _result(name: str, run: Run, costs: Costs | None) -> list[str]:
+    metrics = run.metrics
+    loss, rates = metrics.get("loss"), sorted(value for _, value in run.curves.rate)
+    return [
+        name,
+        shown_share(metrics.get("top1")),
+        shown_share(metrics.get("top5")),
+        f"{loss:.4f}" if isinstance(loss, float) else MISSING,
+        str(run.best.get("epoch", MISSING)),
+        f"{run.epochs:.4g}",
+        f"{costs.parameters / 1e6:.2f}" if costs else MISSING,
+        f"{costs.macs / 1e9:.3g}" if costs else MISSING,
+        f"{rates[len(rates) // 2]:,.1f}" if rates else MISSING,
+    ]
+
+
+def _charts(names: Sequence[str], runs: Sequence[Run]) -> list[Any]:
+    def lines(curve: str, scale: bool = False) -> list[Series]:
+        found: list[Series] = []
+        for i, (name, run) in enumerate(zip(names, runs, strict=True)):
+            points: Points = getattr(run.curves, curve)
+            found.append(Series(name, percent(points) if scale else points, i))
+        return found
+
+    in_percent = "{:.4g} %".format
+    return [
+        line_chart("Top-1 on held-out pictures", lines("top1", True), y_label="accuracy, %", shown=in_percent),
+        line_chart("Loss on held-out pictures", lines("val_loss"), y_label="cross-entropy, nats"),
+        line_chart("Training loss", lines("loss"), y_label="cross-entropy, nats"),
+        line_chart("Learning rate", lines("lr"), y_label="learning rate", from_zero=True),
+        line_chart("Training speed", lines("rate"), y_label="images/s", from_zero=True),
+        line_chart(
+            "Waiting for data",
+            lines("data_wait", True),
+            y_label="share of the time, %",
+            shown=in_percent,
+            from_zero=True,
+        ),
+    ]
+
+
+def _scatters(names: Sequence[str], runs: Sequence[Run], costs: Sequence[Costs | None]) -> list[Any]:
+    rows = published_rows()
+    by_macs = [Mark(r.name, r.family, r.gmacs, r.top1, 1 + FAMILIES.index(r.family)) for r in rows]
+    by_params = [Mark(r.name, r.family, r.params, r.top1, 1 + FAMILIES.index(r.family)) for r in rows]
+    for name, run, cost in zip(names, runs, costs, strict=True):
+        top1 = run.metrics.get("top1")
+        if cost is not None and isinstance(top1, int | float):
+            by_macs.append(Mark(name, "these runs", cost.formula_macs / 1e9, 100 * top1, 0, True))
+            by_params.append(Mark(name, "these runs", cost.parameters / 1e6, 100 * top1, 0, True))
+    shown = "{:.3g}".format
+    return [
+        scatter(
+            "Accuracy against multiply-accumulates",
+            by_macs,
+            x_label="GMACs, log scale",
+            y_label="top-1, %",
+            shown_x=shown,
+        ),
+        scatter(
+            "Accuracy against parameters",
+            by_params,
+            x_label="M parameters, log scale",
+            y_label="top-1, %",
+            shown_x=shown,
+        ),
+    ]

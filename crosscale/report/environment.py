@@ -1,0 +1,73 @@
+"""Where a run ran: versions, devices, peak memory and the command, kept in the run folder for its report."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from crosscale.engine.run_folder import write_text
+from crosscale.report.records import ENVIRONMENT
+
+_PACKAGES = ("crosscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+def record_environment(folder: Path, command: Sequence[str] | None = None) -> None:
+    """Writes, or brings up to date, `environment.json`; peaks of memory only rise.
+
+    Args:
+      command: the words after `crosscale` that started the run; None keeps what is there.
+    """
+    path = folder / ENVIRONMENT
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        old = {}
+    new = describe_environment()
+    for key in ("peak_host_bytes", "peak_device_bytes"):
+        peaks = [value for value in (old.get(key), new[key]) if isinstance(value, int)]
+        new[key] = max(peaks, default=None)
+    new["command"] = old.get("command") if command is None else "crosscale " + shlex.join(command)
+    write_text(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices and peaks of memory of this process, in bytes; None where the system does not tell."""
+    import jax
+
+    devices = jax.local_devices()
+    statistics = [device.memory_stats() or {} for device in devices]
+    peaks = [stat["peak_bytes_in_use"] for stat in statistics if "peak_bytes_in_use" in stat]
+    return {
+        "versions": {"Python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": devices[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "peak_host_bytes": _peak_host_bytes(),
+        "peak_device_bytes": max(peaks, default=None),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _peak_host_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

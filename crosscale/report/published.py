@@ -1,0 +1,53 @@
+"""Published ImageNet-1k results to stand beside: this package's presets, and two families it does not hold."""
+
+from dataclasses import dataclass
+
+from crosscale.models.registry import get_preset, list_models
+
+# name, parameters in millions, 1e9 multiply-accumulates, top-1 in percent.
+# T2T-ViT: Yuan et al., ICCV 2021, with the released code's figures. PVT: Wang et al., ICCV 2021, Table 2.
+_OTHERS = (
+    ("T2T-ViT-14", 21.5, 4.8, 81.5),
+    ("T2T-ViT-19", 39.2, 8.5, 81.9),
+    ("T2T-ViT-24", 64.1, 13.8, 82.3),
+    ("T2T-ViT_t-14", 21.5, 6.1, 81.7),
+    ("T2T-ViT_t-19", 39.2, 9.8, 82.4),
+    ("T2T-ViT_t-24", 64.1, 15.0, 82.6),
+    ("PVT-Tiny", 13.2, 1.9, 75.1),
+    ("PVT-Small", 24.5, 3.8, 79.8),
+    ("PVT-Medium", 44.2, 6.7, 81.2),
+    ("PVT-Large", 61.4, 9.8, 81.7),
+)
+FAMILIES = ("CrossViT", "CrossFormer", "DeiT", "T2T-ViT", "PVT")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published model.
+
+    Attributes:
+      params: in millions.
+      gmacs: 1e9 multiply-accumulates of one picture.
+      top1: ImageNet-1k, percent.
+    """
+
+    name: str
+    family: str
+    params: float
+    gmacs: float
+    top1: float
+
+
+def published_rows() -> list[Row]:
+    """All rows, by family and size."""
+    rows = [
+        Row(name, name.rpartition("-")[0].removesuffix("_t"), params, gmacs, top1)
+        for name, params, gmacs, top1 in _OTHERS
+    ]
+    for name in list_models():
+        preset = get_preset(name)
+        family = next((family for family in FAMILIES if name.startswith(family.lower())), None)
+        if family is not None and preset.published.top1 is not None:
+            published = preset.published
+            rows.append(Row(name, family, published.params / 1e6, published.gmacs, published.top1 or 0.0))
+    return sorted(rows, key=lambda row: (FAMILIES.index(row.family), row.gmacs))

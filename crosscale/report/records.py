@@ -1,0 +1,177 @@
+"""What a run folder says of its run: recipe, metrics, best weights' record, environment. Reads, never writes."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crosscale.engine.run_folder import BEST, METRICS, RECIPE, holds_run
+from crosscale.errors import RequestError
+from crosscale.typed import read_yaml
+
+ENVIRONMENT = "environment.json"
+
+Points = list[tuple[float, float]]  # (epoch, value)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A run's numbers over its epochs; points whose value was not finite are left out.
+
+    Attributes:
+      loss: training loss, averaged over the steps between two lines of the log.
+      val_loss: loss on the held-out part.
+      top1: accuracy there, as a fraction.
+      top5: likewise.
+      lr: learning rate.
+      data_wait: share of the training time that was spent waiting for data.
+      rate: training images a second.
+      val_rate: validation images a second.
+    """
+
+    loss: Points = field(default_factory=list)
+    val_loss: Points = field(default_factory=list)
+    top1: Points = field(default_factory=list)
+    top5: Points = field(default_factory=list)
+    lr: Points = field(default_factory=list)
+    data_wait: Points = field(default_factory=list)
+    rate: Points = field(default_factory=list)
+    val_rate: Points = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read.
+
+    Attributes:
+      recipe: as the YAML file holds it; empty where there is none.
+      best: `best/config.json`; empty before the first validation.
+      environment: versions, devices, memory and the command, as the training wrote them; may be empty.
+      steps: taken according to the metrics.
+      skipped_steps: left out because a number was not finite.
+    """
+
+    folder: Path
+    name: str
+    recipe: dict[str, Any]
+    best: dict[str, Any]
+    environment: dict[str, Any]
+    curves: Curves
+    steps: int
+    skipped_steps: int
+
+    @property
+    def epochs(self) -> float:
+        """How far the run has come."""
+        ends = [points[-1][0] for points in (self.curves.loss, self.curves.val_loss) if points]
+        return max(ends, default=0.0)
+
+    @property
+    def planned_epochs(self) -> int | None:
+        value = self.recipe.get("train", {}).get("epochs")
+        return value if isinstance(value, int) else None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Of the best validation: "top1", "top5", "loss", "examples", ..."""
+        return dict(self.best.get("metrics") or {})
+
+
+def read_run(path: str | Path) -> Run:
+    """Reads a run folder. A torn last line of the metrics is left out: the run may be writing it.
+
+    Raises:
+      RequestError: there is no such folder, it holds no run, or a file in it cannot be read.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise RequestError(f"{folder}: no such run folder; give the --output-dir of a training run")
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: a file, not a run folder; give the --output-dir of a training run")
+    if not holds_run(folder):
+        raise RequestError(f"{folder}: not a run folder (no {RECIPE}, {METRICS} or {BEST}/)")
+    lines = _metric_lines(folder / METRICS)
+    steps = [int(line["step"]) for line in lines if isinstance(line.get("step"), int)]
+    return Run(
+        folder=folder,
+        name=folder.resolve().name,
+        recipe=read_yaml(folder / RECIPE) if (folder / RECIPE).exists() else {},
+        best=_json(folder / BEST / "config.json"),
+        environment=_json(folder / ENVIRONMENT),
+        curves=_curves(lines),
+        steps=max(steps, default=0),
+        skipped_steps=sum(line.get("kind") == "nonfinite" for line in lines),
+    )
+
+
+def flat_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested sections -> "section.key" names; a model's options one by one."""
+    flat: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in flat_recipe(value).items()}
+        else:
+            flat[str(name)] = value
+    return flat
+
+
+def repeat_command(run: Run) -> str:
+    """The command that trains the same again, into a folder beside the run's."""
+    target = run.folder.with_name(run.folder.name + "-again")
+    return f"crosscale train --config {_quoted(run.folder / RECIPE)} --output-dir {_quoted(target)}"
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def _metric_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
+    lines = []
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def _curves(lines: list[dict[str, Any]]) -> Curves:
+    curves = Curves()
+    wanted = {
+        "train": {"loss": "loss", "lr": "lr", "data_wait": "data_wait", "rate": "images_per_second"},
+        "validate": {"val_loss": "loss", "top1": "top1", "top5": "top5", "val_rate": "images_per_second"},
+    }
+    for line in lines:
+        for curve, key in wanted.get(str(line.get("kind")), {}).items():
+            epoch, value = _number(line.get("epoch")), _number(line.get(key))
+            if epoch is not None and value is not None:
+                getattr(curves, curve).append((epoch, value))
+    return curves
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read as JSON ({error})") from None
+    return value if isinstance(value, dict) else {}

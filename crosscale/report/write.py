@@ -1,0 +1,142 @@
+"""Writes report pages: of a finished run, of several, and of one that is still training."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from crosscale.engine.run_folder import write_text
+from crosscale.errors import RequestError, WorkError
+from crosscale.measure import Costs, count_costs
+from crosscale.models.registry import create_model
+from crosscale.predictor import spec_from_dict
+from crosscale.report.analysis import Analysis, analyse
+from crosscale.report.compare import render_comparison
+from crosscale.report.environment import record_environment
+from crosscale.report.page import render_run
+from crosscale.report.records import Run, read_run
+
+REPORT = "report.html"
+
+log = logging.getLogger("crosscale.report")
+
+_STARTUP_SECONDS = 10.0  # what a pass costs besides its pictures: loading weights, compiling
+
+
+def write_report(
+    folder: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Path, list[str]]:
+    """Writes `report.html` into a run folder, with a pass over its held-out pictures where that can be.
+
+    Returns:
+      The page, and what it had to leave out, a sentence each.
+
+    Raises:
+      RequestError: not a run folder, or its files cannot be read.
+      WorkError: the page cannot be written.
+    """
+    run = read_run(folder)
+    analysis, warnings = None, []
+    if run.best:
+        try:
+            analysis = analyse(run.folder, on_progress)
+        except (RequestError, WorkError) as error:
+            warnings.append(f"the held-out pictures could not be gone through: {error}.")
+    else:
+        warnings.append("no validation yet: classes, mistakes and attention come with the first one.")
+    return _write(run.folder / REPORT, render_run(run, analysis, warnings, costs_of(run))), warnings
+
+
+def write_comparison(folders: Sequence[str | Path], output: Path) -> Path:
+    """Writes a page of several runs.
+
+    Raises:
+      RequestError: fewer than two runs, one that is named twice, or one that cannot be read.
+      WorkError: the page cannot be written.
+    """
+    runs = [read_run(folder) for folder in folders]
+    resolved = [run.folder.resolve() for run in runs]
+    if len(runs) < 2:
+        raise RequestError("a comparison needs two runs or more")
+    for path in resolved:
+        if resolved.count(path) > 1:
+            raise RequestError(f"{path}: named twice; name each run once")
+    return _write(output, render_comparison(runs, [costs_of(run) for run in runs]))
+
+
+def costs_of(run: Run) -> Costs | None:
+    """What the run's model costs; None where the model cannot be built from what the folder says."""
+    best = run.best
+    try:
+        model = create_model(best["model"], **{**best["options"], "num_classes": best["num_classes"]})
+        return count_costs(model, spec_from_dict(best["input_spec"]))
+    except (KeyError, TypeError, RequestError):
+        return None
+
+
+class LiveReport:
+    """Keeps a run's page up to date while it trains, at little cost.
+
+    The curves are drawn anew after every epoch. The pass over the held-out pictures is made when the best weights
+    are new and the pass is expected to take less than `share` of the time since the last one; and at the end.
+    A page that cannot be written is no reason to lose a run: it is a warning in the log.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str] | None = None, *, share: float = 0.05) -> None:
+        self.folder = folder
+        self._share = share
+        self._command = command
+        self._analysis: Analysis | None = None
+        self._costs: Costs | None = None
+        self._analysed_step: int | None = None
+        self._last_pass = time.monotonic()
+
+    def refresh(self, *, final: bool = False) -> None:
+        """Writes the page as things stand; `final` makes the pass whatever it costs, if it is due."""
+        if jax.process_index() != 0:  # one writer
+            return
+        try:
+            record_environment(self.folder, self._command)
+            self._command = None
+            run = read_run(self.folder)
+            if run.best and self._costs is None:
+                self._costs = costs_of(run)
+            warnings = self._analyse(run, final)
+            _write(self.folder / REPORT, render_run(run, self._analysis, warnings, self._costs))
+        except Exception as error:  # whatever it is, the training goes on
+            log.warning("%s: the report was not written (%s: %s)", self.folder, type(error).__name__, error)
+
+    def _analyse(self, run: Run, final: bool) -> list[str]:
+        step = run.best.get("step")
+        if not run.best or step == self._analysed_step:
+            return []
+        if not final and self._expected_seconds(run) > self._share * (time.monotonic() - self._last_pass):
+            stale = "show the weights before the latest best" if self._analysis else "come"
+            return [f"the run goes on; classes, mistakes and attention {stale}, and are made up to date at its end."]
+        try:
+            self._analysis = analyse(self.folder)
+            self._analysed_step = step
+        except (RequestError, WorkError) as error:
+            return [f"the held-out pictures could not be gone through: {error}."]
+        finally:
+            self._last_pass = time.monotonic()
+        return []
+
+    def _expected_seconds(self, run: Run) -> float:
+        examples = run.metrics.get("examples") or 0
+        rate = run.curves.val_rate[-1][1] if run.curves.val_rate else 0.0
+        return _STARTUP_SECONDS + (float(examples) / rate if rate else 0.0)
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        write_text(path, text)
+    except IsADirectoryError:
+        raise RequestError(f"{path}: is a folder; give the name of a file") from None
+    except FileNotFoundError:
+        raise RequestError(f"{path.parent}: no such folder for the page") from None
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path

@@ -1,0 +1,189 @@
+"""From a request's body to the pictures in it: JSON with base64, or a multipart form."""
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from crosscale.serve.settings import Refused, Settings
+
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One picture of a request: its name, for the answer only, and the bytes of its file."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+      uploads: the pictures, one or more.
+      top_k: how many classes to name.
+      position: (y, x) as fractions of height and width; None asks of no place in particular.
+    """
+
+    uploads: tuple[Upload, ...]
+    top_k: int = 5
+    position: tuple[float, float] | None = None
+
+
+def body_kind(request: Request) -> str:
+    """ "json" or "multipart". Raises Refused (415)."""
+    kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if kind == "application/json":
+        return "json"
+    if kind == "multipart/form-data":
+        return "multipart"
+    raise Refused(
+        415,
+        f"content type '{kind or 'none'}': send multipart/form-data with image files, or application/json "
+        'as {"images": ["<base64>", ...]}',
+    )
+
+
+def declared_length(request: Request, settings: Settings) -> int:
+    """Bytes to expect: Content-Length, or the limit where the body is chunked. Raises Refused (413)."""
+    text = request.headers.get("content-length")
+    length = int(text) if text is not None and text.isascii() and text.isdigit() else settings.max_bytes
+    if length > settings.max_bytes:
+        raise _too_long(settings)
+    return length
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The whole body. Raises Refused: 408 sent too slowly, 413 too long, 400 cut off."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > settings.max_bytes:
+                    raise _too_long(settings)
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, f"the body did not arrive within {settings.body_seconds:g} s") from None
+    except ClientDisconnect:
+        raise Refused(400, "the connection ended before the body did") from None
+    return b"".join(parts)
+
+
+async def parse(kind: str, headers: Any, body: bytes, settings: Settings) -> Asked:
+    """The pictures and options in a body. Raises Refused: 400 malformed, 413 too many pictures."""
+    if kind == "json":
+        asked = await asyncio.to_thread(_parse_json, body)
+    else:
+        asked = await _parse_multipart(headers, body, settings)
+    if not asked.uploads:
+        raise Refused(400, 'no pictures in the request; send files, or {"images": ["<base64>", ...]}')
+    if len(asked.uploads) > settings.max_images:
+        raise Refused(413, f"{len(asked.uploads)} pictures; the limit is {settings.max_images} a request")
+    return asked
+
+
+def _parse_json(body: bytes) -> Asked:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise Refused(400, f"the body is not JSON ({reason}); it may have been cut off") from None
+    if not isinstance(found, dict) or not isinstance(found.get("images"), list):
+        raise Refused(400, 'the body must be {"images": ["<base64>", ...]}')
+    if unknown := sorted(set(found) - {"images", "top_k", "position"}):
+        raise Refused(400, f"unknown key '{unknown[0]}'; there are images, top_k and position")
+    uploads = tuple(_json_upload(index, entry) for index, entry in enumerate(found["images"]))
+    return Asked(uploads, _top_k(found.get("top_k")), _position(found.get("position")))
+
+
+def _json_upload(index: int, entry: Any) -> Upload:
+    name, text = f"image/{index}", entry
+    if isinstance(entry, dict):
+        name, text = clean_name(entry.get("name"), index), entry.get("data")
+    if not isinstance(text, str):
+        raise Refused(400, f'images[{index}] must be base64 text, or {{"name": ..., "data": base64 text}}')
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return Upload(name, base64.b64decode(text, validate=True))
+    except (ValueError, binascii.Error):
+        raise Refused(400, f"images[{index}] is not base64; encode the bytes of the image file") from None
+
+
+async def _parse_multipart(headers: Any, body: bytes, settings: Settings) -> Asked:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    # The parser takes a body that stops inside a part for a complete one.
+    if not body.rstrip(b"\r\n").endswith(b"--"):
+        raise Refused(400, "the form is cut off: it has no closing boundary")
+    try:
+        parser = MultiPartParser(headers, stream(), max_files=settings.max_images, max_fields=8, max_part_size=1024)
+        # Kept in memory, where the body is already: a second copy on disc would serve nobody.
+        parser.spool_max_size = settings.max_bytes
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        reason = getattr(error, "message", None) or str(error)
+        if "Too many files" in reason:
+            raise Refused(413, f"too many pictures; the limit is {settings.max_images} a request") from None
+        raise Refused(400, f"the form is malformed ({reason})") from None
+    try:
+        return await _read_form(form)
+    finally:
+        await form.close()
+
+
+async def _read_form(form: FormData) -> Asked:
+    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    uploads = [Upload(clean_name(file.filename, index), await file.read()) for index, file in enumerate(files)]
+    texts: Mapping[str, Any] = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+    position: Any = texts.get("position") or None
+    if position is not None:
+        position = position.split(",")
+    return Asked(tuple(uploads), _top_k(texts.get("top_k") or None), _position(position))
+
+
+def clean_name(name: Any, index: int) -> str:
+    """The last part of a file name, printable and short: it is shown, and never opened."""
+    text = PurePosixPath(str(name or "").replace("\\", "/")).name
+    text = "".join(letter for letter in text if letter.isprintable())[-_LONGEST_NAME:]
+    return text or f"image/{index}"
+
+
+def _top_k(value: Any) -> int:
+    if value is None:
+        return 5
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise Refused(400, f"top_k={str(value)[:20]}: a whole number of at least 1")
+    return value
+
+
+def _position(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        y, x = (float(part) for part in value)
+    except (TypeError, ValueError):
+        y = x = -1.0
+    if not (0 <= y <= 1 and 0 <= x <= 1):
+        raise Refused(400, "position: give y and x as fractions of height and width, each in 0..1")
+    return y, x
+
+
+def _too_long(settings: Settings) -> Refused:
+    return Refused(413, f"the body exceeds the limit of {settings.max_bytes:,} bytes; send fewer or smaller files")

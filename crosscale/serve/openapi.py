@@ -1,0 +1,159 @@
+"""The service's interface as an OpenAPI 3.1 document."""
+
+from typing import Any
+
+from crosscale.serve.settings import Settings
+
+_REASONS = {
+    400: "The body is malformed: not JSON, not base64, a form that is cut off, a bad option.",
+    401: "The token is missing or wrong.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes, pictures, or pixels in a picture.",
+    415: "Neither multipart/form-data nor application/json, or no picture in a known format.",
+    422: "No picture of the request could be used: empty or damaged.",
+    429: "Too much is under way; Retry-After says when to come back.",
+    500: "The service failed.",
+    503: "No answer in time; Retry-After says when to come back.",
+}
+
+
+def openapi(settings: Settings) -> dict[str, Any]:
+    """The document for a service with these limits."""
+    from crosscale import __version__
+
+    security: list[Any] = [{"token": []}] if settings.token is not None else []
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "crosscale serve",
+            "version": __version__,
+            "description": "Classes of pictures by a cross-scale vision transformer, and where it looked.",
+        },
+        "paths": {
+            "/v1/predict": {"post": _post("Classes and probabilities of pictures", "Predictions", settings, security)},
+            "/v1/explain": {
+                "post": _post("As predict, with the attention over each picture", "Explanations", settings, security)
+            },
+            "/v1/model": {"get": _get("What is served", "Model", security, 401)},
+            "/healthz": {"get": _get("The process answers", "Status", [])},
+            "/readyz": {"get": _get("Every shape is compiled", "Status", [], 503)},
+            "/metrics": {
+                "get": {
+                    "summary": "Counters in Prometheus's text format",
+                    "security": security,
+                    "responses": {"200": {"description": "Counters", "content": {"text/plain": {}}}, **_errors(401)},
+                }
+            },
+            "/openapi.json": {
+                "get": {
+                    "summary": "This document",
+                    "responses": {"200": {"description": "OpenAPI", "content": {"application/json": {}}}},
+                }
+            },
+            "/": {
+                "get": {
+                    "summary": "A page to try it on",
+                    "responses": {"200": {"description": "The page", "content": {"text/html": {}}}},
+                }
+            },
+        },
+        "components": {
+            "schemas": _schemas(settings),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _post(summary: str, schema: str, settings: Settings, security: list[Any]) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "description": f"At most {settings.max_bytes:,} bytes and {settings.max_images} pictures of "
+        f"{settings.max_pixels:,} pixels. A picture that cannot be used has its error in its place; the status is "
+        "an error only if none can be used.",
+        "security": security,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref("Request")},
+                "multipart/form-data": {"schema": _ref("Form")},
+            },
+        },
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {"schema": _ref(schema)}}},
+            **_errors(*_REASONS),
+        },
+    }
+
+
+def _get(summary: str, schema: str, security: list[Any], *statuses: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref(schema)}}
+    return {
+        "summary": summary,
+        "security": security,
+        "responses": {"200": {"description": summary, "content": content}, **_errors(*statuses)},
+    }
+
+
+def _errors(*statuses: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("Error")}}
+    return {str(status): {"description": _REASONS[status], "content": content} for status in statuses}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas(settings: Settings) -> dict[str, Any]:
+    text, number = {"type": "string"}, {"type": "number"}
+    base64 = {"type": "string", "contentEncoding": "base64"}
+    image = {"anyOf": [base64, _object({"name": text, "data": base64}, "data")]}
+    top_k = {"type": "integer", "minimum": 1, "default": 5}
+    found = {
+        "source": text,
+        "classes": {"type": "array", "items": text},
+        "probabilities": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+        "error": {"type": ["string", "null"]},
+    }
+    place = {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 2, "maxItems": 2}
+    named = {"name": text, "kind": text, "scale": text}
+    failed = {"type": "integer", "minimum": 0}
+    drawn = _object({**named, "peak": number, "png": base64})
+    texts = {"type": "array", "items": text}
+    files = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    explained = _object({**found, "picture": base64, "maps": {"type": "array", "items": drawn}})
+    return {
+        "Request": _object(
+            {
+                "images": {"type": "array", "minItems": 1, "maxItems": settings.max_images, "items": image},
+                "top_k": top_k,
+                "position": {**place, "description": "y and x as fractions; CrossFormer only"},
+            },
+            "images",
+        ),
+        "Form": _object(
+            {
+                "images": files,
+                "top_k": top_k,
+                "position": {"type": "string", "description": "y,x as fractions; CrossFormer only"},
+            }
+        ),
+        "Predictions": _object({"predictions": {"type": "array", "items": _object(found)}, "failed": failed}),
+        "Explanations": _object({"explanations": {"type": "array", "items": explained}, "failed": failed}),
+        "Model": _object(
+            {
+                "model": text,
+                "classes": texts,
+                "size": {"type": "array", "items": {"type": "integer"}},
+                "channels": {"type": "integer"},
+                "maps": {"type": "array", "items": _object(named)},
+                "takes_position": {"type": "boolean"},
+                "limits": {"type": "object"},
+            }
+        ),
+        "Status": _object({"status": text}),
+        "Error": _object({"error": text}, "error"),
+    }
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}

@@ -1,0 +1,167 @@
+"""Runs the application under uvicorn: time limits on connections, a clean end, a line that says where it is."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from crosscale.errors import RequestError, WorkError
+from crosscale.serve.app import make_app
+from crosscale.serve.served import Served
+from crosscale.serve.settings import Settings
+
+_GRACE = 5.0  # seconds beyond the limits of a request in which the last ones may finish
+
+
+def serve(
+    served: Served,
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> int:
+    """Serves until SIGINT or SIGTERM, then finishes the requests that have begun and returns.
+
+    A second signal ends it at once.
+
+    Args:
+      host: the address to listen on.
+      port: 0 takes a free one.
+      on_ready: told the service's URL once it answers predictions.
+
+    Returns:
+      The number of answered requests.
+
+    Raises:
+      RequestError: the address is not this machine's.
+      WorkError: the port is taken or not permitted, or the model failed on its first run.
+    """
+    bound = _bind(host, port)
+    app = make_app(served, settings)
+    config = uvicorn.Config(
+        app,
+        http=_protocol(settings.body_seconds),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        log_level="error",
+        server_header=False,
+        timeout_keep_alive=int(settings.body_seconds) or 1,
+        timeout_graceful_shutdown=int(settings.body_seconds + settings.answer_seconds + _GRACE),
+        backlog=2048,
+    )
+    server = _Server(config)
+    address = f"[{host}]" if ":" in host else host
+    url = f"http://{address}:{bound.getsockname()[1]}"
+    asyncio.run(_run(server, bound, app.state.service, lambda: on_ready(url)))
+    if app.state.service.failure is not None:
+        raise WorkError(f"the model failed on its first run: {app.state.service.failure}")
+    return int(server.server_state.total_requests)
+
+
+async def _run(server: uvicorn.Server, bound: socket.socket, service: Any, on_ready: Callable[[], None]) -> None:
+    async def watch() -> None:
+        while not (service.ready and server.started):
+            if service.failure is not None:
+                server.should_exit = True
+                return
+            await asyncio.sleep(0.05)
+        on_ready()
+
+    watching = asyncio.create_task(watch())
+    try:
+        await server.serve(sockets=[bound])
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OverflowError:
+        raise RequestError(f"--port {port}: ports are 1 to 65535; 0 takes a free one") from None
+    except socket.gaierror:
+        raise RequestError(f"--host {host}: not an address; 127.0.0.1 is this machine, 0.0.0.0 every network") from None
+    except OSError as error:
+        bound.close()
+        reason = (error.strerror or str(error)).lower()
+        raise WorkError(f"cannot listen on {host} port {port}: {reason}; another --port may do") from None
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """Ends on a signal without raising it again: a stopped service has done its work."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _protocol(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP/1.1 with a limit on how long a client may take over its headers.
+
+    Without it a connection that never completes a request is held for ever.
+    """
+
+    class Bounded(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._arm()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._disarm()
+            super().connection_lost(exc)
+
+        def handle_events(self) -> None:
+            cycle = self.cycle
+            super().handle_events()
+            if self.cycle is not cycle and not self.cycle.response_complete:
+                self._disarm()
+
+        def on_response_complete(self) -> None:
+            # The rest of a body that was refused is read and thrown away, as long as this allows.
+            self._arm()
+            super().on_response_complete()
+
+        def _arm(self) -> None:
+            self._disarm()
+            self._timer = self.loop.call_later(seconds, self._too_slow)
+
+        def _disarm(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _too_slow(self) -> None:
+            if self.transport.is_closing():
+                return
+            if self.conn.trailing_data[0]:  # part of a request
+                message = b'{"error": "the headers did not arrive within %g s"}' % seconds
+                self.transport.write(
+                    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(message), message)
+                )
+            self.transport.close()
+
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return Bounded

@@ -1,0 +1,69 @@
+"""The service's limits and its ways of saying no."""
+
+from dataclasses import dataclass
+
+from crosscale.errors import RequestError
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the service accepts, and how it batches.
+
+    Attributes:
+      max_bytes: of one request's body.
+      max_pixels: of one picture, as its header declares them.
+      max_images: pictures in one request.
+      queue: pictures accepted and not yet answered, in all; beyond it requests are refused with 429.
+      held_bytes: of all request bodies held at once; beyond it requests are refused with 429.
+      body_seconds: for a client to send its headers, and again its body.
+      answer_seconds: from a complete body to the answer.
+      max_batch: pictures per forward; the compiled batch sizes are the powers of two up to it.
+      max_delay: seconds that a picture waits for others to share its forward.
+      token: asked of the clients as "Authorization: Bearer ..."; None asks nothing.
+    """
+
+    max_bytes: int = 16 * MEGABYTE
+    max_pixels: int = 40_000_000
+    max_images: int = 32
+    queue: int = 128
+    held_bytes: int = 256 * MEGABYTE
+    body_seconds: float = 20.0
+    answer_seconds: float = 30.0
+    max_batch: int = 16
+    max_delay: float = 0.005
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "token" and value <= 0:
+                raise RequestError(f"{name}={value}: must be above 0")
+        if self.max_images > self.queue:
+            raise RequestError(f"max_images={self.max_images} exceeds queue={self.queue}: such a request never fits")
+        if self.max_bytes > self.held_bytes:
+            raise RequestError(f"max_bytes={self.max_bytes} exceeds held_bytes={self.held_bytes}")
+        if self.token is not None and not self.token.strip():
+            raise RequestError("the token is empty; give one, or leave it out")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The compiled batch sizes: powers of two, and `max_batch` itself."""
+        sizes = [1 << power for power in range(self.max_batch.bit_length()) if 1 << power < self.max_batch]
+        return (*sizes, self.max_batch)
+
+
+class Refused(Exception):  # noqa: N818
+    """A request, or one picture of it, that is answered with an error.
+
+    Attributes:
+      status: the HTTP status.
+      reason: one line that says what is wrong and what would work.
+      retry_after: seconds after which the same request may succeed.
+    """
+
+    def __init__(self, status: int, reason: str, retry_after: int | None = None) -> None:
+        self.status = status
+        self.reason = " ".join(reason.split())
+        self.retry_after = retry_after
+        super().__init__(self.reason)

@@ -1,0 +1,67 @@
+"""ONNX files against the predictor, also in a process that has onnxruntime but neither jax nor this package."""
+
+import json
+
+import numpy as np
+import pytest
+from isolated import link_library, run_isolated
+from test_stablehlo import probabilities
+
+from crosscale.errors import RequestError
+from crosscale.export import export
+
+pytest.importorskip("jax2onnx")
+onnx = pytest.importorskip("onnx")
+
+ALONE = """
+import json
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[2], providers=["CPUExecutionProvider"])
+outputs = session.run(None, {"images": np.load(sys.argv[3])})[0]
+properties = session.get_modelmeta().custom_metadata_map
+print(json.dumps({"properties": properties, "outputs": outputs.tolist(), "loaded": sorted(sys.modules)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def artifact(digits, tmp_path_factory):
+    return export(digits, tmp_path_factory.mktemp("onnx") / "digits.onnx", format="onnx")
+
+
+def test_the_file_is_valid_and_says_what_it_takes(artifact, digits):
+    model = onnx.load(artifact.file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 23)]
+    (given,) = model.graph.input
+    dims = [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    assert (given.name, dims) == ("images", ["batch", 16, 16, 1])
+    assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [value.name for value in model.graph.output] == ["probabilities"]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(properties["classes"]) == list(digits.classes)
+    assert json.loads(properties["input_spec"])["crop_pct"] == 1.0
+    assert artifact.deviation < 1e-5
+
+
+def test_runs_with_onnxruntime_alone(artifact, digits, tmp_path):
+    library = tmp_path / "library"
+    library.mkdir()
+    link_library("onnxruntime", library)
+    pictures = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", pictures)
+    said = json.loads(run_isolated(ALONE, library, artifact.file, tmp_path / "images.npy"))
+    assert not [name for name in said["loaded"] if name.split(".")[0] in ("crosscale", "jax", "flax")]
+    assert json.loads(said["properties"]["classes"]) == list(digits.classes)
+    np.testing.assert_allclose(said["outputs"], probabilities(digits, pictures), atol=1e-6)
+
+
+def test_crossformer_and_raw(crossformer, tmp_path):
+    result = export(crossformer, tmp_path / "cf.onnx", format="onnx", preprocessing=False)
+    assert result.deviation < 1e-4
+    assert result.config["output"]["name"] == "logits"
+
+
+def test_an_open_size_is_refused(crossformer, tmp_path):
+    with pytest.raises(RequestError, match="an ONNX file has one picture size"):
+        export(crossformer, tmp_path / "cf.onnx", format="onnx", any_size=True)
+    assert list(tmp_path.iterdir()) == []

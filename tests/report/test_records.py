@@ -1,0 +1,63 @@
+"""Reading run folders, whole and damaged."""
+
+import pytest
+
+from crosscale.errors import RequestError
+from crosscale.report.records import flat_recipe, read_run, repeat_command
+
+LINES = [
+    {"kind": "train", "step": 5, "epoch": 0.5, "loss": 2.0, "lr": 1e-3, "images_per_second": 90.0, "data_wait": 0.1},
+    {"kind": "train", "step": 10, "epoch": 1.0, "loss": None, "lr": 2e-3, "images_per_second": 95.0, "data_wait": 0.2},
+    {"kind": "nonfinite", "step": 10, "tensor": "loss"},
+    {"kind": "validate", "step": 10, "epoch": 1, "loss": 1.5, "top1": 0.4, "top5": 0.9, "images_per_second": 200.0},
+]
+
+
+def test_curves(written):
+    run = read_run(written("a", LINES))
+    assert run.curves.loss == [(0.5, 2.0)]  # a loss that was not finite is no point
+    assert run.curves.lr == [(0.5, 1e-3), (1.0, 2e-3)]
+    assert run.curves.top1 == [(1.0, 0.4)]
+    assert run.curves.val_rate == [(1.0, 200.0)]
+    assert (run.steps, run.skipped_steps, run.epochs, run.planned_epochs) == (10, 1, 1.0, 4)
+    assert run.best == {}
+
+
+def test_a_torn_last_line_is_left_out(written):
+    folder = written("a", LINES)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 15, "lo')
+    assert read_run(folder).steps == 10
+
+
+def test_flat_recipe():
+    nested = {"model": {"name": "x", "options": {"depth": [[1, 2]]}}, "train": {"epochs": 3}}
+    assert flat_recipe(nested) == {"model.name": "x", "model.options.depth": [[1, 2]], "train.epochs": 3}
+
+
+def test_repeat_command_quotes(written):
+    folder = written("a run", LINES)
+    command = repeat_command(read_run(folder))
+    assert command == f"crosscale train --config '{folder}/recipe.yaml' --output-dir '{folder}-again'"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such run folder"),
+        (lambda path: path.write_text(""), "a file, not a run folder"),
+        (lambda path: path.mkdir(), "not a run folder"),
+    ],
+)
+def test_what_is_no_run(tmp_path, make, message):
+    make(tmp_path / "x")
+    with pytest.raises(RequestError, match=message):
+        read_run(tmp_path / "x")
+
+
+def test_a_damaged_config(written):
+    folder = written("a", LINES)
+    (folder / "best").mkdir()
+    (folder / "best" / "config.json").write_text("{")
+    with pytest.raises(RequestError, match="cannot be read as JSON"):
+        read_run(folder)
