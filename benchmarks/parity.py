@@ -106,9 +106,7 @@ def _run(model: Any, variables: Any, images: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "pattern", nargs="?", default="*", help="presets, shell-style (default: all with a reference)"
-    )
+    parser.add_argument("pattern", nargs="?", default="*", help="presets, shell-style (default: all with a reference)")
     parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
     args = parser.parse_args()
     rows = []
