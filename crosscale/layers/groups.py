@@ -6,11 +6,10 @@ attention.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from crosscale.contracts import Array
@@ -64,7 +63,7 @@ def group_map(size: tuple[int, int], group_size: int, interval: int = 1) -> Grou
     segmentation code the longer one, padded and masked. On the square maps that the former can run, and on
     all of the latter, one group over the whole map is the same attention, without the padding.
     """
-    if min(size) <= group_size:
+    if size[0] <= group_size or size[1] <= group_size:
         return Grouping(size, size)
     return Grouping(size, (group_size, group_size), interval)
 
@@ -91,14 +90,13 @@ def merge(groups: Array, grouping: Grouping) -> Array:
     return x[:, :height, :width]
 
 
-@lru_cache(maxsize=256)
-def key_mask(grouping: Grouping) -> np.ndarray | None:
+def key_mask(grouping: Grouping) -> Array | None:
     """(groups of an image, tokens) float32: 0 on real cells, MASKED on padding; None if nothing is padded."""
     if grouping.padding == (0, 0):
         return None
-    with_padding = np.zeros([s + p for s, p in zip(grouping.size, grouping.padding, strict=True)], np.float32)
-    with_padding[grouping.size[0] :] = MASKED
-    with_padding[:, grouping.size[1] :] = MASKED
+    # Traced, not a constant: the map's size may be symbolic (`jax.export`).
+    down, across = (jnp.arange(s + p) < s for s, p in zip(grouping.size, grouping.padding, strict=True))
+    with_padding = jnp.where(down[:, None] & across, 0.0, MASKED)
     (rows, columns), (g_rows, g_columns), step = grouping.regions, grouping.group, grouping.interval
     cells = with_padding.reshape(rows, g_rows, step, columns, g_columns, step)
     return cells.transpose(0, 3, 2, 5, 1, 4).reshape(-1, grouping.tokens)
@@ -142,7 +140,7 @@ class GroupAttention(nn.Module):
         q, k, v = (t.reshape(*t.shape[:2], heads, -1) for t in jnp.split(qkv, 3, axis=-1))  # (B groups, N, H, D)
         bias = DynamicPositionBias(heads, dim // 16, name="position_bias")(grouping.group)[None]
         if (mask := key_mask(grouping)) is not None:
-            bias = bias + jnp.asarray(np.tile(mask, (batch, 1))[:, None, None, :])
+            bias = bias + jnp.tile(mask, (batch, 1))[:, None, None, :]
         dropout = nn.Dropout(self.attn_drop_rate, deterministic=False) if train and self.attn_drop_rate > 0 else None
         scale = self.qk_scale or (dim // heads) ** -0.5
         y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=partial(record_weights, self))

@@ -98,7 +98,7 @@ def _size(value: Any) -> tuple[int, int]:
 
 def check_size(size: tuple[int, ...], patch_size: tuple[int, ...], what: str) -> None:
     """Raises RequestError for images smaller than the largest patch."""
-    if min(size) < max(patch_size):
+    if any(side < max(patch_size) for side in size):  # one by one: sizes may be symbolic
         raise RequestError(
             f"{what} {size[0]}x{size[1]} is smaller than the largest patch (patch_size={list(patch_size)}); "
             f"give {max(patch_size)}x{max(patch_size)} or more"
