@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PARITY := .venv-parity
 RUN    := runs/demo
 
-.PHONY: help install demo test slow parity parity-table lint format clean
+.PHONY: help install demo test slow parity parity-table weights-table lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -37,6 +37,9 @@ parity: $(PARITY)/.installed  ## live comparison with the PyTorch references
 
 parity-table: $(PARITY)/.installed  ## preset, parameters, deviation from the reference
 	$(PARITY)/bin/python -m benchmarks.parity
+
+weights-table: $(PARITY)/.installed  ## weights of every source through the reference and back
+	$(PARITY)/bin/python -m benchmarks.weights_table
 
 $(PARITY)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PARITY)

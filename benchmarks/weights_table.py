@@ -24,6 +24,7 @@ from crosscale.compat import vit_pytorch as compat
 from crosscale.models.model import ImageModel
 from crosscale.pretrained import from_variables, inspect_weights, load_weights, save_weights
 from crosscale.weights.files import read_tensors
+from tests.golden.crossformer import crossformer_seeded
 
 ROOT = Path(__file__).parent.parent
 MINDCV = {
@@ -93,7 +94,25 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
     torch.save(reference.state_dict(), folder / "crossformer.pt")
     ours = compat.CrossFormer(num_classes=10)
     yield through("vit-pytorch CrossFormer", reference, ours, folder / "crossformer.pt", "vit_pytorch")
+    yield official(folder)
     yield mindcv()
+
+
+def official(folder: Path) -> dict[str, Any]:
+    """The released CrossFormer's checkpoint layout, with the seeded weights whose logits its code computed."""
+    import torch
+
+    name = "crossformer_tiny_224"
+    meta, arrays = crossformer_seeded.read(name)
+    model, file = crosscale.create_model(name), folder / "crossformer-t.pth"
+    flat = crossformer_seeded.weights(meta["shapes"])
+    torch.save({"model": {k: torch.from_numpy(np.array(v)) for k, v in flat.items()}}, file)
+    variables = load_weights(file, model)
+    back = from_variables(variables, model, "official")
+    assert {k: v.tobytes() for k, v in back.items()} == {k: np.asarray(flat[k], order="C").tobytes() for k in back}
+    images = crossformer_seeded.images(meta["batch"], model.in_channels, meta["size"])
+    worst = deviation(jax.jit(model.apply)(variables, images), arrays["logits"])
+    return row("CrossFormer-T, official layout", file, inspect_weights(file, model), worst)
 
 
 def mindcv() -> dict[str, Any]:
