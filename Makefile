@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PARITY := .venv-parity
 RUN    := runs/demo
+JOBS   ?= 2
 
 .PHONY: help install demo test slow parity parity-table weights-table lint format clean
 
@@ -27,13 +28,13 @@ demo: install  ## train, validate and predict on real handwritten digits (a few 
 	@echo "The run folder: $(RUN)"
 
 test: install  ## the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
 parity: $(PARITY)/.installed  ## live comparison with the PyTorch references
-	$(PARITY)/bin/python -m pytest -m parity
+	$(PARITY)/bin/python -m pytest -n $(JOBS) -m parity
 
 parity-table: $(PARITY)/.installed  ## preset, parameters, deviation from the reference
 	$(PARITY)/bin/python -m benchmarks.parity
