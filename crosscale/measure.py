@@ -41,15 +41,18 @@ class Costs:
       macs: multiply-accumulates of one deterministic forward, as it runs.
       formula_macs: the same with every layer as its paper writes it; published figures count these. It differs
         where a layer reaches the same result with less: `ClassAttention`, which projects no keys and values.
+      activations: bytes of the intermediate values alive at once at the worst moment of that forward, in program
+        order and before the compiler fuses: `measure_memory` asks the compiler.
     """
 
     parameters: int
     macs: int
     formula_macs: int
+    activations: int
 
 
 def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
-    """Counts parameters, and multiply-accumulates of `batch` images, from one abstract trace.
+    """Counts parameters, and multiply-accumulates of `batch` images, from abstract traces.
 
     Counts the matrix products and convolutions of the traced model, as published figures do: normalisation,
     activation functions and additions are left out, and so are products with a constant matrix, which is
@@ -73,7 +76,8 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
         program, (_, variables) = trace(jax.random.key(0), _images(spec, batch))
     leaves = jax.tree.leaves(variables.get("params", {}))
     macs = _macs(program.jaxpr)
-    return Costs(sum(math.prod(leaf.shape) for leaf in leaves), macs, macs + saved)
+    forward = jax.make_jaxpr(partial(_forward, model))(variables, _images(spec, batch)).jaxpr
+    return Costs(sum(math.prod(leaf.shape) for leaf in leaves), macs, macs + saved, _peak_bytes(forward))
 
 
 def count_parameters(model: nn.Module, spec: InputSpec) -> int:
@@ -178,6 +182,27 @@ def _convolution_macs(equation: core.JaxprEqn) -> int:
     window = math.prod(kernel[axis] for axis in numbers.rhs_spec[2:])
     per_output: int = kernel[numbers.rhs_spec[1]] * window
     return math.prod(_shape(equation.outvars[0])) * per_output
+
+
+def _peak_bytes(jaxpr: core.Jaxpr) -> int:
+    """The most bytes of a program's own values that are alive together; its inputs are not counted."""
+    last_use: dict[Any, int] = {}
+    for at, equation in enumerate(jaxpr.eqns):
+        last_use.update((item, at) for item in equation.invars if not isinstance(item, core.Literal))
+    last_use.update((item, len(jaxpr.eqns)) for item in jaxpr.outvars if not isinstance(item, core.Literal))
+    alive: dict[Any, int] = {}
+    peak = 0
+    for at, equation in enumerate(jaxpr.eqns):
+        made = {item: _bytes(item) for item in equation.outvars}
+        inner = max((_peak_bytes(program) for program in _inner_jaxprs(equation.params)), default=0)
+        peak = max(peak, sum(alive.values()) + max(sum(made.values()), inner))
+        alive |= made
+        alive = {item: size for item, size in alive.items() if last_use.get(item, -1) > at}
+    return peak
+
+
+def _bytes(variable: Any) -> int:
+    return math.prod(_shape(variable)) * int(variable.aval.dtype.itemsize)
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

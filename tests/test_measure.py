@@ -8,7 +8,7 @@ import pytest
 
 from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError
-from crosscale.measure import count_function_macs, count_macs, count_parameters, measure_memory
+from crosscale.measure import count_costs, count_function_macs, count_macs, count_parameters, measure_memory
 
 SPEC = InputSpec(size=(8, 12), channels=3)
 
@@ -153,3 +153,18 @@ def test_memory_holds_at_least_the_arguments_and_the_logits():
     assert memory.arguments == 4 * (count_parameters(Stem(), SPEC) + 2 * 8 * 12 * 3)
     assert memory.outputs == 4 * 2 * 5
     assert memory.activations >= 0
+
+
+def test_activations_alive_at_once():
+    """x -> a (64 floats) -> b (64, a still needed) -> a + b: three arrays of 64 floats at the worst moment."""
+
+    class Residual(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            a = images * 2.0
+            b = jnp.sin(a)
+            return a + b
+
+    spec = InputSpec(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
+    assert count_costs(Residual(), spec).activations == 3 * 64 * 4
+    assert count_costs(Residual(), spec, batch=5).activations == 5 * 3 * 64 * 4

@@ -67,6 +67,7 @@ def _describe(preset: "Preset") -> dict[str, Any]:
         "parameters": costs.parameters,
         "macs": costs.macs,
         "formula_macs": costs.formula_macs,
+        "activation_bytes": costs.activations,
         "input_spec": asdict(preset.input_spec),
         "published": asdict(preset.published),
         "hub": preset.hub,
@@ -75,13 +76,14 @@ def _describe(preset: "Preset") -> dict[str, Any]:
 
 
 def _print_all(models: Sequence[dict[str, Any]]) -> None:
-    columns = ["model", "parameters", "GMACs", "as run", "input", "top-1", "source", "weights"]
+    columns = ["model", "parameters", "GMACs", "as run", "activations", "input", "top-1", "source", "weights"]
     rows = [
         [
             model["name"],
             f"{model['parameters']:,}",
             f"{model['formula_macs'] / 1e9:.2f}",
             f"{model['macs'] / 1e9:.2f}",
+            f"{model['activation_bytes'] / 2**20:.1f} MiB",
             _size(model),
             _number(model["published"]["top1"]),
             model["published"]["source"] or "",
@@ -89,7 +91,7 @@ def _print_all(models: Sequence[dict[str, Any]]) -> None:
         ]
         for model in models
     ]
-    print_table(columns, rows, right=["parameters", "GMACs", "as run", "input", "top-1"])
+    print_table(columns, rows, right=["parameters", "GMACs", "as run", "activations", "input", "top-1"])
 
 
 def _print_one(model: dict[str, Any], as_json: bool) -> int:
@@ -104,6 +106,7 @@ def _print_one(model: dict[str, Any], as_json: bool) -> int:
         ["parameters", f"{model['parameters']:,}"],
         ["GMACs", f"{model['formula_macs'] / 1e9:.3f} by the paper's formulas (published {published['gmacs']})"],
         ["GMACs as run", f"{model['macs'] / 1e9:.3f}"],
+        ["activations", f"{model['activation_bytes'] / 2**20:.1f} MiB alive at once for one image in float32"],
         [
             "input",
             f"{_size(model)}, {spec['channels']} channels, {spec['interpolation']}, crop {spec['crop_pct']}",
