@@ -15,9 +15,9 @@ import numpy as np
 
 from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage, eval_transform, open_image
-from crosscale.data.decode import decode
+from crosscale.data.decode import MAX_PIXELS, decode
 from crosscale.engine.forward import forward
-from crosscale.errors import RequestError
+from crosscale.errors import RequestError, WorkError
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights
 from crosscale.tasks.classification import Classification
@@ -46,7 +46,13 @@ class Predictor:
     """A model with its weights, its preprocessing and the names of its classes."""
 
     def __init__(
-        self, model: nn.Module, variables: Variables, spec: InputSpec, classes: Sequence[str] | None = None
+        self,
+        model: nn.Module,
+        variables: Variables,
+        spec: InputSpec,
+        classes: Sequence[str] | None = None,
+        *,
+        source: str | Path | None = None,
     ) -> None:
         """
         Args:
@@ -54,6 +60,7 @@ class Predictor:
           variables: the model's, as `init` or `load_weights` returns them.
           spec: the input the weights were trained for.
           classes: names in label order; None calls them "0", "1", ...
+          source: the file the variables came from, which errors about them name; None names the model.
 
         Raises:
           RequestError: the number of names is not the model's number of classes.
@@ -61,6 +68,7 @@ class Predictor:
         self.model = model
         self.variables = jax.device_put(variables)
         self.spec = spec
+        self.source = str(source) if source is not None else type(model).__name__
         self._logits = jax.jit(lambda variables, images: forward(model, variables, images, spec))
         image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)  # type: ignore[no-untyped-call]
         num_classes = jax.eval_shape(self._logits, variables, image).shape[-1]
@@ -81,7 +89,8 @@ class Predictor:
         config = read_config(folder)
         model = create_model(config["model"], **{**config["options"], "num_classes": config["num_classes"]})
         spec = spec_from_dict(config["input_spec"])
-        return cls(model, load_weights(folder / "model.safetensors", model), spec, config["classes"])
+        file = folder / "model.safetensors"
+        return cls(model, load_weights(file, model), spec, config["classes"], source=file)
 
     @classmethod
     def from_weights(
@@ -106,7 +115,45 @@ class Predictor:
         if classes is not None:
             overrides.setdefault("num_classes", len(classes))
         model = create_model(model_name, **overrides)
-        return cls(model, load_weights(file, model), input_spec(model_name, model), classes)
+        return cls(model, load_weights(file, model), input_spec(model_name, model), classes, source=file)
+
+    def prepare(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """One picture as the model takes it: decoded, resized and cut as in validation.
+
+        Args:
+          picture: a path, an encoded file's bytes, or an array (H, W) or (H, W, C) of uint8.
+          name: stands in the error message.
+          max_pixels: a file that declares more is refused before any pixel is decoded.
+
+        Returns:
+          (height, width, channels) uint8, of the sizes in `spec`.
+
+        Raises:
+          BadImage: not a picture, empty, damaged, or too large.
+        """
+        data = open_image(picture) if isinstance(picture, (str, Path)) else picture
+        return np.asarray(eval_transform(self.spec)(decode(data, self.spec.channels, name, max_pixels=max_pixels)))
+
+    def logits(self, images: Array) -> Array:
+        """(B, H, W, C) uint8 -> (B, classes), on the device and perhaps not computed yet.
+
+        A program is compiled for every new B.
+        """
+        return self._logits(self.variables, images)
+
+    def decode(self, logits: Array, top_k: int) -> list[list[tuple[str, float]]]:
+        """(B, classes) -> the names and probabilities of each picture's most probable classes, best first.
+
+        Raises:
+          WorkError: a logit is NaN or infinite, of which no probability follows.
+        """
+        logits = np.asarray(logits, np.float32)
+        if not np.isfinite(logits).all():
+            raise WorkError(
+                f"{self.source}: the model's outputs are not finite (NaN or infinite); "
+                "its weights are damaged or its training diverged, so use another checkpoint"
+            )
+        return Classification(len(self.classes)).decode(logits, self.classes, top_k)
 
     def predict(self, pictures: Iterable[Picture], *, top_k: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Yields one prediction per picture, in order. A bad picture yields its error and the rest go on.
@@ -118,6 +165,7 @@ class Predictor:
 
         Raises:
           RequestError: `top_k` or `batch_size` is below 1.
+          WorkError: while iterating: the model's outputs are not finite.
         """
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
@@ -144,8 +192,7 @@ class Predictor:
         is_path = isinstance(picture, (str, Path))
         name = str(picture) if is_path else f"image/{index}"
         try:
-            image = decode(open_image(picture) if is_path else picture, self.spec.channels, name)  # type: ignore[arg-type]
-            return _Loaded(name, np.asarray(eval_transform(self.spec)(image)), None)
+            return _Loaded(name, self.prepare(picture, name), None)
         except BadImage as error:
             return _Loaded(name, None, error.reason)
 
@@ -154,11 +201,13 @@ class Predictor:
         batch = np.zeros((batch_size, *self.spec.size, self.spec.channels), np.uint8)
         if images:
             batch[: len(images)] = np.stack(images)
-            return self._logits(self.variables, batch)
+            return self.logits(batch)
         return np.zeros((0, len(self.classes)), np.float32)
 
     def _read(self, loaded: Sequence["_Loaded"], logits: Array, top_k: int) -> Iterator[Prediction]:
-        decoded = iter(Classification(len(self.classes)).decode(logits, self.classes, top_k))
+        count = sum(item.error is None for item in loaded)
+        # What fills the batch up is no picture, and may give anything.
+        decoded = iter(self.decode(np.asarray(logits)[:count], top_k))
         for item in loaded:
             if item.error is not None:
                 yield Prediction(item.source, (), (), item.error)

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from crosscale.contracts import InputSpec
-from crosscale.errors import RequestError
+from crosscale.data import BadImage
+from crosscale.errors import RequestError, WorkError
 from crosscale.models.registry import create_model
 from crosscale.predictor import Predictor, best_folder, spec_from_dict
-from crosscale.pretrained import load_weights
+from crosscale.pretrained import load_weights, save_weights
 
 SPEC = InputSpec(size=(8, 8), crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 NAMES = ("ant", "bee", "cat", "dog")
@@ -107,6 +108,51 @@ def test_bytes_and_arrays_go_through_the_same_door(predictor, arrays, tmp_path):
     items = list(predictor.predict([file, file.read_bytes(), arrays[0], np.zeros((2, 3, 4, 5), np.uint8)]))
     assert items[0].probabilities == items[1].probabilities == items[2].probabilities
     assert "not a picture" in items[3].error
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
+def test_floating_point_arrays_are_refused_in_their_place(predictor, arrays, value):
+    floats = np.full((8, 8, 3), 0.25, np.float32)
+    floats[1, 2, 0] = value
+    bad, good = predictor.predict([floats, arrays[0]], batch_size=2)
+    assert (bad.source, bad.classes, bad.probabilities) == ("image/0", (), ())
+    assert "type float32 is not a picture; uint8" in bad.error
+    assert good.error is None
+    np.testing.assert_allclose(sum(good.probabilities), 1, atol=1e-5)
+
+
+def test_its_parts_give_what_predict_gives(predictor, arrays, tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.kron(arrays[0], np.ones((3, 3, 1), np.uint8))).save(file)
+    images = np.stack([predictor.prepare(file, "a"), predictor.prepare(file.read_bytes(), "b")])
+    assert images.shape == (2, 8, 8, 3)
+    assert images.dtype == np.uint8
+    for best, whole in zip(
+        predictor.decode(predictor.logits(images), 3),
+        predictor.predict([file, file], top_k=3, batch_size=2),
+        strict=True,
+    ):
+        assert tuple(zip(*best, strict=True)) == (whole.classes, whole.probabilities)
+    with pytest.raises(BadImage, match="b: too large"):
+        predictor.prepare(file.read_bytes(), "b", max_pixels=24 * 24 - 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_give_no_numbers_are_named(predictor, arrays, tiny_run, tmp_path, value):
+    model, variables, spec, options = loaded_by_hand(tiny_run)
+    damaged = jax.tree.map(np.array, variables)
+    jax.tree.leaves(damaged)[-1].flat[0] = value
+    file = tmp_path / "damaged.safetensors"
+    save_weights(file, damaged, model)
+    loaded = Predictor.from_weights("crossvit", file, num_classes=10, **options)
+    with pytest.raises(WorkError, match=r"damaged\.safetensors: the model's outputs are not finite") as raised:
+        list(loaded.predict(arrays[:1]))
+    assert "\n" not in str(raised.value)
+    # What could not be read never reaches the model.
+    (unread,) = loaded.predict([b""])
+    assert unread.error == "the file is empty (0 bytes)"
+    with pytest.raises(WorkError, match=r"^CrossViT: the model's outputs are not finite"):
+        list(Predictor(model, damaged, spec).predict(arrays[:1]))
 
 
 def test_top_k_stops_at_the_number_of_classes(predictor, arrays):

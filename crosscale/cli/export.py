@@ -11,7 +11,7 @@ from crosscale.cli.arguments import (
     open_predictor,
     positive_int,
 )
-from crosscale.cli.output import note, print_json
+from crosscale.cli.output import print_json, progress
 from crosscale.errors import RequestError
 
 HELP = """\
@@ -49,18 +49,19 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     from crosscale.export import export
 
     predictor = open_predictor(options)
-    note(f"crosscale export: writing {options.format}, then comparing it with the model on photographs ...")
-    result = export(
-        predictor,
-        options.out,
-        format=options.format,
-        preprocessing=not options.raw,
-        any_size=options.any_size,
-        platforms=platforms,
-        opset=options.opset,
-        pictures=options.images or (),
-        tolerance=options.tolerance,
-    )
+    with progress("exporting", verb="export") as report:
+        result = export(
+            predictor,
+            options.out,
+            format=options.format,
+            preprocessing=not options.raw,
+            any_size=options.any_size,
+            platforms=platforms,
+            opset=options.opset,
+            pictures=options.images or (),
+            tolerance=options.tolerance,
+            on_phase=lambda what, done, total: report(done, total, what),
+        )
     if as_json:
         print_json(asdict(result))
         return 0

@@ -2,10 +2,11 @@
 
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
@@ -45,22 +46,56 @@ def print_table(
     console.print(table)
 
 
+class Report(Protocol):
+    """Tells a progress display how far the work is, and what it is at where that changes."""
+
+    def __call__(self, done: int, total: int, what: str | None = None) -> None: ...
+
+
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, *, verb: str | None = None) -> Iterator[Report]:
     """Shows a bar on standard error while the block runs, if a terminal shows it.
 
-    Yields a function to call with (done, total).
+    Args:
+      what: stands beside the bar until the block reports something else.
+      verb: of the command, for work in phases of unlike length: the bar shows the time that has passed instead of
+        what remains, and without a terminal every phase is a line.
     """
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
+    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        yield _lines(verb)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    clock = TimeRemainingColumn() if verb is None else TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), clock
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def report(done: int, total: int, what: str | None = None) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield report
+
+
+def _lines(verb: str | None) -> Report:
+    """A report that prints a line for every phase but the end, or nothing without a verb."""
+    shown = None
+
+    def report(done: int, total: int, what: str | None = None) -> None:
+        nonlocal shown
+        if verb is not None and what is not None and what != shown and done < total:
+            shown = what
+            note(f"crosscale {verb}: {what} ...")
+
+    return report
 
 
 def note(message: str) -> None:

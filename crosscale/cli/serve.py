@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from crosscale.cli.arguments import (
     open_predictor,
     positive_int,
 )
-from crosscale.cli.output import note, print_json
+from crosscale.cli.output import note, print_json, progress
 from crosscale.errors import RequestError
 
 TOKEN_VARIABLE = "CROSSCALE_SERVE_TOKEN"
@@ -73,7 +74,10 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     name = Path(options.run).expanduser().resolve().name if options.run is not None else options.model
     served = Served(predictor, name)
 
+    compiling = ExitStack()
+
     def ready(url: str) -> None:
+        compiling.close()
         if as_json:
             print_json({"url": url, "model": name, "classes": len(predictor.classes)})
         else:
@@ -81,8 +85,16 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         if token is None and options.host not in ("127.0.0.1", "::1", "localhost"):
             note(f"crosscale serve: anyone who reaches {options.host} may use it; --token-file asks for a token")
 
-    note("crosscale serve: compiling the model ...")
-    answered = serve(served, settings, host=options.host, port=options.port, on_ready=ready)
+    with compiling:
+        report = compiling.enter_context(progress("compiling", verb="serve"))
+        answered = serve(
+            served,
+            settings,
+            host=options.host,
+            port=options.port,
+            on_ready=ready,
+            on_shape=lambda what, done, total: report(done, total, what),
+        )
     note(f"crosscale serve: stopped after {answered:,} answers")
     return 0
 

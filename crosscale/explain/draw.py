@@ -69,6 +69,11 @@ def overlay(
     return np.rint(mixed).astype(np.uint8)
 
 
+def brightest(values: np.ndarray) -> float:
+    """The value of a map that gets the brightest colour: its largest, but at least three times its average."""
+    return max(float(values.max()), _LEAST_PEAK * float(values.mean()))
+
+
 def peak(values: np.ndarray) -> float:
     """A map's largest value as a multiple of its average; 1 where it is even, 0 where it is empty."""
     average = float(values.mean())
@@ -115,10 +120,7 @@ def figure(
     for m in maps:
         x = _GAP + (1 + scales.index(m.scale)) * column_width
         y = top + kinds.index(m.kind) * row_height
-        average = float(values[m.name].mean())
-        shown = overlay(
-            picture, values[m.name], strength, brightest=max(float(values[m.name].max()), _LEAST_PEAK * average)
-        )
+        shown = overlay(picture, values[m.name], strength, brightest=brightest(values[m.name]))
         canvas.paste(_panel(shown, (height, width)), (x, y))
         _mark(pen, position, (x, y), (height, width))
         _write(pen, (x, y + height + 3), m.kind, width)

@@ -57,6 +57,7 @@ def export(
     opset: int = onnx.OPSET,
     pictures: Sequence[str | Path] = (),
     tolerance: float = TOLERANCE,
+    on_phase: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Exported:
     """Writes a model as a file of its own and compares its outputs with the model's on real pictures.
 
@@ -71,11 +72,38 @@ def export(
       opset: ONNX operator set.
       pictures: image files to compare on; the package's own four photographs when empty.
       tolerance: largest deviation, as a share of the largest output, that passes.
+      on_phase: told what is done next, how many phases are done, and of how many.
 
     Raises:
       RequestError: an unknown format, a folder that is missing, or axes that the model cannot leave open.
       WorkError: the outputs differ, a picture is bad, or the conversion failed.
     """
+    target = _check(format, platforms, file)
+    step, smallest = _size_steps(predictor) if any_size else (1, 1)
+    program = Program(predictor, preprocessing, any_size, step, smallest)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        on_phase(f"tracing the model and lowering it to {format}", 0, 3)
+        if format == "onnx":
+            config = onnx.write_onnx(program, draft, opset)
+        else:
+            config = stablehlo.write_stablehlo(program, draft, platforms)
+        on_phase("loading the file that was written", 1, 3)
+        run = onnx.open_onnx(draft) if format == "onnx" else stablehlo.open_stablehlo(draft)
+        on_phase("comparing its outputs with the model's on photographs", 2, 3)
+        found, count = _compare(program, run, [Path(path) for path in pictures])
+        if not found <= tolerance:
+            raise WorkError(
+                f"{target.name}: the {format} outputs differ from the model's by {found:.2g} of the largest, "
+                f"more than {tolerance:.2g}; nothing was written"
+            )
+        os.replace(draft, target)
+    on_phase("done", 3, 3)
+    return Exported(str(target), format, target.stat().st_size, found, count, config)
+
+
+def _check(format: str, platforms: Sequence[str], file: str | Path) -> Path:
+    """Where the artifact goes. Raises RequestError."""
     if format not in FORMATS:
         raise RequestError(f"format '{format}': one of {', '.join(FORMATS)}")
     if unknown := [name for name in platforms if name not in stablehlo.PLATFORMS] or not platforms:
@@ -84,24 +112,7 @@ def export(
     if target.is_dir() or not target.parent.is_dir():
         what = "is a folder" if target.is_dir() else "its folder does not exist"
         raise RequestError(f"{target}: {what}; give the name of a file in a folder that exists")
-    step, smallest = _size_steps(predictor) if any_size else (1, 1)
-    program = Program(predictor, preprocessing, any_size, step, smallest)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
-        draft = Path(folder) / target.name
-        if format == "onnx":
-            config = onnx.write_onnx(program, draft, opset)
-            run = onnx.open_onnx(draft)
-        else:
-            config = stablehlo.write_stablehlo(program, draft, platforms)
-            run = stablehlo.open_stablehlo(draft)
-        found, count = _compare(program, run, [Path(path) for path in pictures])
-        if not found <= tolerance:
-            raise WorkError(
-                f"{target.name}: the {format} outputs differ from the model's by {found:.2g} of the largest, "
-                f"more than {tolerance:.2g}; nothing was written"
-            )
-        os.replace(draft, target)
-    return Exported(str(target), format, target.stat().st_size, found, count, config)
+    return target
 
 
 def _size_steps(predictor: Predictor) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from crosscale.errors import WorkError
 from crosscale.serve.admission import Bounded
 from crosscale.serve.batcher import Batcher
 from crosscale.serve.body import Asked, Upload, body_kind, declared_length, parse, read_body
@@ -35,8 +36,9 @@ _GUARDED = ("/v1/", "/metrics")
 class Service:
     """The state behind the routes: the model, what is under way, and the threads that work."""
 
-    def __init__(self, served: Served, settings: Settings) -> None:
+    def __init__(self, served: Served, settings: Settings, on_shape: Callable[[str, int, int], None]) -> None:
         self.served = served
+        self._on_shape = on_shape
         self.settings = settings
         self.pictures = Bounded("pictures", settings.queue)
         self.held = Bounded("bytes", settings.held_bytes)
@@ -69,8 +71,10 @@ class Service:
 
     async def _warm_up(self) -> None:
         try:
-            await self._on(self._device, self.served.warm_up, self.settings.batch_sizes)
+            await self._on(self._device, self.served.warm_up, self.settings.batch_sizes, self._on_shape)
             self.ready = True
+        except WorkError as error:  # says all there is to say
+            self.failure = str(error)
         except Exception as error:
             self.failure = " ".join(str(error).split()) or type(error).__name__
             _log.exception("the warm-up failed")
@@ -175,9 +179,16 @@ class Service:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
 
-def make_app(served: Served, settings: Settings) -> Starlette:
-    """The application; its model is compiled while it starts, and `/readyz` says when that is done."""
-    service = Service(served, settings)
+def make_app(
+    served: Served,
+    settings: Settings,
+    on_shape: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Starlette:
+    """The application; its model is compiled while it starts, and `/readyz` says when that is done.
+
+    `on_shape` is told, on another thread, what is compiled next, how many shapes are done, and of how many.
+    """
+    service = Service(served, settings, on_shape)
     routes: list[tuple[str, str, Handler]] = [
         ("GET", "/", service.home),
         ("POST", "/v1/predict", service.predict),

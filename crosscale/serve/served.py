@@ -1,23 +1,20 @@
 """The model behind the service: from the bytes of a picture to its input, classes and attention maps."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from crosscale.contracts import Array
-from crosscale.data import BadImage, eval_transform
-from crosscale.data.decode import decode
-from crosscale.engine.forward import forward
+from crosscale.data import BadImage
 from crosscale.errors import RequestError
 from crosscale.explain import describe_maps, explain
+from crosscale.explain.draw import brightest
 from crosscale.predictor import Predictor
 from crosscale.serve.settings import Refused
-from crosscale.tasks.classification import Classification
 
 # Formats of photographs. Pillow reads more, some of them through other programs (EPS) or with loose limits.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
@@ -36,11 +33,8 @@ class Served:
         self.name = name
         self.spec = predictor.spec
         self.classes = predictor.classes
-        self._task = Classification(len(self.classes))
-        model = predictor.model
-        self._logits = jax.jit(lambda variables, images: forward(model, variables, images, predictor.spec))
         try:
-            self.maps = describe_maps(model, self.spec.size)
+            self.maps = describe_maps(predictor.model, self.spec.size)
         except RequestError:
             self.maps = ()
         Image.init()
@@ -61,7 +55,7 @@ class Served:
         """
         self._check_header(data, name, max_pixels)
         try:
-            return np.asarray(eval_transform(self.spec)(decode(data, self.spec.channels, name, max_pixels=max_pixels)))
+            return self.predictor.prepare(data, name, max_pixels=max_pixels)
         except BadImage as error:
             raise Refused(422, f"{name}: {error.reason}") from None
 
@@ -83,17 +77,22 @@ class Served:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W, C) uint8 -> (B, classes) float32."""
-        return np.asarray(self._logits(self.predictor.variables, images), np.float32)
+        return np.asarray(self.predictor.logits(images), np.float32)
 
     def decode(self, logits: Array, top_k: int) -> dict[str, Any]:
-        """One picture's logits (classes,) -> its most probable classes and their probabilities."""
-        (best,) = self._task.decode(logits[None], self.classes, min(top_k, len(self.classes)))
+        """One picture's logits (classes,) -> its most probable classes and their probabilities.
+
+        Raises:
+          WorkError: the logits are not finite.
+        """
+        (best,) = self.predictor.decode(logits[None], top_k)
         return {"classes": [name for name, _ in best], "probabilities": [value for _, value in best]}
 
     def explain(self, image: np.ndarray, position: tuple[float, float] | None, top_k: int) -> dict[str, Any]:
         """One picture's classes, the picture as the model sees it, and its attention maps, as base64 PNG.
 
-        Every map is scaled to its largest weight; "peak" says how many times even attention that is.
+        White is the value that `crosscale explain` draws brightest; "peak" says how many times even attention the
+        largest weight is.
 
         Raises:
           Refused: 422, the model has no maps, or no positions.
@@ -107,26 +106,40 @@ class Served:
         maps = []
         for entry in self.maps:
             values = found.maps[entry.name][0]
-            largest = max(float(values.max()), float(np.finfo(np.float32).tiny))
-            grey = np.rint(255 * values / largest).astype(np.uint8)
+            top = max(brightest(values), float(np.finfo(np.float32).tiny))
+            grey = np.rint(255 * values / top).astype(np.uint8)
             maps.append(
                 {
                     "name": entry.name,
                     "kind": entry.kind,
                     "scale": entry.scale,
-                    "peak": largest * entry.cells,
+                    "peak": float(values.max()) * entry.cells,
                     "png": _png(grey),
                 }
             )
         picture = image[:, :, 0] if image.shape[2] == 1 else image
         return {**self.decode(found.outputs[0], top_k), "picture": _png(picture), "maps": maps}
 
-    def warm_up(self, sizes: Sequence[int]) -> None:
-        """Compiles every batch size, and one explanation."""
-        for size in sizes:
-            self.logits(np.zeros((size, *self.spec.size, self.spec.channels), np.uint8))
+    def warm_up(
+        self, sizes: Sequence[int], on_shape: Callable[[str, int, int], None] = lambda what, done, total: None
+    ) -> None:
+        """Compiles every batch size, and one explanation.
+
+        Args:
+          on_shape: told what is compiled next, how many shapes are done, and of how many.
+
+        Raises:
+          WorkError: the model's outputs are not finite.
+        """
+        total = len(sizes) + bool(self.maps)
+        for done, size in enumerate(sizes):
+            on_shape(f"compiling for {size} picture{'s' if size > 1 else ''} at once", done, total)
+            logits = self.logits(np.zeros((size, *self.spec.size, self.spec.channels), np.uint8))
+            self.decode(logits[0], 1)
         if self.maps:
+            on_shape("compiling the attention maps", len(sizes), total)
             self.explain(np.zeros((*self.spec.size, self.spec.channels), np.uint8), None, 1)
+        on_shape("compiled", total, total)
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -26,6 +26,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on_ready: Callable[[str], None] = lambda url: None,
+    on_shape: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> int:
     """Serves until SIGINT or SIGTERM, then finishes the requests that have begun and returns.
 
@@ -35,6 +36,7 @@ def serve(
       host: the address to listen on.
       port: 0 takes a free one.
       on_ready: told the service's URL once it answers predictions.
+      on_shape: before that, told what is compiled next, how many shapes are done, and of how many.
 
     Returns:
       The number of answered requests.
@@ -44,7 +46,7 @@ def serve(
       WorkError: the port is taken or not permitted, or the model failed on its first run.
     """
     bound = _bind(host, port)
-    app = make_app(served, settings)
+    app = make_app(served, settings, on_shape)
     config = uvicorn.Config(
         app,
         http=_protocol(settings.body_seconds),

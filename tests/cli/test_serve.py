@@ -1,8 +1,11 @@
 """`crosscale serve`: what it refuses before it serves."""
 
+import shutil
 import socket
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from crosscale.cli.main import main
 
@@ -39,3 +42,17 @@ def test_an_empty_token_file_is_refused(capsys, tiny_run, tmp_path):
     (tmp_path / "token").write_text("\n")
     assert main(["serve", "--run", str(tiny_run), "--token-file", str(tmp_path / "token")]) == 2
     assert "is empty; write the token into it" in capsys.readouterr().err
+
+
+def test_weights_that_give_no_numbers_end_it_before_it_is_ready(capsys, tiny_run, tmp_path):
+    shutil.copytree(tiny_run / "best", tmp_path / "best")
+    file = tmp_path / "best" / "model.safetensors"
+    weights = {name: np.full_like(value, np.nan) for name, value in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+    assert main(["serve", "--run", str(tmp_path), "--port", "0", "--max-batch", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    *_, before, last = said.err.strip().splitlines()
+    assert before == "crosscale serve: compiling for 1 picture at once ..."
+    assert last.startswith("crosscale serve: error: ")
+    assert f"{file}: the model's outputs are not finite" in last

@@ -5,7 +5,7 @@ import pytest
 
 from crosscale.errors import RequestError
 from crosscale.explain.coordinates import Map, Placement, place
-from crosscale.explain.draw import Prediction, colours, figure, overlay, peak
+from crosscale.explain.draw import Prediction, brightest, colours, figure, overlay, peak
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
@@ -38,6 +38,21 @@ def test_overlay_refuses():
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5)))
     with pytest.raises(RequestError, match=r"must lie in 0\.\.1"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), 1.5)
+
+
+def test_the_brightest_colour_is_the_peak_or_three_times_the_average():
+    peaked = np.zeros((4, 4))
+    peaked[1, 2] = 0.5
+    assert brightest(peaked) == 0.5
+    assert brightest(np.full((4, 4), 0.25)) == 0.75
+    assert brightest(np.zeros((4, 4))) == 0
+
+
+def test_an_even_map_does_not_look_like_attention():
+    picture = np.zeros((224, 224, 3), np.uint8)
+    drawn = np.asarray(figure(picture, [Map("a", "row", "scale", 4)], {"a": np.ones((224, 224))}, strength=1.0))
+    panel = drawn[60:200, 14 + 224 + 14 + 10 : 14 + 224 + 14 + 200]
+    np.testing.assert_array_equal(panel, np.broadcast_to(colours(np.float64(1 / 3)), panel.shape))
 
 
 def test_peak():
