@@ -152,12 +152,10 @@ def _explain_files(
 
 def _load(predictor: "Predictor", file: Path) -> "np.ndarray | str":
     """(H, W, C) uint8 as the model is to see it, or why not."""
-    from crosscale.data import BadImage, eval_transform, open_image
-    from crosscale.data.decode import decode
+    from crosscale.data import BadImage
 
     try:
-        image = decode(open_image(file), predictor.spec.channels, str(file))
-        return eval_transform(predictor.spec)(image)
+        return predictor.prepare(file, str(file))
     except BadImage as error:
         return error.reason
 
@@ -170,7 +168,6 @@ def _draw(
 
     from crosscale.explain import describe_maps, explain
     from crosscale.explain.draw import Prediction, figure, peak
-    from crosscale.tasks.classification import Classification
 
     spec = predictor.spec
     batch = np.zeros((options.batch_size, *spec.size, spec.channels), np.uint8)
@@ -184,7 +181,7 @@ def _draw(
         direction=options.direction,
     )
     maps = describe_maps(predictor.model, spec.size)
-    decoded = Classification(len(predictor.classes)).decode(outputs, predictor.classes, options.top_k)
+    decoded = predictor.decode(outputs, options.top_k)
     for i, picture in enumerate(pictures):
         classes, probabilities = zip(*decoded[i], strict=True)
         own = {name: x[i] for name, x in values.items()}
