@@ -27,9 +27,8 @@ demo: install  ## train, validate and predict on real handwritten digits (a few 
 	$(BIN)/crosscale predict --run $(RUN) --top-k 3 $$(ls $(RUN)-images/val/*/*.png | awk 'NR % 60 == 1')
 	@echo "The run folder: $(RUN)"
 
-# The default tests compile many tiny programs once: less optimisation halves that. slow and parity run as users do.
 test: install  ## the default tests
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS)
 
 slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -n $(JOBS) -m slow

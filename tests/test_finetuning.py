@@ -110,6 +110,7 @@ def test_twenty_thousand_classes(tmp_path):
         "finetune",
         {**options, "model.name": "crossvit", "data.dir": str(tmp_path / "photos"), "model.pretrained": str(WEIGHTS),
          "model.pretrained_only": '["backbone/embed_0/cls"]', "model.options.embed_dim": "[16, 24]",
+         "model.options.depth": "[[1, 1, 0]]",
          "train.epochs": "1", "train.batch_size": "1000", "validate.batch_size": "1000"},
     )  # fmt: skip
     assert run_training(recipe, tmp_path / "run")["examples"] == 20_000
