@@ -1,7 +1,6 @@
 """Multi-head attention: the plain product, self-attention, and the one-query form of CrossViT's fusion."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
+from crosscale.layers.chunked import chunked_attention, query_chunk
 from crosscale.layers.dense import Dense, DenseParams
 
 ATTENTION = "attention"  # the collection of attention weights, filled when it is made mutable
@@ -21,13 +21,19 @@ def check_heads(dim: int, num_heads: int, where: str = "attention") -> None:
         raise RequestError(f"{where}: num_heads={num_heads} does not divide the width {dim}")
 
 
-def record_weights(module: nn.Module, weights: Array) -> None:
-    """Puts `weights` into the collection ATTENTION where whoever applies the model made that mutable.
+def recorder(module: nn.Module) -> Callable[[Array], None] | None:
+    """Puts weights into the collection ATTENTION; None unless whoever applies the model made that mutable.
 
-    Otherwise nothing is traced, so that it costs nothing. Not during `init`, in which every collection is mutable.
+    None means that nobody needs the weights, so that they need not exist. Not during `init`, in which every
+    collection is mutable.
     """
-    if module.is_mutable_collection(ATTENTION) and not module.is_initializing():
+    if not module.is_mutable_collection(ATTENTION) or module.is_initializing():
+        return None
+
+    def record(weights: Array) -> None:
         module.sow(ATTENTION, "weights", weights)
+
+    return record
 
 
 def attend(
@@ -47,14 +53,19 @@ def attend(
       k: keys (B, Nk, H, D).
       v: values (B, Nk, H, D).
       scale: factor on the products, usually D ** -0.5.
-      bias: added to the scores, broadcastable to (B, H, Nq, Nk).
+      bias: added to the scores, (B or 1, H or 1, Nq or 1, Nk).
       dropout: applied to the weights when given.
       record: is given the weights (B, H, Nq, Nk), before dropout.
 
     Returns:
       (B, Nq, H, D). The softmax runs in float32 whatever the inputs' type.
     """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
+    q = q * jnp.asarray(scale, q.dtype)
+    if record is None and dropout is None:
+        if fused_kernel_fits(q, k, bias, jax.default_backend()):
+            return jax.nn.dot_product_attention(q, k, v, scale=1.0, implementation="cudnn")
+        return chunked_attention(q, k, v, bias, query_chunk(q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
@@ -63,6 +74,15 @@ def attend(
     if dropout is not None:
         weights = dropout(weights)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def fused_kernel_fits(q: Array, k: Array, bias: Array | None, backend: str) -> bool:
+    """Whether cuDNN's fused attention takes these: half precision on a GPU, heads of 8, 16, ... 128, no bias.
+
+    It would refuse a bias in training where the number of tokens is odd, as CLS tokens make it.
+    """
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    return backend == "gpu" and half and bias is None and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
 
 class SelfAttention(nn.Module):
@@ -93,7 +113,7 @@ class SelfAttention(nn.Module):
         q, k, v = (t.reshape(batch, tokens, self.num_heads, -1) for t in jnp.split(qkv, 3, axis=-1))  # (B, N, H, D)
         scale = self.qk_scale or (dim // self.num_heads) ** -0.5
         dropout = _dropout(self.attn_drop_rate, train)
-        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=partial(record_weights, self))
+        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=recorder(self))
         y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, tokens, dim))
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
 
@@ -126,7 +146,8 @@ class ClassAttention(nn.Module):
         query = jnp.einsum("bhd,chd->bhc", q * jnp.asarray(scale, q.dtype), to_key.reshape(dim, heads, -1))
         scores = jnp.einsum("bhc,bnc->bhn", query, x, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        record_weights(self, weights)
+        if (record := recorder(self)) is not None:
+            record(weights)
         weights = nn.Dropout(self.attn_drop_rate)(weights, deterministic=not train)
         context = jnp.einsum("bhn,bnc->bhc", weights, x)
         y = jnp.einsum("bhc,chd->bhd", context, to_value.reshape(dim, heads, -1))

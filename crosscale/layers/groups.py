@@ -6,14 +6,13 @@ attention.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
-from crosscale.layers.attention import attend, check_heads, record_weights
+from crosscale.layers.attention import attend, check_heads, recorder
 from crosscale.layers.dense import Dense
 from crosscale.layers.position_bias import DynamicPositionBias
 
@@ -143,7 +142,7 @@ class GroupAttention(nn.Module):
             bias = bias + jnp.tile(mask, (batch, 1))[:, None, None, :]
         dropout = nn.Dropout(self.attn_drop_rate, deterministic=False) if train and self.attn_drop_rate > 0 else None
         scale = self.qk_scale or (dim // heads) ** -0.5
-        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=partial(record_weights, self))
+        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=recorder(self))
         y = merge(y.reshape(-1, grouping.tokens, dim), grouping)
         y = Dense(dim, dtype=self.dtype, name="out")(y)
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crosscale.layers.attention import ClassAttention, SelfAttention
+from crosscale.layers import chunked
+from crosscale.layers.attention import ClassAttention, SelfAttention, attend, fused_kernel_fits
 from crosscale.layers.mlp import gelu
 
 
@@ -55,3 +56,71 @@ def test_gelu_is_exact():
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     expected = [v * 0.5 * (1 + erf(v / 2**0.5)) for v in x.astype(np.float64)]
     np.testing.assert_allclose(gelu(jnp.asarray(x)), expected, atol=1e-6)
+
+
+def plain_attention(q, k, v, bias, scale):
+    scores = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores if bias is None else scores + bias, -1), v)
+
+
+@pytest.mark.parametrize("rows", [None, 64, 70])
+@pytest.mark.parametrize("bias", [None, (1, 1, 1, 130), (1, 2, 130, 130), (3, 1, 1, 130), (3, 2, 130, 130)], ids=str)
+def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch, rows, bias):
+    shape = (3, 130, 2, 8)
+    if rows is not None:
+        monkeypatch.setattr(chunked, "SMALLEST_CHUNK", rows)
+        monkeypatch.setattr(chunked, "CHUNK_BYTES", 1)
+    assert chunked.query_chunk(3, 2, 130, 130) == rows
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, k, v, cotangent = (jax.random.normal(key, shape) for key in keys[:4])
+    given = (q, k, v) if bias is None else (q, k, v, jax.random.normal(keys[4], bias))
+
+    def ours(q, k, v, bias=None):
+        return attend(q, k, v, scale=0.3, bias=bias)
+
+    def theirs(q, k, v, bias=None):
+        return plain_attention(q, k, v, bias, 0.3)
+
+    out, pull = jax.vjp(ours, *given)
+    expected, pull_plain = jax.vjp(theirs, *given)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for a, b in zip(pull(cotangent), pull_plain(cotangent), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
+
+
+def test_chunks_keep_large_scores_small_and_leave_small_ones_whole():
+    assert chunked.query_chunk(1, 4, 401, 401) is None
+    rows = chunked.query_chunk(32, 4, 401, 401)
+    assert 4 * 32 * 4 * rows * 401 <= chunked.CHUNK_BYTES
+    assert chunked.query_chunk(4096, 4, 49, 49) is None  # groups: a row of products for each would be slower
+
+
+def test_scores_far_apart_or_large_stay_finite():
+    q, k = jnp.full((1, 3, 1, 4), 40.0), jnp.stack([jnp.full((1, 1, 4), x) for x in (40.0, -40.0)], axis=1)
+    v = jnp.asarray([1.0, 2.0])[None, :, None, None] * jnp.ones((1, 2, 1, 4))
+    out, pull = jax.vjp(lambda *given: attend(*given, scale=1.0), q, k, v)
+    np.testing.assert_array_equal(out, np.ones_like(out))
+    assert all(np.isfinite(gradient).all() for gradient in pull(out))
+
+
+def test_half_precision_keeps_its_type_and_sums_in_float32():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 300, 2, 16)) for i in range(3))
+    halves = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    out = attend(*halves, scale=0.25)
+    assert out.dtype == jnp.bfloat16
+    expected = plain_attention(*(x.astype(jnp.float32) for x in halves), None, 0.25)
+    # the weights and the result are rounded to 8 bits, nothing is summed in them
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=2**-7 * float(np.abs(expected).max()))
+
+
+def test_the_fused_kernel_is_asked_for_what_it_takes_and_computes_the_same():
+    half = jnp.ones((2, 401, 4, 32), jnp.bfloat16)
+    assert fused_kernel_fits(half, half, None, "gpu")
+    assert not fused_kernel_fits(half, half, None, "cpu")
+    assert not fused_kernel_fits(half, half, jnp.zeros((1, 4, 401, 401)), "gpu")
+    assert not fused_kernel_fits(half.astype(jnp.float32), half, None, "gpu")
+    assert not fused_kernel_fits(half[..., :20], half, None, "gpu")
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 50, 2, 16)) for i in range(3))
+    theirs = jax.nn.dot_product_attention(0.3 * q, k, v, scale=1.0, implementation="xla")
+    np.testing.assert_allclose(attend(q, k, v, scale=0.3), theirs, atol=1e-5)

@@ -1,0 +1,132 @@
+"""softmax(q k^T) v without ever holding all of its scores: chunks of queries, and a gradient that recomputes them.
+
+The scores of a whole batch do not fit a processor's caches, and kept for the gradient they are most of a training
+step's memory. A chunk's scores are exponentiated, multiplied with the values and only then divided by their sums
+(the order of Dao et al., FlashAttention, NeurIPS 2022, algorithm 1, with whole rows of keys, so that no sum has
+to be corrected). Exact up to rounding.
+"""
+
+import math
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from crosscale.contracts import Array
+
+# As measured: with more the caches overflow, and with fewer than 64 rows the products become too small to be fast.
+CHUNK_BYTES = 16 * 2**20
+SMALLEST_CHUNK = 64
+
+
+def query_chunk(batch: Any, heads: int, queries: Any, keys: Any) -> int | None:
+    """Queries to take at once, so that their scores in float32 stay within CHUNK_BYTES; None for all of them.
+
+    All of them, too, where a size is symbolic (`jax.export` with a free batch or image size).
+    """
+    if not all(isinstance(size, int) for size in (batch, queries, keys)):
+        return None
+    parts = math.ceil(4 * batch * heads * queries * keys / CHUNK_BYTES)
+    chunk = max(SMALLEST_CHUNK, math.ceil(queries / parts))
+    return chunk if chunk < queries else None
+
+
+def chunked_attention(q: Array, k: Array, v: Array, bias: Array | None, chunk: int | None) -> Array:
+    """softmax(q k^T + bias) v.
+
+    Args:
+      q: scaled queries (B, Nq, H, D).
+      k: keys (B, Nk, H, D).
+      v: values (B, Nk, H, D).
+      bias: (B or 1, H or 1, Nq or 1, Nk), or None.
+      chunk: queries taken at once; None for all.
+
+    Returns:
+      (B, Nq, H, D). Scores, softmax and sums are float32 whatever the inputs' type.
+    """
+    # One matrix per image and head: XLA's batched products are two to three times faster in this layout.
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return _attention(q, k, v, bias, chunk).swapaxes(1, 2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(q: Array, k: Array, v: Array, bias: Array | None, chunk: int | None) -> Array:
+    """On (B, H, N, D)."""
+    return _forward(q, k, v, bias, chunk)[0]
+
+
+def _forward(q: Array, k: Array, v: Array, bias: Array | None, chunk: int | None) -> tuple[Array, Any]:
+    outputs, normalizers = [], []
+    for start, stop in _ranges(q.shape[2], chunk):
+        scores = _scores(q[:, :, start:stop], k, _rows(bias, start, stop))
+        highest = scores.max(-1, keepdims=True)
+        weights = jnp.exp(scores - highest)
+        total = weights.sum(-1, keepdims=True)
+        product = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        outputs.append((product / total).astype(v.dtype))
+        normalizers.append(highest + jnp.log(total))
+    output, normalizer = _joined(outputs), _joined(normalizers)
+    return output, (q, k, v, bias, output, normalizer)
+
+
+def _backward(chunk: int | None, kept: Any, grad: Array) -> tuple[Array, Array, Array, Array | None]:
+    q, k, v, bias, output, normalizer = kept
+    # The softmax's gradient needs each row's sum of weight * d weight, which is output . grad (ibid., appendix B.2).
+    inner = (grad.astype(jnp.float32) * output.astype(jnp.float32)).sum(-1, keepdims=True)
+    grad_q, grad_k, grad_v, grad_bias = [], [], [], []
+    for start, stop in _ranges(q.shape[2], chunk):
+        rows, out = q[:, :, start:stop], grad[:, :, start:stop]
+        weights = jnp.exp(_scores(rows, k, _rows(bias, start, stop)) - normalizer[:, :, start:stop])
+        grad_v.append(_product(weights.swapaxes(-1, -2).astype(v.dtype), out))
+        change = weights * (_product(out, v.swapaxes(-1, -2)) - inner[:, :, start:stop])
+        if bias is not None:
+            grad_bias.append(_summed_like(change, bias))
+        change = change.astype(q.dtype)
+        grad_q.append(_product(change, k))
+        grad_k.append(_product(change.swapaxes(-1, -2), rows))
+    to_bias = None
+    if bias is not None:
+        to_bias = (_added(grad_bias) if bias.shape[2] == 1 else _joined(grad_bias)).astype(bias.dtype)
+    return (
+        _joined(grad_q).astype(q.dtype),
+        _added(grad_k).astype(k.dtype),
+        _added(grad_v).astype(v.dtype),
+        to_bias,
+    )
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _ranges(queries: Any, chunk: int | None) -> list[tuple[Any, Any]]:
+    if chunk is None:
+        return [(None, None)]
+    return [(start, min(start + chunk, queries)) for start in range(0, queries, chunk)]
+
+
+def _rows(bias: Array | None, start: Any, stop: Any) -> Array | None:
+    return bias if bias is None or bias.shape[2] == 1 else bias[:, :, start:stop]
+
+
+def _scores(q: Array, k: Array, bias: Array | None) -> Array:
+    scores = _product(q, k.swapaxes(-1, -2))
+    return scores if bias is None else scores + bias
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
+
+
+def _added(parts: list[Array]) -> Array:
+    return reduce(jnp.add, parts)
+
+
+def _summed_like(x: Array, like: Array) -> Array:
+    """`x` summed over the axes along which `like` was broadcast; queries are taken as they come, in chunks."""
+    axes = tuple(axis for axis in (0, 1, 2) if like.shape[axis] == 1)
+    return x.sum(axes, keepdims=True) if axes else x
