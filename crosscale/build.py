@@ -1,34 +1,44 @@
 """Training runs and validations as a whole: the only place that knows every part at once."""
 
+import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from crosscale.contracts import InputSpec, Source
 from crosscale.data import eval_batches, open_source, train_batches
 from crosscale.data.pipeline import OnBadImage
 from crosscale.engine.checkpoint import Checkpoints
+from crosscale.engine.environment import git_state, record_environment
 from crosscale.engine.evaluate import evaluate
-from crosscale.engine.log import CollectedLog, RunLog
+from crosscale.engine.hosts import from_first, is_first, wait_for_all, wait_for_file
+from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress
+from crosscale.engine.remat import compiler_options
 from crosscale.engine.run_folder import (
     BEST,
     CHECKPOINTS,
     RECIPE,
+    disc_is_full,
     holds_run,
     locked,
     repair,
+    whole_checkpoints,
     write_text,
 )
-from crosscale.engine.sharding import check_divides, data_mesh, replicated
+from crosscale.engine.sharding import check_divides, data_mesh, put_whole, replicated, split_parameters
+from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
-from crosscale.errors import RequestError
+from crosscale.errors import RequestError, WorkError
 from crosscale.experiment import (
     Experiment,
     abstract_state,
@@ -39,11 +49,13 @@ from crosscale.experiment import (
     save_best,
 )
 from crosscale.predictor import Predictor, best_folder, read_config
-from crosscale.recipe import Recipe, differences, dump, load
+from crosscale.recipe import Recipe, differences, dump, load, parse
 from crosscale.tasks.classification import Classification
 
-# May differ when a run goes on: they change where it reads and how fast, not what it computes.
-FREE_KEYS = frozenset({"data.dir", "data.workers", "data.threads", "train.checkpoint_every", "train.keep_checkpoints"})
+# May differ between the processes of a run: where and how fast they read.
+LOADING_KEYS = frozenset({"data.dir", "data.workers", "data.threads"})
+# May differ when a run goes on: they change where it runs and how fast, not what it computes.
+FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", "mesh.data", "mesh.fsdp"}
 
 
 def run_training(
@@ -51,55 +63,84 @@ def run_training(
 ) -> dict[str, Any]:
     """Trains into `output_dir`, or goes on with the run that is there.
 
+    Where several processes train together, each calls this; the first one writes, into its `output_dir`.
+
     Args:
       on_epoch: called with the run folder after each epoch; the training waits for it.
 
     Returns:
       "top1", "top5", "loss" and "examples" of the best validation (null where there was none),
       "images_per_second" of training, "steps", "epochs", "best_step", "best_epoch", "skipped_images",
-      "skipped_steps", "stopped" (a signal's name or None) and "output_dir".
+      "skipped_steps", "rollbacks", "stopped" (a signal's name or None) and "output_dir".
 
     Raises:
       RequestError: the recipe cannot be run, or the folder holds another run.
       WorkError: the run failed.
     """
-    output_dir = output_dir.expanduser().resolve()
-    if not resume and holds_run(output_dir):
+    output_dir = Path(from_first(str(output_dir.expanduser().resolve())))
+    if is_first() and not resume and holds_run(output_dir):
         raise RequestError(
             f"{output_dir}: already holds a run; --resume goes on with it, or choose another --output-dir"
         )
     experiment = build(recipe)
+    _check_processes(experiment)
+    with _claimed(output_dir, experiment, resume=resume):
+        try:
+            return _train(experiment, output_dir, (lambda: on_epoch(output_dir)) if on_epoch else lambda: None)
+        except Exception as error:
+            if disc_is_full(error):
+                raise WorkError(_full_disc(output_dir)) from error
+            raise
+
+
+@contextmanager
+def _claimed(folder: Path, experiment: Experiment, *, resume: bool) -> Iterator[None]:
+    """The folder locked by the process that writes, and with the recipe in it; the others wait for that."""
+    if not is_first():
+        wait_for_all("folder")
+        wait_for_file(folder / RECIPE, "the run folder must lie on a file system that all processes share")
+        yield
+        return
     if resume:
-        _check_same(output_dir, experiment)
-    with locked(output_dir):
-        if not resume and holds_run(output_dir):
-            raise RequestError(f"{output_dir}: another process has just begun a run here; choose another --output-dir")
-        repair(output_dir / BEST)
-        write_text(output_dir / RECIPE, dump(experiment.recipe))
-        return _train(experiment, output_dir, (lambda: on_epoch(output_dir)) if on_epoch else lambda: None)
+        _check_same(folder, experiment)
+    with locked(folder):
+        if not resume and holds_run(folder):
+            raise RequestError(f"{folder}: another process has just begun a run here; choose another --output-dir")
+        repair(folder / BEST)
+        write_text(folder / RECIPE, dump(experiment.recipe))
+        wait_for_all("folder")
+        yield
+
+
+def _full_disc(folder: Path) -> str:
+    steps = whole_checkpoints(folder)
+    kept = f"the checkpoint of step {steps[-1]} is whole" if steps else "there was no checkpoint yet"
+    return (
+        f"{folder}: no space left on the disc; {kept}. "
+        f"When there is space again: crosscale train --output-dir {folder} --resume"
+    )
 
 
 def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -> dict[str, Any]:
     recipe = experiment.recipe
     target, optimizer = abstract_state(experiment)
+    layout = split_parameters(target, experiment.mesh)
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=recipe.train.keep_checkpoints)
     try:
-        restored = checkpoints.restore(target, replicated(experiment.mesh))
+        restore = partial(checkpoints.restore, target, layout)
+        restored = restore()
         if restored is not None:
             state, progress = restored[0], Progress(**restored[1])
         else:
             with CollectedLog() as loaded:
-                state, progress = initial_state(experiment, optimizer), Progress()
-        with RunLog(
-            folder,
-            start_step=int(state.step),
-            start_epoch=progress.epoch,
-            total_steps=experiment.total_steps,
-        ) as log:
+                state, progress = initial_state(experiment, optimizer, layout), Progress()
+        with _open_log(folder, int(state.step), progress.epoch, experiment.total_steps) as log:
+            if is_first():
+                record_environment(folder, seed=recipe.train.seed)
             _announce(log, experiment, folder, int(state.step))
             for line in loaded.lines if restored is None else []:
                 log.line(line)
-            parts = replace(_parts(experiment, optimizer, folder), on_epoch=on_epoch)
+            parts = replace(_parts(experiment, optimizer, layout, folder), on_epoch=on_epoch, restore=restore)
             loop = Loop(parts, state, progress, checkpoints, log)
             loop.run()
             result = _summary(loop, folder)
@@ -109,9 +150,21 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         checkpoints.close()
 
 
-def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, folder: Path) -> Parts:
+def _open_log(folder: Path, step: int, epoch: int, total_steps: int) -> RunLog:
+    if is_first():
+        return RunLog(folder, start_step=step, start_epoch=epoch, total_steps=total_steps)
+    return QuietLog(jax.process_index())
+
+
+def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState, folder: Path) -> Parts:
     recipe, model, spec, mesh = experiment.recipe, experiment.model, experiment.spec, experiment.mesh
     loading = {name: getattr(recipe.data, name) for name in ("workers", "threads", "on_bad_image")}
+    loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
+
+    def keep_best(params: Any, record: Mapping[str, Any]) -> None:
+        if is_first():
+            save_best(folder / BEST, experiment, params, record)
+
     return Parts(
         train_step=make_train_step(
             model,
@@ -123,8 +176,10 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, fold
             seed=recipe.train.seed,
             accumulate=recipe.optimizer.accumulate,
             ema_decay=recipe.train.ema_decay,
+            layout=layout,
+            compiler_options=compiler_options(model, mesh),
         ),
-        eval_step=make_eval_step(model, spec, experiment.task, mesh),
+        eval_step=make_eval_step(model, spec, experiment.task, mesh, layout.params),
         mesh=mesh,
         open_train=lambda step: train_batches(
             experiment.train_source,
@@ -138,7 +193,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, fold
         ),
         open_eval=lambda: eval_batches(experiment.val_source, spec, batch_size=recipe.validate.batch_size, **loading),
         score=experiment.task.score,
-        save_best=lambda params, record: save_best(folder / BEST, experiment, params, record),
+        save_best=keep_best,
         steps_per_epoch=experiment.steps_per_epoch,
         settings=recipe.train,
         use_ema=recipe.validate.use_ema,
@@ -169,7 +224,7 @@ def evaluate_run(
       split: "val", "train", or "all" of data that comes as one part.
       val_fraction: None is the run's own, or 0.2; counts where the data comes as one part.
       seed: of that split; None is the run's own, or 0.
-      batch_size: None is the run's own, or 256.
+      batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
       crop_pct: None is the weights' own.
       **options: the model's fields, with `model`.
 
@@ -197,9 +252,12 @@ def evaluate_run(
         predictor = Predictor.from_run(run)
     else:
         predictor = Predictor.from_weights(str(model), str(weights), classes=source.classes, **options)
-    batch_size = batch_size or stored.get("batch_size", 256)
+    mesh = data_mesh()
+    if batch_size is None:  # the metrics do not depend on it
+        batch_size = mesh.size * -(-stored.get("batch_size", 256) // mesh.size)
+    check_divides("batch_size", batch_size, 1, mesh)
     spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
-    result = _evaluate(predictor, spec, source, place, batch_size, workers, on_bad_image)
+    result = _evaluate(predictor, spec, source, place, mesh, batch_size, workers, on_bad_image)
     return {**result, "classes": len(predictor.classes), "data_dir": str(place), "split": split}
 
 
@@ -208,16 +266,20 @@ def _evaluate(
     spec: InputSpec,
     source: Source,
     place: str | Path,
+    mesh: Mesh,
     batch_size: int,
     workers: int,
     on_bad_image: OnBadImage,
 ) -> dict[str, float]:
     labels = _labels_by_name(source.classes, predictor.classes, place)
-    mesh = data_mesh()
-    check_divides("batch_size", batch_size, 1, mesh)
     step = make_eval_step(predictor.model, spec, Classification(len(predictor.classes)), mesh)
-    params = jax.device_put(predictor.variables["params"], replicated(mesh))
-    loading: dict[str, Any] = {"workers": workers, "on_bad_image": on_bad_image}
+    params = put_whole(predictor.variables["params"], replicated(mesh))
+    loading: dict[str, Any] = {
+        "workers": workers,
+        "on_bad_image": on_bad_image,
+        "host_index": jax.process_index(),
+        "host_count": jax.process_count(),
+    }
     with eval_batches(source, spec, batch_size=batch_size, **loading) as batches:
         relabelled = (batch._replace(label=labels[batch.label]) for batch in batches)
         return evaluate(step, params, relabelled, mesh)
@@ -232,6 +294,23 @@ def _labels_by_name(found: Sequence[str], known: Sequence[str], place: str | Pat
                 f"{place}: the class '{name}' is none of the {len(known)} that the model was trained for"
             )
     return np.array([positions[name] for name in found], np.int32)
+
+
+def _check_processes(experiment: Experiment) -> None:
+    """Raises RequestError where this process is about to train something else than the first one."""
+    images = [len(experiment.train_source), len(experiment.val_source)]
+    text = from_first(json.dumps({"recipe": asdict(experiment.recipe), "images": images}))
+    if is_first():
+        return
+    said, process = json.loads(text), jax.process_index()
+    for key, (first, own) in differences(parse(said["recipe"]), experiment.recipe).items():
+        if key not in LOADING_KEYS:
+            raise RequestError(f"process {process} was given {key}={own}, but process 0 {first}; give all the same")
+    if said["images"] != images:
+        raise RequestError(
+            f"process {process} finds {images[0]} images to train on and {images[1]} held out in "
+            f"{experiment.recipe.data.dir}, but process 0 {said['images'][0]} and {said['images'][1]}"
+        )
 
 
 def _check_same(folder: Path, experiment: Experiment) -> None:
@@ -250,13 +329,18 @@ def _announce(log: RunLog, experiment: Experiment, folder: Path, step: int) -> N
     facts = describe(experiment)
     log.line(
         f"crosscale {package_version()}, jax {jax.__version__}, Python {platform.python_version()}, "
-        f"{experiment.mesh.size} x {device.device_kind}, seed {experiment.recipe.train.seed}"
+        f"{experiment.mesh.size} x {device.device_kind}, seed {experiment.recipe.train.seed}{_git_text()}"
     )
     log.line(
         f"{facts['model']}: {facts['parameters']:,} parameters; {facts['train_images']} images to train on, "
         f"{facts['val_images']} held out, {facts['classes']} classes; {facts['steps']} steps"
     )
     log.line(f"{'going on from' if step else 'from'} step {step}, into {folder}")
+
+
+def _git_text() -> str:
+    state = git_state()
+    return f", git {state['commit'][:12]}{' and changes' if state['dirty'] else ''}" if state else ""
 
 
 def _summary(loop: Loop, folder: Path) -> dict[str, Any]:
@@ -271,6 +355,7 @@ def _summary(loop: Loop, folder: Path) -> dict[str, Any]:
         "best_epoch": best["epoch"] if best else None,
         "skipped_images": loop.progress.skipped_images,
         "skipped_steps": loop.progress.skipped_steps,
+        "rollbacks": loop.progress.rollbacks,
         "stopped": loop.stopped,
         "output_dir": str(folder),
     }

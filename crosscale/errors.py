@@ -20,6 +20,18 @@ class WorkError(RuntimeError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the nearest of `known`, or an empty string if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """Returns `"; did you mean 'x'?"` for the nearest of `known`, or an empty string if none is near.
+
+    A name and the initials of its words ("learning_rate" and "lr") are nearer than any spelling.
+    """
+    names = list(known)
+    near = [other for other in names if _abbreviates(name, other) or _abbreviates(other, name)]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _abbreviates(short: str, long: str) -> bool:
+    """Whether one name is the initials of the other's words, in the same section of dotted names."""
+    (section, initials), (other, words) = short.rpartition(".")[::2], long.rpartition(".")[::2]
+    parts = [word for word in words.replace("-", "_").split("_") if word]
+    return len(parts) > 1 and section == other and initials == "".join(word[0] for word in parts)

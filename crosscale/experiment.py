@@ -13,14 +13,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from crosscale.contracts import Array, InputSpec, Source, Variables
+from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import open_source, steps_per_epoch
 from crosscale.data.declared import DeclaredSource
 from crosscale.data.sources import HUB
 from crosscale.engine.forward import forward
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
 from crosscale.engine.run_folder import replace_folder
-from crosscale.engine.sharding import check_divides, data_mesh, replicated
+from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, put_whole, split_parameters
 from crosscale.engine.state import TrainState
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
@@ -90,9 +90,10 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
         raise RequestError(f"model.options.num_classes={given}, but {data.dir} has {len(classes)} classes")
     if train.dtype != "float32":
         options["dtype"] = train.dtype
-    model = create_model(recipe.model.name, num_classes=len(classes), **options)
+    remat = {"remat": True} if train.remat == "blocks" else {}
+    model = create_model(recipe.model.name, num_classes=len(classes), **{**options, **remat})
     spec = _input_spec(recipe, model)
-    mesh = data_mesh()
+    mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
     per_epoch = steps_per_epoch(train_source, train.batch_size)
@@ -150,8 +151,9 @@ def _open(recipe: Recipe) -> tuple[Source, Source]:
 def estimate_memory(experiment: Experiment) -> dict[str, int]:
     """Bytes that training needs on each device, from shapes alone.
 
-    "parameters", "gradients", "optimizer" and "ema" are exact. "activations" is what the backward pass keeps of
-    one part of the batch as written, before the compiler fuses and reuses: an upper bound, mostly.
+    "parameters", "gradients", "optimizer" and "ema" are exact, of the device's parts. "activations" is what the
+    backward pass keeps of one part of the batch as written, before the compiler fuses and reuses: an upper bound,
+    mostly.
     """
     recipe, spec, model = experiment.recipe, experiment.spec, experiment.model
     per_device = recipe.train.batch_size // experiment.mesh.size
@@ -167,11 +169,12 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
 
     kept = _bytes(jax.eval_shape(backward, params, images)) - _bytes(params)
     one_part = per_device // recipe.optimizer.accumulate
+    parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))
     return {
-        "parameters": _bytes(params),
-        "gradients": _bytes(params),
-        "optimizer": _bytes(slots),
-        "ema": _bytes(params) if recipe.train.ema_decay is not None else 0,
+        "parameters": parameters,
+        "gradients": parameters,
+        "optimizer": bytes_per_device(slots, split_parameters(slots, experiment.mesh)),
+        "ema": parameters if recipe.train.ema_decay is not None else 0,
         "batch": per_device * (_bytes(images) + 4 * len(experiment.classes)),
         "activations": max(kept, 0) * one_part,
     }
@@ -220,27 +223,33 @@ def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTr
     return jax.eval_shape(lambda params: TrainState.create(params, optimizer, ema=ema), shapes), optimizer
 
 
-def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, whole on every device.
+def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
+    """The state before the first step, on the devices as `layout` tells.
 
     Raises:
       RequestError: the pretrained weights do not fit.
     """
-    recipe, whole = experiment.recipe, replicated(experiment.mesh)
-    key, ema = jax.random.key(recipe.train.seed), recipe.train.ema_decay is not None
-    pretrained = _pretrained(experiment)["params"] if recipe.model.pretrained else None
+    recipe = experiment.recipe
+    seed, ema = recipe.train.seed, recipe.train.ema_decay is not None
+    pretrained = None
+    if recipe.model.pretrained:
+        pretrained = put_whole(_pretrained(experiment)["params"], layout.params)
 
-    def create(key: Array, params: Any) -> TrainState:
+    def create(params: Any) -> TrainState:
         if params is None:
-            params = experiment.model.init(key, _blank(experiment.spec))["params"]
+            params = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))["params"]
         return TrainState.create(params, optimizer, ema=ema)
 
-    state: TrainState = jax.jit(create, out_shardings=whole)(key, pretrained)
+    state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
     return state
 
 
 def save_best(folder: Path, experiment: Experiment, params: Any, record: Mapping[str, Any]) -> None:
-    """Writes weights and everything that is needed to use them alone, in the place of the folder's former."""
+    """Writes weights and everything that is needed to use them alone, in the place of the folder's former.
+
+    Args:
+      params: whole NumPy arrays.
+    """
     recipe = experiment.recipe
     config = {
         "model": recipe.model.name,

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage, eval_transform, open_image
 from crosscale.data.decode import MAX_PIXELS, decode
 from crosscale.engine.forward import forward
+from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights
@@ -161,7 +163,8 @@ class Predictor:
         Args:
           pictures: paths, encoded file bytes, or arrays (H, W) or (H, W, C) of uint8.
           top_k: how many classes to name; no more than there are.
-          batch_size: pictures per forward. The last batch is filled up, so that one shape is compiled.
+          batch_size: pictures per forward, split over the devices of this process and brought up to a multiple of
+            their number. The last batch is filled up, so that one shape is compiled.
 
         Raises:
           RequestError: `top_k` or `batch_size` is below 1.
@@ -170,7 +173,8 @@ class Predictor:
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
                 raise RequestError(f"{name}={value}: at least 1")
-        return self._predict(pictures, min(top_k, len(self.classes)), batch_size)
+        devices = jax.local_device_count()
+        return self._predict(pictures, min(top_k, len(self.classes)), devices * -(-batch_size // devices))
 
     def _predict(self, pictures: Iterable[Picture], top_k: int, batch_size: int) -> Iterator[Prediction]:
         numbered = iter(enumerate(pictures))
@@ -187,6 +191,14 @@ class Predictor:
             if waiting is not None:
                 yield from self._read(*waiting, top_k)
 
+    @cached_property
+    def _spread(self) -> tuple[Variables, Any]:
+        """The variables on every device of this process, and how to split a batch over these; None for one device."""
+        if jax.local_device_count() == 1:
+            return self.variables, None
+        mesh = local_mesh()
+        return jax.device_put(self.variables, replicated(mesh)), split_batch(mesh)
+
     def _load(self, numbered: tuple[int, Picture]) -> "_Loaded":
         index, picture = numbered
         is_path = isinstance(picture, (str, Path))
@@ -201,7 +213,8 @@ class Predictor:
         batch = np.zeros((batch_size, *self.spec.size, self.spec.channels), np.uint8)
         if images:
             batch[: len(images)] = np.stack(images)
-            return self.logits(batch)
+            variables, rows = self._spread
+            return self._logits(variables, batch if rows is None else jax.device_put(batch, rows))
         return np.zeros((0, len(self.classes)), np.float32)
 
     def _read(self, loaded: Sequence["_Loaded"], logits: Array, top_k: int) -> Iterator[Prediction]:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crosscale.data.augment import Augment
-from crosscale.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings, ValidateSettings
+from crosscale.engine.settings import (
+    MeshSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainSettings,
+    ValidateSettings,
+)
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.distillation import DistillSettings
 from crosscale.typed import Key, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
@@ -95,6 +101,7 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     distill: DistillSettings = field(default_factory=DistillSettings)
+    mesh: MeshSettings = field(default_factory=MeshSettings)
 
 
 def shipped_recipes() -> list[str]:

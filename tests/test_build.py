@@ -50,7 +50,15 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
 def test_the_run_folder_is_complete(run: tuple[Path, dict[str, Any]]) -> None:
     folder, result = run
     names = {p.name for p in folder.iterdir()} - {".lock"}
-    assert names == {"recipe.yaml", "metrics.jsonl", "checkpoints", "best", "tensorboard", "log.txt"}
+    assert names == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "best",
+        "tensorboard",
+        "log.txt",
+    }
     assert {p.name for p in (folder / "best").iterdir()} == {"model.safetensors", "config.json"}
     assert result["steps"] == 44
     assert result["epochs"] == 2

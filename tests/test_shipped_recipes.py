@@ -6,6 +6,8 @@
 import math
 import os
 import re
+import sys
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -100,6 +102,29 @@ def rates(name):
     return np.asarray(schedule(jnp.arange(recipe.train.epochs) * STEPS))
 
 
+# t_initial, warmup_t and the rates, as the released programs hand them to timm's scheduler.
+TIMM = {
+    "crossvit_ibm": (300, 30, 4e-3, 1e-6, 1e-5),
+    "crossformer_official": (300, 20, 1e-3, 1e-6, 1e-5),
+    "crossvit_finetune_384": (30, 5, 5e-6, 1e-6, 5e-6),
+    "transfer": (1000, 5, 1e-2, 1e-6, 1e-5),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", TIMM)
+def test_learning_rates_are_those_of_timm(name):
+    torch = pytest.importorskip("torch")
+    sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
+    scheduler = pytest.importorskip("timm.scheduler.cosine_lr")
+    epochs, warmup, peak, first, last = TIMM[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    theirs = scheduler.CosineLRScheduler(
+        optimizer, t_initial=epochs, lr_min=last, warmup_t=warmup, warmup_lr_init=first, cycle_limit=1
+    )
+    np.testing.assert_allclose(rates(name), [theirs._get_lr(epoch)[0] for epoch in range(epochs)], rtol=1e-4, atol=1e-8)
+
+
 def cosine(high, low, t):
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * t))
 
@@ -107,16 +132,16 @@ def cosine(high, low, t):
 def test_learning_rates_of_the_paper():
     found = rates("crossvit_ibm")
     assert found[0] == pytest.approx(1e-6)
-    assert found[15] == pytest.approx((1e-6 + 4e-3) / 2, rel=1e-4)
-    assert found[30] == pytest.approx(4e-3)  # 5e-4 * 4096 / 512
-    assert found[165] == pytest.approx(cosine(4e-3, 1e-5, 0.5), rel=1e-4)
-    assert found[299] == pytest.approx(cosine(4e-3, 1e-5, 269 / 270), rel=1e-3)
+    assert found[15] == pytest.approx((1e-6 + 4e-3) / 2, rel=1e-4)  # up to 5e-4 * 4096 / 512
+    assert found[30] == pytest.approx(cosine(4e-3, 1e-5, 0.1), rel=1e-4)  # the cosine began with the run
+    assert found[150] == pytest.approx(cosine(4e-3, 1e-5, 0.5), rel=1e-4)
+    assert found[299] == pytest.approx(cosine(4e-3, 1e-5, 299 / 300), rel=1e-3)
 
 
 def test_learning_rates_of_crossformer():
     found = rates("crossformer_official")
-    assert (found[0], found[20]) == (pytest.approx(1e-6), pytest.approx(1e-3))
-    assert found[160] == pytest.approx(cosine(1e-3, 1e-5, 0.5), rel=1e-4)
+    assert (found[0], found[20]) == (pytest.approx(1e-6), pytest.approx(cosine(1e-3, 1e-5, 1 / 15)))
+    assert found[150] == pytest.approx(cosine(1e-3, 1e-5, 0.5), rel=1e-4)
 
 
 def test_learning_rates_of_mindcv():
@@ -140,9 +165,12 @@ def test_cycles_share_what_the_warm_up_leaves():
 
 
 def test_schedules_that_cannot_be():
-    settings = ScheduleSettings(warmup_epochs=2, decay_epochs=9)
-    with pytest.raises(RequestError, match=r"longer than train\.epochs=10"):
-        make_schedule(settings, OptimizerSettings(), batch_size=8, steps_per_epoch=STEPS, epochs=10)
+    for settings, before in (
+        (ScheduleSettings(warmup_epochs=2, decay_epochs=9), "a warm-up of 2 epochs and 1 x decay_epochs=9"),
+        (ScheduleSettings(warmup_epochs=2, decay_epochs=11, warmup_prefix=False), "schedule: 1 x decay_epochs=11"),
+    ):
+        with pytest.raises(RequestError, match=rf"{before} are longer than train\.epochs=10"):
+            make_schedule(settings, OptimizerSettings(), batch_size=8, steps_per_epoch=STEPS, epochs=10)
     with pytest.raises(RequestError, match=r"schedule\.cycles=0"):
         ScheduleSettings(cycles=0)
 

@@ -22,9 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crosscale.benchmark.feeding import FeedRequest, measure_feeding
 from crosscale.benchmark.photos import write_jpegs
 from crosscale.contracts import InputSpec, Source
 from crosscale.data import Augment, open_source, train_batches, train_transform
+from crosscale.data.crop_decode import can_decode_parts
 from crosscale.data.decode import decode
 from crosscale.data.fast import FastTransform, fast_train_transform
 from crosscale.errors import RequestError, WorkError
@@ -48,6 +50,7 @@ class Request:
       threads: of our loader, and processes of torch's.
       peer: a Python with torch and timm; None compares with neither.
       fast: whether our fast path is measured too.
+      train_steps: of a short training that shows whether steps wait for pictures (see `feeding`); 0 for none.
     """
 
     images: int = 256
@@ -57,6 +60,7 @@ class Request:
     threads: int = 2
     peer: str | None = None
     fast: bool = False
+    train_steps: int = 0
 
 
 Turn = Callable[[], dict[str, float]]
@@ -68,8 +72,8 @@ def measure(request: Request, report: Callable[[int, int], None] | None = None) 
     Returns:
       "rows": of each contender and stage "stage", "who", "per_core" (images per CPU second, the median over the
       rounds), "low" and "high", and "wall" (images per second of the loaders); "ratios": ours over the peer's per
-      stage, each round by itself, as median; "fast_deviation", the "max" and "mean" of pixels; "images",
-      "mean_bytes", "cores".
+      stage, each round by itself, as median; "fast_deviation", the "max" and "mean" of pixels; "feeding", what
+      `measure_feeding` gives, or None; "images", "mean_bytes", "cores".
 
     Raises:
       RequestError: a library or the peer is missing.
@@ -84,10 +88,12 @@ def measure(request: Request, report: Callable[[int, int], None] | None = None) 
             turns |= _peer_turns(ask, folder / "train", request)
         found = _take_turns(turns, request.rounds, report)
         deviates = deviation(source, request.size) if request.fast else None
+        fed = _feeding(folder, request)
     return {
         "rows": [_row(key, rounds) for key, rounds in found.items()],
         "ratios": _ratios(found),
         "fast_deviation": deviates,
+        "feeding": fed,
         "images": request.images,
         "mean_bytes": mean_bytes,
         "size": request.size,
@@ -96,6 +102,15 @@ def measure(request: Request, report: Callable[[int, int], None] | None = None) 
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
+
+
+def _feeding(folder: Path, request: Request) -> dict[str, Any] | None:
+    if not request.train_steps:
+        return None
+    batch_size = min(request.images, FeedRequest.batch_size)
+    return measure_feeding(
+        folder, FeedRequest(steps=request.train_steps, threads=request.threads, batch_size=batch_size)
+    )
 
 
 def _take_turns(
@@ -125,6 +140,9 @@ def _own_turns(source: Source, request: Request) -> dict[tuple[str, str], Turn]:
     if request.fast:
         for stage, augment in (("crop", plain), ("recipe", Augment())):
             turns[stage, "crosscale, fast"] = _fast_turn(source, fast_train_transform(spec, augment))
+            if can_decode_parts():  # what that alone brings
+                whole = fast_train_transform(spec, augment, parts=False)
+                turns[stage, "crosscale, fast, whole pictures"] = _fast_turn(source, whole)
         turns["loader", "crosscale, fast"] = _timed(lambda: _load(source, spec, Augment(), request, "fast"))
     return turns
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from crosscale.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
+    from crosscale.engine.hosts import Start
     from crosscale.predictor import Predictor
 
 EXIT_STATUS = """\
@@ -79,6 +80,38 @@ def share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, got '{text}'")
     return value
+
+
+def add_host_options(parser: Parser) -> None:
+    """Adds the ways to be one of several processes: `--distributed`, or three options that say it."""
+    group = parser.add_argument_group("several processes (docs/clusters.md)")
+    group.add_argument(
+        "--distributed", action="store_true", help="find the others by Slurm, Open MPI, Kubernetes or Cloud TPU"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0; with the next two, on any machines")
+    group.add_argument("--num-processes", metavar="N", type=positive_int, help="how many there are")
+    group.add_argument("--process-id", metavar="I", type=count, help="which of them this is, from 0")
+
+
+def host_options(options: argparse.Namespace) -> "Start | None":
+    """What the options of `add_host_options` say; None for a process alone. Raises RequestError."""
+    three = {
+        "--coordinator": options.coordinator,
+        "--num-processes": options.num_processes,
+        "--process-id": options.process_id,
+    }
+    missing = [name for name, value in three.items() if value is None]
+    if len(missing) == len(three) and not options.distributed:
+        return None
+    if options.distributed and len(missing) < len(three):
+        raise RequestError("--distributed finds all three itself; give it alone, or --coordinator and its two others")
+    if missing and not options.distributed:
+        raise RequestError(f"{missing[0]} is missing: {', '.join(three)} go together")
+    from crosscale.engine.hosts import Start
+
+    if options.distributed:
+        return Start()
+    return Start(options.coordinator, options.num_processes, options.process_id)
 
 
 def add_model_options(parser: Parser, *, class_names: bool) -> None:

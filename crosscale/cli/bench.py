@@ -1,110 +1,207 @@
 """`crosscale bench`: speed, beside the libraries that people would use instead."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from crosscale.cli.arguments import Parser, positive_int
-from crosscale.cli.output import note, print_json, print_table, progress
-from crosscale.errors import RequestError
+from crosscale.cli.arguments import Parser, count, positive_int
+from crosscale.cli.output import note, print_json, progress
+from crosscale.errors import RequestError, did_you_mean
 
 HELP = """\
-Measures speed. --mode data: how fast training pictures are fed, stage by stage.
+Measures speed, side by side with a peer where one is asked for.
 
-It makes JPEG files of ImageNet's size distribution from the photographs that ship with scikit-image and
-scikit-learn, and lets all contenders take turns on them: raw libjpeg-turbo (simplejpeg), this package, and torch's
-DataLoader with timm's transforms, if --peer-python has them. "per core" is images per second of CPU time, over all
-threads and processes, which other work on the machine hardly changes."""
+--mode infer: a forward of a resident batch of normalised float32 pictures to logits, of the public model under jit.
+--mode train: the engine's training step on a resident batch: forward, cross-entropy, backward, AdamW; drop rates 0.
+--mode growth: the time and memory of a forward as the image, the batch or the depth doubles; of the fusion against
+  joint attention over all tokens; of a third branch.
+--mode data: how fast training pictures are fed, stage by stage, on JPEG files of ImageNet's size distribution; then
+  how long the steps of a short training of CrossViT-9 on them wait for data.
+
+infer and train measure each contender in fresh processes that take turns (A B A B), with the same threads, malloc
+settings and precision. timm and the released CrossFormer code run eager and through torch.compile, at their best
+settings: inference mode and frozen weights, fused AdamW, the memory format that a trial finds quicker. Round 1 starts
+with empty caches of compiled programs ("cold s": trace, compile and run once), the others find them filled ("warm s").
+"MB" is the largest resident memory of the process on the CPU, of the device's allocator elsewhere. "of matmul peak" is
+2 x multiply-accumulates (x 3 in training) over the rate that the same process reaches on a large matrix product."""
 
 EPILOG = """\
 examples:
-  crosscale bench --mode data
+  crosscale bench --mode infer --model crossvit_9_240 --batch-size 1 8 --against timm
+  crosscale bench --mode train --model crossvit_9_240 --batch-size 16 --against timm --peer-python /path/to/python
+  crosscale bench --mode infer --model crossformer_small_224 --against official --peer-repo CrossFormer/
+  crosscale bench --mode growth --plot growth.png
   crosscale bench --mode data --peer-python /path/to/python --fast
-  crosscale bench --mode data --images 64 --rounds 2 --json
 
-JSON: {"rows": [{"stage", "who", "per_core", "low", "high", "wall"}], "ratios", "fast_deviation", "images",
-"mean_bytes", "size", "rounds", "threads", "cores", "load"}.
+JSON of infer and train: {"mode", "machine", "settings", "rows": [{"model", "batch_size", "who", "ms", "ms_low",
+"ms_high", "images_per_second", "first_call_cold", "first_call_warm", "start", "peak_bytes", "macs", "matmul_share",
+"peak_share", "error"}], "ratios": [{"model", "batch_size", "against", "ratio", "low", "high", "memory"}]};
+of growth: "rows": [{"series", "at", "macs", "ms", "temporary_bytes"}]; of data: {"rows": [{"stage", "who",
+"per_core", "low", "high", "wall"}], "ratios", "fast_deviation", "images", "mean_bytes", "size", "rounds", "threads",
+"cores", "load", "feeding": {"model", "batch_size", "threads", "decode", "steps", "loader", "step", "keeps_up",
+"data_wait"}}.
 
 exit status:
   0  done
   1  the work failed
   2  the request was wrong (a mode that is not there, a library or peer that is missing)"""
 
-MODES = ("data",)
+MODES = ("infer", "train", "growth", "data")
+_MODEL_MODES = ("infer", "train")
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Measures and prints. Raises RequestError, WorkError."""
+    from crosscale.cli import bench_tables as tables
+
     options = _parser().parse(argv)
     if options.mode not in MODES:
-        raise RequestError(f"--mode {options.mode}: only {', '.join(MODES)} is measured so far")
-    result = _data(options)
+        hint = did_you_mean(options.mode, MODES)
+        raise RequestError(f"--mode {options.mode} is none of {', '.join(MODES)}{hint}")
+    _check_options(options)
+    if options.mode == "data":
+        result, show = _data(options), tables.print_data
+    elif options.mode == "growth":
+        result, show = _growth(options), tables.print_growth
+    else:
+        result, show = _speed(options), tables.print_speed
+    if options.plot is not None:
+        from crosscale.benchmark.plots import plot
+
+        plot(result, Path(options.plot))
+    if options.output is not None:
+        Path(options.output).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if as_json:
         print_json(result)
     else:
-        _print(result)
+        show(result)
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser("bench", description=HELP, epilog=EPILOG)
-    parser.add_argument("--mode", metavar="M", required=True, help="what is measured: data")
-    parser.add_argument("--images", metavar="N", type=positive_int, default=256, help="JPEG files (default 256)")
-    parser.add_argument("--rounds", metavar="N", type=positive_int, default=5, help="turns of each (default 5)")
-    parser.add_argument("--size", metavar="S", type=positive_int, default=240, help="input size (default 240)")
-    parser.add_argument("--batch-size", metavar="B", type=positive_int, default=32, help="of the loaders (default 32)")
+    parser.add_argument("--mode", metavar="M", required=True, help=f"what is measured: {', '.join(MODES)}")
+    parser.add_argument("--rounds", metavar="N", type=positive_int, help="turns of each (default 3; data 5)")
     parser.add_argument(
-        "--threads", metavar="N", type=positive_int, default=2, help="threads, and torch's processes (default 2)"
+        "--batch-size", metavar="B", type=positive_int, nargs="+", help="pictures a step (default 8; data 32)"
     )
-    parser.add_argument("--fast", action="store_true", help="measure data.decode=fast, too")
     parser.add_argument(
         "--peer-python", metavar="PATH", help="a Python with torch and timm (default: this one, if it has them)"
     )
+    parser.add_argument("--output", metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="write a plot, as PNG or SVG (infer, train, growth)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    models = parser.add_argument_group("infer and train")
+    models.add_argument("--model", metavar="M", nargs="+", help="presets (see `crosscale models`)")
+    models.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    models.add_argument("--against", choices=("timm", "official"), help="the peer (default: none, ours alone)")
+    models.add_argument("--peer-repo", metavar="PATH", help="a checkout of the released CrossFormer code (official)")
+    models.add_argument(
+        "--variant", choices=("eager", "compiled"), nargs="+", default=["eager", "compiled"], help="of the peer"
+    )
+    models.add_argument("--seconds", metavar="S", type=_seconds, default=2.0, help="a measurement lasts (default 2)")
+    models.add_argument("--platform", choices=("cpu", "cuda"), help="what it runs on (default: the best there is)")
+    models.add_argument("--no-tf32", action="store_true", help="full float32 products on devices with TensorFloat-32")
+    data = parser.add_argument_group("data")
+    data.add_argument("--images", metavar="N", type=positive_int, default=256, help="JPEG files (default 256)")
+    data.add_argument("--size", metavar="S", type=positive_int, default=240, help="input size (default 240)")
+    data.add_argument(
+        "--threads", metavar="N", type=positive_int, default=2, help="threads, and torch's processes (default 2)"
+    )
+    data.add_argument("--fast", action="store_true", help="measure data.decode=fast, too")
+    data.add_argument(
+        "--train-steps",
+        metavar="N",
+        type=count,
+        default=24,
+        help="of a real training on the files, to see how long its steps wait; 0 for none (default 24)",
+    )
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 600:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 600, got '{text}'")
+    return value
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuses what cannot work before minutes are spent on measuring."""
+    if options.mode in _MODEL_MODES and not options.model:
+        raise RequestError(f"--mode {options.mode} needs --model M; `crosscale models` lists them")
+    if options.mode not in _MODEL_MODES and (options.model or options.against):
+        raise RequestError(f"--model and --against go with --mode infer and --mode train, not {options.mode}")
+    if options.mode == "data" and options.plot is not None:
+        raise RequestError("--plot goes with --mode infer, train and growth")
+    if options.plot is not None:
+        if Path(options.plot).suffix not in (".png", ".svg"):
+            raise RequestError(f"--plot {options.plot}: give a file that ends in .png or .svg")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise RequestError("--plot needs matplotlib: pip install matplotlib")
+    for name in ("output", "plot"):
+        place = getattr(options, name)
+        if place is not None and not Path(place).absolute().parent.is_dir():
+            raise RequestError(f"--{name} {place}: there is no folder {Path(place).parent}")
+
+
+def _speed(options: argparse.Namespace) -> dict[str, Any]:
+    from crosscale.benchmark.speed import Request, measure
+
+    if options.against is None:
+        note("ours alone: --against timm or --against official measures a peer beside it")
+    request = Request(
+        mode=options.mode,
+        models=tuple(options.model),
+        batch_sizes=tuple(options.batch_size or [8]),
+        dtype=options.dtype,
+        rounds=options.rounds or 3,
+        seconds=options.seconds,
+        against=options.against,
+        variants=tuple(dict.fromkeys(options.variant)),
+        peer_python=options.peer_python or sys.executable,
+        peer_repo=options.peer_repo,
+        platform=options.platform,
+        tf32=not options.no_tf32,
+    )
+    with progress("measuring", verb="bench") as report:
+        return measure(request, report)
+
+
+def _growth(options: argparse.Namespace) -> dict[str, Any]:
+    from crosscale.benchmark.growth import measure
+
+    with progress("measuring", verb="bench") as report:
+        return measure(rounds=options.rounds or 3, seconds=options.seconds, dtype=options.dtype, report=report)
 
 
 def _data(options: argparse.Namespace) -> dict[str, Any]:
     from crosscale.benchmark.data import Request, default_peer, measure
 
-    if options.batch_size > options.images:
-        raise RequestError(f"--batch-size {options.batch_size} is larger than --images {options.images}")
+    sizes = options.batch_size or [32]
+    if len(sizes) > 1:
+        raise RequestError("--mode data takes one --batch-size")
+    if sizes[0] > options.images:
+        raise RequestError(f"--batch-size {sizes[0]} is larger than --images {options.images}")
     peer = options.peer_python or default_peer()
     if peer is None:
         note("no torch and timm here, so there is no comparison with them; --peer-python PATH names a Python with both")
     request = Request(
         images=options.images,
-        rounds=options.rounds,
+        rounds=options.rounds or 5,
         size=options.size,
-        batch_size=options.batch_size,
+        batch_size=sizes[0],
         threads=options.threads,
         peer=peer,
         fast=options.fast,
+        train_steps=options.train_steps,
     )
     with progress("measuring") as report:
         return measure(request, report)
-
-
-def _print(result: Mapping[str, Any]) -> None:
-    from crosscale.benchmark.data import STAGES
-
-    rows = [
-        [
-            STAGES[row["stage"]],
-            row["who"],
-            f"{row['per_core']:,.0f}",
-            f"{row['low']:,.0f}..{row['high']:,.0f}",
-            "" if row["wall"] is None else f"{row['wall']:,.0f}",
-        ]
-        for stage in STAGES
-        for row in result["rows"]
-        if row["stage"] == stage
-    ]
-    columns = ["stage", "who", "images/s per core", "range", "images/s"]
-    title = f"{result['images']} JPEGs, {result['mean_bytes'] / 1000:.0f} kB on average, to {result['size']} pixels"
-    print_table(columns, rows, right=columns[2:], title=title)
-    if result["ratios"]:
-        print_table(["ratio", ""], [[key, f"{value:.2f}"] for key, value in result["ratios"].items()], right=[""])
-    if result["fast_deviation"]:
-        off = result["fast_deviation"]
-        print(f"fast pixels differ from exact ones by {off['mean']:.2f} of 255 on average, {off['max']:.0f} at most")

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, cast
 
 from crosscale.cli.arguments import EXIT_STATUS
 from crosscale.errors import RequestError, WorkError, did_you_mean
+from crosscale.runtime import keep_compiled_programs, keep_memory
 
 
 class Verb(NamedTuple):
@@ -41,7 +42,7 @@ VERBS = {
     "explain": Verb("crosscale.cli.explain", "attention of every scale over image files, as PNG"),
     "export": Verb("crosscale.cli.export", "a trained model as StableHLO or ONNX, checked against the model"),
     "serve": Verb("crosscale.cli.serve", "HTTP service with a page: classes, and attention over the picture"),
-    "bench": Verb("crosscale.cli.bench", "how fast pictures are fed, beside torch and timm"),
+    "bench": Verb("crosscale.cli.bench", "speed: models beside timm, how they grow, how pictures are fed"),
     "report": Verb("crosscale.cli.report", "one HTML page of a run, or of several side by side"),
 }
 
@@ -87,6 +88,8 @@ def _dispatch(words: list[str], as_json: bool) -> int:
         hint = did_you_mean(name, [*VERBS, "--help", "--version"])
         raise RequestError(f"unknown {kind} '{name}'{hint or '; one of: ' + ', '.join(VERBS)}")
     _silence_backend_probing()
+    keep_compiled_programs()
+    keep_memory()
     verb = cast(VerbModule, importlib.import_module(VERBS[name].module))
     return verb.run(words[1:], as_json=as_json)
 
@@ -190,4 +193,5 @@ options:
 
 {EXIT_STATUS}
 
-CROSSCALE_TRACEBACK=1 shows the traceback behind an error line; NO_COLOR=1 turns colours off."""
+CROSSCALE_TRACEBACK=1 shows the traceback behind an error line; NO_COLOR=1 turns colours off. Compiled programs are
+kept in $CROSSCALE_CACHE/compiled (~/.cache/crosscale/compiled), up to 2 GB; CROSSCALE_COMPILE_CACHE=0 keeps none."""

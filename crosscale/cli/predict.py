@@ -1,5 +1,7 @@
 """`crosscale predict`: classes and probabilities of image files."""
 
+import argparse
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from crosscale.cli.arguments import (
     Parser,
+    add_host_options,
     add_model_options,
     check_model_options,
+    host_options,
     open_predictor,
     positive_int,
 )
@@ -51,28 +55,64 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_host_options(parser)
     options = parser.parse(argv)
     check_model_options(options)
-    files = find_images(options.images)
+    start, files = host_options(options), find_images(options.images)
+    from crosscale.engine.hosts import together
 
+    with together(start):  # before anything touches the devices
+        return _run(options, files, as_json=as_json)
+
+
+def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
+    from crosscale.engine.hosts import is_first
+
+    predictions = _gather(_predict_share(options, files))
+    failed = sum(prediction.error is not None for prediction in predictions)
+    if is_first() and as_json:
+        print_json({"predictions": [asdict(item) for item in predictions], "failed": failed})
+    elif is_first():
+        _print_table(predictions)
+    if is_first() and failed:
+        note(f"crosscale predict: {failed} of {len(files)} files could not be used")
+    return 1 if failed else 0
+
+
+def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "list[Prediction]":
+    """This process's predictions: of several, each takes one file in turn."""
+    import jax
+
+    files = files[jax.process_index() :: jax.process_count()]
     predictor = open_predictor(options)
     predictions: list[Prediction] = []
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
-    batch_size = min(options.batch_size, len(files))
+    batch_size = max(1, min(options.batch_size, len(files)))
     with progress("predicting") as report:
         for prediction in predictor.predict(files, top_k=options.top_k, batch_size=batch_size):
             predictions.append(prediction)
             report(len(predictions), len(files))
             if prediction.error is not None:
                 note(f"crosscale predict: {prediction.source}: {prediction.error}")
-    failed = sum(prediction.error is not None for prediction in predictions)
-    if as_json:
-        print_json({"predictions": [asdict(item) for item in predictions], "failed": failed})
-    else:
-        _print_table(predictions)
-    if failed:
-        note(f"crosscale predict: {failed} of {len(files)} files could not be used")
-    return 1 if failed else 0
+    return predictions
+
+
+def _gather(predictions: "list[Prediction]") -> "list[Prediction]":
+    """The predictions of all processes, in the order of the files."""
+    import jax
+
+    if jax.process_count() == 1:
+        return predictions
+    from crosscale.engine.hosts import all_texts
+    from crosscale.predictor import Prediction
+
+    parts = [json.loads(text) for text in all_texts(json.dumps([asdict(item) for item in predictions]))]
+    turns = range(sum(map(len, parts)))
+    plain = [parts[turn % len(parts)][turn // len(parts)] for turn in turns]
+    return [
+        Prediction(item["source"], tuple(item["classes"]), tuple(item["probabilities"]), item["error"])
+        for item in plain
+    ]
 
 
 def find_images(words: Sequence[str]) -> list[Path]:

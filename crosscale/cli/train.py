@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.arguments import Parser
+from crosscale.cli.arguments import Parser, add_host_options, host_options
 from crosscale.cli.output import note, print_json
 from crosscale.errors import RequestError, WorkError
 
@@ -33,7 +33,7 @@ examples:
   crosscale train --output-dir runs/digits-1 --resume
 
 JSON: {"top1", "top5", "loss", "examples", "images_per_second", "steps", "epochs", "best_step", "best_epoch",
-"skipped_images", "skipped_steps", "stopped", "output_dir"}; the first four are of the best validation.
+"skipped_images", "skipped_steps", "rollbacks", "stopped", "output_dir"}; the first four are of the best validation.
 
 exit status:
   0  trained, or stopped by a signal and saved
@@ -45,12 +45,21 @@ _SHORT = {"data_dir": "data.dir", "model": "model.name", "pretrained": "model.pr
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Trains and prints the result. Raises RequestError, WorkError."""
-    options = vars(_parser(argv).parse(argv))
+    parsed = _parser(argv).parse(argv)
+    start = host_options(parsed)
+    from crosscale.engine.hosts import together
+
+    with together(start):  # before anything touches the devices
+        return _run(vars(parsed), argv, as_json=as_json)
+
+
+def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
     recipe, name = _recipe(options)
     if options["dry_run"]:
         return _dry_run(recipe, as_json)
     output_dir = Path(options["output_dir"]) if options["output_dir"] else _next_folder(name)
     from crosscale.build import run_training
+    from crosscale.engine.hosts import is_first
     from crosscale.report.write import LiveReport
 
     live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
@@ -60,9 +69,9 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         live.refresh()
         raise
     live.refresh(final=result["stopped"] is None)
-    if as_json:
+    if is_first() and as_json:
         print_json(result)
-    else:
+    elif is_first():
         print(result["output_dir"])
     return 0
 
@@ -92,6 +101,7 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN, where there is one")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would do")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_host_options(parser)
     groups: dict[str, Any] = {}
     for dotted, key in recipe_keys().items():
         section = dotted.split(".")[0]

@@ -1,9 +1,19 @@
 """`crosscale validate`: loss and accuracy of a model on labelled pictures."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosscale.cli.arguments import Parser, add_model_options, check_model_options, fraction, positive_int, share
+from crosscale.cli.arguments import (
+    Parser,
+    add_host_options,
+    add_model_options,
+    check_model_options,
+    fraction,
+    host_options,
+    positive_int,
+    share,
+)
 from crosscale.cli.output import note, print_json, print_table
 from crosscale.errors import RequestError
 
@@ -36,7 +46,16 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     if options.run is None and options.data_dir is None:
         raise RequestError("--model needs --data-dir D; only a run knows its own data")
 
+    start = host_options(options)
+    from crosscale.engine.hosts import together
+
+    with together(start):  # before anything touches the devices
+        return _run(options, as_json=as_json)
+
+
+def _run(options: argparse.Namespace, *, as_json: bool) -> int:
     from crosscale.build import evaluate_run
+    from crosscale.engine.hosts import is_first
 
     result = evaluate_run(
         run=options.run,
@@ -51,6 +70,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         workers=options.workers,
         on_bad_image=options.on_bad_image,
     )
+    if not is_first():
+        return 0
     if as_json:
         print_json(result)
     else:
@@ -92,6 +113,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--crop-pct", metavar="P", type=share, help="share of the side that the centre crop keeps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_host_options(parser)
     return parser
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from crosscale.errors import RequestError
 
 MixMode = Literal["batch", "pair", "elem"]
+EraseMode = Literal["pixel", "rand", "const"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Augment:
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     """RandAugment policy, or null for none."""
     erase_prob: float = 0.25
-    """Chance that a rectangle of a picture is replaced by noise."""
+    """Chance that a rectangle of a picture is erased."""
+    erase_mode: EraseMode = "pixel"
+    """What fills it: noise of a colour per pixel, of one random colour for all of it, or the mean colour (const)."""
     mixup: float = 0.8
     """Alpha of mixup's beta distribution; 0 turns mixup off."""
     cutmix: float = 1.0
@@ -136,6 +139,7 @@ class Augment:
         if self.repeats < 1:
             raise RequestError(f"augment.repeats={self.repeats}: at least 1")
         _one_of("mix_mode", self.mix_mode, ("batch", "pair", "elem"))
+        _one_of("erase_mode", self.erase_mode, ("pixel", "rand", "const"))
         if self.auto_augment is not None:
             RandAugmentPolicy.parse(self.auto_augment)
 

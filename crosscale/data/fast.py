@@ -1,4 +1,4 @@
-"""The quick, inexact training path: smaller JPEG decoding, OpenCV's resize and affine transforms.
+"""The quick, inexact training path: JPEGs decoded in part or smaller, OpenCV's resize and affine transforms.
 
 For training only, and only where a recipe asks for it: the pixels differ from Pillow's by what resampling filters
 differ (the benchmark of `crosscale bench --mode data` states by how much). The crops, flips, operations and
@@ -14,6 +14,7 @@ from PIL import Image
 
 from crosscale.contracts import InputSpec, Record
 from crosscale.data.augment import Augment
+from crosscale.data.crop_decode import LARGEST_SHARE, decode_part
 from crosscale.data.decode import MAX_PIXELS, decode
 from crosscale.data.rand_augment import RandAugment
 from crosscale.data.transforms import FILTERS, finish, operations, random_crop_box, to_array
@@ -21,9 +22,14 @@ from crosscale.errors import RequestError
 
 _ORIENTATION = 0x0112
 
+Box = tuple[int, int, int, int]  # top, left, height, width
 
-def fast_train_transform(spec: InputSpec, augment: Augment) -> "FastTransform":
+
+def fast_train_transform(spec: InputSpec, augment: Augment, *, parts: bool = True) -> "FastTransform":
     """Like `train_transform`, but from a record, and quicker.
+
+    Args:
+      parts: whether a crop is decoded alone where `crop_decode` can; the pixels are the same either way.
 
     Raises:
       RequestError: OpenCV or simplejpeg is not installed.
@@ -33,7 +39,7 @@ def fast_train_transform(spec: InputSpec, augment: Augment) -> "FastTransform":
         raise RequestError(
             f"data.decode=fast needs {' and '.join(missing)}, not installed: pip install 'crosscale[fast-data]'"
         )
-    return FastTransform(spec, augment, operations(spec, augment, affine=warp_affine))
+    return FastTransform(spec, augment, operations(spec, augment, affine=warp_affine), parts)
 
 
 @dataclass(frozen=True)
@@ -43,44 +49,50 @@ class FastTransform:
     spec: InputSpec
     augment: Augment
     rand_augment: RandAugment | None
+    parts: bool = True
 
     def __call__(self, record: Record, rng: np.random.Generator) -> np.ndarray:
         """Raises BadImage."""
-        pixels = self._cropped(record, rng)
+        pixels = _resized(self._cropped(record, rng), self.spec.size)
         # One round trip through Pillow for everything that Pillow does as quickly.
         return finish(Image.fromarray(pixels), self.augment, self.rand_augment, rng)
 
     def _cropped(self, record: Record, rng: np.random.Generator) -> np.ndarray:
         data = record.image
         header = _plain_header(data) if isinstance(data, bytes) and self.spec.channels == 3 else None
-        if header is None:
-            whole = to_array(decode(data, self.spec.channels, record.id))
-            box = random_crop_box((whole.shape[1], whole.shape[0]), self.augment.scale, self.augment.ratio, rng)
-        else:
-            height, width = header
-            box = random_crop_box((width, height), self.augment.scale, self.augment.ratio, rng)
-            whole = self._decoded(record, height, width, box)
-            to_y, to_x = whole.shape[0] / height, whole.shape[1] / width
-            if to_y < 1:
-                box = _scaled(box, to_y, to_x, whole.shape)
-        top, left, height, width = box
-        part = whole[top : top + height, left : left + width]
-        return _resized(part, self.spec.size)
+        if isinstance(data, bytes) and header is not None:
+            box = random_crop_box((header[1], header[0]), self.augment.scale, self.augment.ratio, rng)
+            return self._decoded(data, record.id, header, box)
+        whole = to_array(decode(data, self.spec.channels, record.id))
+        size = (whole.shape[1], whole.shape[0])
+        return _cut(whole, random_crop_box(size, self.augment.scale, self.augment.ratio, rng))
 
-    def _decoded(self, record: Record, height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    def _decoded(self, data: bytes, name: str, size: tuple[int, int], box: Box) -> np.ndarray:
+        """The pixels of `box` of a JPEG of `size`, or as many fewer as its decoder can halve them to."""
         import simplejpeg  # type: ignore[import-untyped]
 
+        height, width = size
         # DCT scaling by a power of two, where the crop stays twice as large as what it is resized to: its edges
         # are rounded to whole pixels of the smaller picture, which must stay a small part of one of the result.
         surplus = min(box[2] / self.spec.size[0], box[3] / self.spec.size[1])
         factor = next((step for step in (8, 4, 2) if surplus >= 2 * step), 1)
+        if self.parts and factor == 1 and box[2] * box[3] <= LARGEST_SHARE * height * width:
+            part = decode_part(data, *box)
+            if part is not None:
+                return part
         try:
-            pixels: np.ndarray = simplejpeg.decode_jpeg(
-                record.image, min_height=height // factor, min_width=width // factor, min_factor=1 if factor == 1 else 2
+            whole: np.ndarray = simplejpeg.decode_jpeg(
+                data, min_height=height // factor, min_width=width // factor, min_factor=1 if factor == 1 else 2
             )
         except ValueError:  # let the exact path find the words
-            pixels = to_array(decode(record.image, 3, record.id))
-        return pixels
+            whole = to_array(decode(data, 3, name))
+        to_y, to_x = whole.shape[0] / height, whole.shape[1] / width
+        return _cut(whole, box if to_y == 1 else _scaled(box, to_y, to_x, whole.shape))
+
+
+def _cut(whole: np.ndarray, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    return whole[top : top + height, left : left + width]
 
 
 def _plain_header(data: bytes) -> tuple[int, int] | None:
@@ -109,9 +121,7 @@ def _turned(data: bytes) -> bool:
         return True
 
 
-def _scaled(
-    box: tuple[int, int, int, int], to_y: float, to_x: float, shape: tuple[int, ...]
-) -> tuple[int, int, int, int]:
+def _scaled(box: Box, to_y: float, to_x: float, shape: tuple[int, ...]) -> Box:
     top, left, height, width = box
     new_top, new_left = int(top * to_y), int(left * to_x)
     return (

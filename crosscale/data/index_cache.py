@@ -12,6 +12,8 @@ from types import TracebackType
 
 import numpy as np
 
+from crosscale.runtime import cache_folder
+
 log = logging.getLogger("crosscale.data")
 
 # Below this, building the index anew is quicker than the question whether to trust the stored one is worth.
@@ -20,14 +22,6 @@ CACHED_FROM = 10_000
 # without a new stamp.
 RACY_NS = 2_000_000_000
 _VERSION = 1
-
-
-def cache_folder() -> Path:
-    """$CROSSCALE_CACHE, or crosscale/ below $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get("CROSSCALE_CACHE"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "crosscale"
 
 
 def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from crosscale.contracts import Array
-from crosscale.data.augment import Augment
+from crosscale.data.augment import Augment, EraseMode
 
 
 def mix(
@@ -113,14 +113,17 @@ def erase(
     images: Array,
     prob: float,
     *,
+    mode: EraseMode = "pixel",
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Array:
-    """Fills a random rectangle with standard normal noise, a value per pixel and channel.
+    """Fills a random rectangle.
 
     Args:
       images: (B, H, W, C), normalised.
       prob: chance per image; 0 returns the images as they are.
+      mode: with standard normal noise, a value per pixel and channel ("pixel") or per picture and channel ("rand"),
+        or with zero, the mean colour ("const").
       area: share of the picture that the rectangle covers, uniform.
       aspect: its height / width, log-uniform. Of ten draws the first that fits is taken; if none does,
         the picture stays.
@@ -141,4 +144,7 @@ def erase(
     left = jax.random.randint(x_key, (batch,), 0, jnp.maximum(width - wide, 0) + 1)
     chosen = (jax.random.uniform(on_key, (batch,)) < prob) & fits.any(axis=1)
     inside = _box(top, top + tall, left, left + wide, height, width) & chosen[:, None, None, None]
-    return jnp.where(inside, jax.random.normal(noise_key, images.shape, images.dtype), images)
+    if mode == "const":
+        return jnp.where(inside, jnp.zeros((), images.dtype), images)
+    shape = images.shape if mode == "pixel" else (batch, 1, 1, images.shape[-1])
+    return jnp.where(inside, jax.random.normal(noise_key, shape, images.dtype), images)

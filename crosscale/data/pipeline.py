@@ -127,7 +127,7 @@ def train_batches(
     """Shuffled, augmented batches from step `start_step` on.
 
     Args:
-      batch_size: global; each host gets batch_size / host_count examples of it.
+      batch_size: global; of its rows, host i gets the i-th batch_size / host_count, one after another.
       seed: 0..2**32-1, of the order and the augmentation.
       epochs: after how many the iterator ends; None never ends.
       workers: processes that load; 0 loads in threads of this process. A script that uses workers needs
@@ -151,8 +151,7 @@ def train_batches(
     load = _TrainLoader(source, prepare, spec)
     dataset = training_order(source, per_epoch=steps * batch_size, epochs=epochs, seed=seed, repeats=augment.repeats)
     # The augmentation is keyed by the global position, so it has to stand before the hosts part.
-    dataset = dataset.random_map(load)[host_index::host_count]
-    dataset = dataset.batch(local, batch_fn=_stack)[start_step:]
+    dataset = _batched(dataset.random_map(load), batch_size, host_index, local)[start_step:]
     return BatchIterator(_start(dataset, workers, threads, len(dataset)), _checked(on_bad_image))
 
 
@@ -179,8 +178,7 @@ def eval_batches(
     import grain
 
     load = _EvalLoader(source, eval_transform(spec), spec)
-    dataset = grain.MapDataset.range(steps * batch_size)[host_index::host_count].map(load)
-    dataset = dataset.batch(local, batch_fn=_stack)
+    dataset = _batched(grain.MapDataset.range(steps * batch_size).map(load), batch_size, host_index, local)
     return BatchIterator(_start(dataset, workers, threads, steps), _checked(on_bad_image))
 
 
@@ -216,6 +214,28 @@ class _EvalLoader:
 
     def _prepare(self, record: Record) -> np.ndarray:
         return self.transform(decode_image(record.image, self.spec.channels, record.id))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Step -> the rows of its batch that one host loads."""
+
+    examples: Any
+    batch_size: int
+    first: int
+    count: int
+
+    def __call__(self, step: int) -> _Loaded:
+        start = step * self.batch_size + self.first
+        return _stack([self.examples[position] for position in range(start, start + self.count)])
+
+
+def _batched(examples: Any, batch_size: int, host_index: int, local: int) -> Any:
+    """A MapDataset of a host's part of each whole batch of the MapDataset `examples`."""
+    import grain
+
+    rows = _Rows(examples, batch_size, host_index * local, local)
+    return grain.MapDataset.range(len(examples) // batch_size).map(rows)
 
 
 def _load(source: Source, index: int, spec: InputSpec, prepare: Callable[[Record], np.ndarray]) -> _Example:

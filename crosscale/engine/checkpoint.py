@@ -7,16 +7,28 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers as managers
 
+from crosscale.engine.hosts import all_texts
 from crosscale.errors import WorkError
+
+AGREE_SECONDS = 40  # for all processes to find a checkpoint unreadable
 
 log = logging.getLogger("crosscale.engine")
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to the loop to ask whether to stop: the question is counted."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
-    """The checkpoints of one run: a tree of arrays and a JSON dictionary for each step."""
+    """The checkpoints of one run: a tree of arrays and a JSON dictionary for each step.
+
+    Where several processes train, all of them call every method, in the same order, and see one folder.
+    """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         """
@@ -34,11 +46,11 @@ class Checkpoints:
                 ),
             ]
         )
-        # Orbax tells of ordinary things at warning level.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax tells of ordinary things at warning level, and logs the errors that it raises as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Orbax refuses relative paths, but not before the first save.
         self.folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.folder,
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
@@ -71,37 +83,58 @@ class Checkpoints:
         metrics = None if score is None else {"score": list(score)}
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
-    def restore(self, target: Any, sharding: Sharding) -> tuple[Any, dict[str, Any]] | None:
+    def restore(self, target: Any, shardings: Any) -> tuple[Any, dict[str, Any]] | None:
         """Reads the newest checkpoint that can be read: (state, progress), or None where there is none.
 
         Args:
           target: a tree of the same structure, for the shapes and types.
-          sharding: how the arrays are to lie on the devices.
+          shardings: how the arrays are to lie on the devices, one for all or a tree; they may have lain on others.
 
         Raises:
           WorkError: there are checkpoints, but none can be read into `target`.
         """
         shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),  # type: ignore[no-untyped-call]
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),  # type: ignore[no-untyped-call]
             target,
+            jax.tree.broadcast(shardings, target),
         )
         items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore())
         failures: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._manager.restore(step, args=items)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                reason = " ".join(str(error).split())[:200]
+                state, progress = restored["state"], dict(restored["progress"])
+                reason = ""
+            except MemoryError:
+                raise
+            except Exception as error:  # Orbax wraps what it meets in a bare Exception
+                reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+            self._check_agreed(step, reason)
+            if reason:
                 failures.append(f"step {step}: {reason}")
                 log.warning("%s: checkpoint %d cannot be read (%s)", self.folder, step, reason)
                 continue
             if failures:
                 log.warning("%s: going on from checkpoint %d instead", self.folder, step)
             self._forget_after(step)
-            return restored["state"], dict(restored["progress"])
+            return state, progress
         if failures:
             raise WorkError(f"{self.folder}: no checkpoint can be read ({failures[0]})")
         return None
+
+    def _check_agreed(self, step: int, reason: str) -> None:
+        """Raises WorkError where this process could not read what others could: they would part ways."""
+        try:
+            # Those that could read it wait for this process inside Orbax.
+            reasons = all_texts(reason, seconds=AGREE_SECONDS if reason else None)
+        except TimeoutError:
+            reasons = [reason, ""]
+        if any(reasons) and not all(reasons):
+            why = next(text for text in reasons if text)
+            raise WorkError(
+                f"{self.folder}: not every process can read checkpoint {step} ({why}); all of them need the same "
+                "folder, and if it is, remove that checkpoint to go on from the one before"
+            )
 
     def wait(self) -> None:
         """Returns when what was started has been written. Raises what went wrong in the background."""

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from crosscale.contracts import Batch
+from crosscale.engine.hosts import sums as over_processes
 from crosscale.engine.metrics import Sums, add, means
 from crosscale.engine.sharding import put_batch
 from crosscale.engine.step import EvalStep
@@ -26,12 +27,13 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, float]:
-    """The task's means over all examples of weight > 0.
+    """The task's means over all examples of weight > 0, of all processes; all of them have to call it.
 
     Args:
       params: on the devices.
-      should_stop: asked before each batch.
-      on_batch: told the number of images so far.
+      batches: this process's rows of each.
+      should_stop: asked before each batch; every process gets the same answer.
+      on_batch: told the number of images so far; each process counts its own.
 
     Returns:
       The metrics by name, and "examples" (how many counted), "skipped" (pictures that did not decode) and
@@ -63,6 +65,7 @@ def evaluate(
     if pending is not None:
         sums = add(sums, jax.device_get(pending))
     end = time.perf_counter()
+    seen, skipped, first = over_processes([seen, skipped, first])
     later = seen - first
     rate = later / (end - mark) if later else seen / max(end - start, 1e-9)
     result = means(sums)

@@ -7,15 +7,19 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 METRICS = "metrics.jsonl"
+_FLUSH_SECONDS = 60.0  # a flush waits for the disc
 
 
 class RunLog:
@@ -33,7 +37,7 @@ class RunLog:
         truncate_metrics(folder / METRICS, start_step, start_epoch)
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         self._text = (folder / "log.txt").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._board = Board(folder / "tensorboard", start_step)
         console = Console(file=sys.stderr, highlight=False)
         self._display: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -54,7 +58,7 @@ class RunLog:
         self._metrics.flush()
         for name, value in values.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._board.add(f"{kind}/{name}", value, step)
 
     def line(self, text: str) -> None:
         """A line for the log, shown to whoever watches."""
@@ -63,6 +67,10 @@ class RunLog:
             self._display.console.print(text, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def here(self, text: str) -> None:
+        """A line about what only this process saw, of several that train together."""
+        self.line(text)
 
     def progress(self, step: int, text: str) -> None:
         """Where the run stands: beside the bar on a terminal, else a line."""
@@ -81,9 +89,9 @@ class RunLog:
         """Ends the display and closes the files."""
         if self._display is not None:
             self._display.stop()
-        self._board.close()
-        self._metrics.close()
-        self._text.close()
+        with ExitStack() as files:  # each is closed, also where another cannot be written any more
+            for file in (self._text, self._metrics, self._board):
+                files.callback(file.close)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -91,14 +99,74 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not self._text.closed:
-            self._write(f"ended by {type(error).__name__}: {error}")
-        self.close()
+        if error is None:
+            self.close()
+            return
+        # The disc may be what failed; what ended the run is the news, not that this cannot be written.
+        with suppress(OSError):
+            if not self._text.closed:
+                self._write(f"ended by {type(error).__name__}: {error}")
+        with suppress(OSError):
+            self.close()
 
     def _write(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._text.write(f"{stamp} {time.monotonic() - self._started:9.1f}s  {text}\n")
         self._text.flush()
+
+
+class QuietLog(RunLog):
+    """That of a process which does not write, because another one does."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+
+    def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        pass
+
+    def here(self, text: str) -> None:
+        print(f"process {self._process}: {text}", file=sys.stderr, flush=True)
+
+    def progress(self, step: int, text: str) -> None:
+        pass
+
+    def tick(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+
+class Board:
+    """A TensorBoard event file, written by the caller's thread: an error of the disc reaches whoever records.
+
+    `SummaryWriter` writes from a thread of its own, which such an error ends; the caller then waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        """What earlier files hold of the steps after `start_step` is hidden by TensorBoard."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        start = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(step=start_step + 1, wall_time=time.time(), session_log=start))
+        self._flushed = time.monotonic()
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """One number of one step."""
+        self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._events.close()
 
 
 class CollectedLog(logging.Handler):

@@ -7,19 +7,23 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from crosscale.contracts import Array, Batch
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import Interrupted, evaluate
+from crosscale.engine.hosts import Stop, stop_signals
 from crosscale.engine.log import RunLog
 from crosscale.engine.metrics import Meter, Sums, add, means
 from crosscale.engine.settings import TrainSettings
-from crosscale.engine.sharding import put_batch
+from crosscale.engine.sharding import put_batch, to_host
+from crosscale.engine.spikes import WINDOW, usual_loss
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import EvalStep, TrainStep, parameter_names
-from crosscale.engine.stop import StopSignals
 from crosscale.errors import WorkError
+
+MOST_VAIN_ROLLBACKS = 3
 
 
 class Batches(Iterator[Batch], Protocol):
@@ -41,6 +45,12 @@ class Progress:
       best: the record of the best validation: "step", "epoch", "score" and "metrics"; None before one.
       skipped_images: pictures that did not decode, counted each time.
       skipped_steps: steps left out because a number was not finite.
+      updates: steps that the parameters have learnt from.
+      most_updates: the most that they ever had; a rollback takes some away.
+      rollbacks: how often the parameters went back to a checkpoint.
+      vain_rollbacks: how often in a row that was before there were more than `most_updates`.
+      recent_losses: of the latest steps, for `spikes`.
+      spiking: whether the latest of them was a spike.
     """
 
     epoch: int = 0
@@ -49,6 +59,15 @@ class Progress:
     best: dict[str, Any] | None = None
     skipped_images: int = 0
     skipped_steps: int = 0
+    updates: int = 0
+    most_updates: int = 0
+    rollbacks: int = 0
+    vain_rollbacks: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+    spiking: bool = False
+
+
+Restored = tuple[TrainState, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,7 @@ class Parts:
       open_eval: one pass over the held-out data.
       score: of a validation's metrics; of two, the larger tuple is the better.
       save_best: writes the weights of the best validation: (parameters, record).
+      restore: the newest checkpoint's state and progress, None where there is none.
       on_epoch: called after each epoch, when its metrics are written and its validation, if one was due, is done.
     """
 
@@ -73,6 +93,7 @@ class Parts:
     steps_per_epoch: int
     settings: TrainSettings
     use_ema: bool
+    restore: Callable[[], Restored | None] = lambda: None
     on_epoch: Callable[[], None] = lambda: None
 
 
@@ -112,8 +133,10 @@ class Loop:
         """
         settings, per_epoch = self.parts.settings, self.parts.steps_per_epoch
         batches: Batches | None = None
-        with StopSignals() as signals:
+        with stop_signals() as signals:
             try:
+                if settings.on_nonfinite == "rollback" and self.step == 0:
+                    self._checkpoint()  # something to go back to
                 while not signals.requested:
                     if self.step == (self.progress.epoch + 1) * per_epoch:
                         self._finish_epoch(signals)
@@ -140,16 +163,17 @@ class Loop:
         batch = next(batches)
         self.meter.waited += time.perf_counter() - began
         for error in batches.errors:
-            self.progress.skipped_images += 1
             if error not in self._reported:
                 self._reported.add(error)
-                self._log.line(f"skipped: {error}")
-        state, report = self.parts.train_step(self.state, put_batch(batch, self.parts.mesh))
-        self._flush()
+                self._log.here(f"skipped: {error}")
+        placed = put_batch(batch, self.parts.mesh)
+        state, report = self.parts.train_step(self.state, placed)
+        if self._flush():  # the step began from a state that is given up
+            state, report = self.parts.train_step(self.state, placed)
         self.state, self._pending = state, report
         self.step += 1
         if self._compiled:
-            self.meter.images += len(batch.label)
+            self.meter.images += len(batch.label) * jax.process_count()
         else:  # the first step compiles, which says nothing of the speed
             jax.block_until_ready(report)  # type: ignore[no-untyped-call]
             self._compiled, self.meter = True, Meter()
@@ -157,30 +181,79 @@ class Loop:
         if self.step % self.parts.settings.log_every == 0:
             self._log_window()
 
-    def _flush(self) -> None:
-        """Reads the latest step's report, unless that was done."""
+    def _flush(self) -> bool:
+        """Reads the latest step's report, unless that was done; returns whether `state` went back for it."""
         if self._pending is None:
-            return
+            return False
         report, self._pending = jax.device_get(self._pending), None
+        self.progress.skipped_images += int(report["skipped"])
         if not report["finite"]:
-            self._not_finite(report)
-            return
+            return self._not_finite(report)
         weight = float(report["weight"])
         values = {name: (float(report[name]) * weight, weight) for name in ("loss", "grad_norm", "lr")}
         self.progress.window = add(self.progress.window, values)
         self.progress.epoch_sums = add(self.progress.epoch_sums, values)
+        if weight:
+            self._count_update(float(report["loss"]))
+        return False
 
-    def _not_finite(self, report: Mapping[str, Any]) -> None:
+    def _count_update(self, loss: float) -> None:
+        progress = self.progress
+        progress.updates += 1
+        if progress.updates > progress.most_updates:
+            progress.most_updates, progress.vain_rollbacks = progress.updates, 0
+        usual = usual_loss(progress.recent_losses)
+        spiking = usual is not None and loss > usual[1]
+        if usual is not None and spiking and not progress.spiking:  # of several in a row the first
+            self._log.line(f"loss spike at step {self.step}: {loss:.4f}, where {usual[0]:.4f} has been usual")
+            self._log.record("spike", self.step, {"loss": loss, "usual": usual[0], "limit": usual[1]})
+        progress.spiking = spiking
+        progress.recent_losses = [*progress.recent_losses, loss][-WINDOW:]
+
+    def _not_finite(self, report: Mapping[str, Any]) -> bool:
+        """Ends the run, or leaves the step out; returns whether `state` went back to a checkpoint."""
         bad = [name for name, is_bad in zip(self._names, report["bad"], strict=True) if is_bad]
         loss = float(report["loss"])
         what = "a gradient" if math.isfinite(loss) else f"the loss ({loss})"
         where = f"; of {len(bad)} tensors with such gradients the first is '{bad[0]}'" if bad else ""
         message = f"step {self.step}: {what} is not finite{where}"
         if self.parts.settings.on_nonfinite == "error":
-            raise WorkError(f"{message}; a lower optimizer.lr, optimizer.clip_norm or train.on_nonfinite=skip may help")
+            raise WorkError(
+                f"{message}; a lower optimizer.lr, optimizer.clip_norm or train.on_nonfinite=skip|rollback may help"
+            )
         self.progress.skipped_steps += 1
         self._log.line(f"left out: {message}")
         self._log.record("nonfinite", self.step, {"tensor": bad[0] if bad else "loss"})
+        if self.parts.settings.on_nonfinite == "rollback":
+            self._roll_back(message)
+            return True
+        return False
+
+    def _roll_back(self, message: str) -> None:
+        """The newest checkpoint's parameters, optimizer and average; the step, and with it the data, goes on."""
+        progress = self.progress
+        if progress.vain_rollbacks == MOST_VAIN_ROLLBACKS:
+            raise WorkError(
+                f"{message}; {MOST_VAIN_ROLLBACKS} rollbacks in a row did not get beyond it: a lower optimizer.lr or "
+                "optimizer.clip_norm may help"
+            )
+        self._checkpoints.wait()
+        restored = self.parts.restore()
+        if restored is None:
+            raise WorkError(f"{message}; there is no checkpoint to go back to")
+        state, saved = restored
+        origin = int(state.step)
+        self.state = state.replace(step=jax.device_put(np.int32(self.step), state.step.sharding))
+        before = Progress(**saved)
+        progress.updates, progress.recent_losses, progress.spiking = (
+            before.updates,
+            before.recent_losses,
+            before.spiking,
+        )
+        progress.rollbacks += 1
+        progress.vain_rollbacks += 1
+        self._log.line(f"rolled back: the parameters are those of step {origin} again; on with step {self.step + 1}")
+        self._log.record("rollback", self.step, {"to": origin})
 
     def _log_window(self) -> None:
         self._flush()
@@ -195,7 +268,7 @@ class Loop:
         )
         self._log.progress(self.step, text)
 
-    def _finish_epoch(self, signals: StopSignals) -> None:
+    def _finish_epoch(self, signals: Stop) -> None:
         """Validates where that is due, keeps the best, and saves."""
         self._flush()
         self.meter.pause()
@@ -223,7 +296,7 @@ class Loop:
         self._checkpoint(score)
         self.parts.on_epoch()
 
-    def _validate(self, signals: StopSignals) -> dict[str, float]:
+    def _validate(self, signals: Stop) -> dict[str, float]:
         batches = self.parts.open_eval()
         try:
             return evaluate(
@@ -242,7 +315,7 @@ class Loop:
 
     def _keep_best(self, epoch: int, metrics: dict[str, float], score: tuple[float, ...]) -> None:
         best = {"step": self.step, "epoch": epoch, "score": list(score), "metrics": metrics}
-        self.parts.save_best(jax.device_get(self._validated()), best)
+        self.parts.save_best(to_host(self._validated()), best)
         self.progress.best = best
 
     def _out_of_patience(self) -> bool:

@@ -29,7 +29,8 @@ def make_schedule(
 
     A linear warm-up from `warmup_lr`, then lr (constant), or
     min_lr + (lr - min_lr) (1 + cos(pi t)) / 2 with t from 0 to 1 over the rest of the run (cosine;
-    Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length).
+    Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length), or over all of the run where
+    `warmup_prefix` is false.
 
     Raises:
       RequestError: the warm-up is longer than the run, or the learning rates are in the wrong order.
@@ -42,13 +43,15 @@ def make_schedule(
         raise RequestError(f"schedule.warmup_epochs={schedule.warmup_epochs:g} is longer than train.epochs={epochs}")
     if warmup and schedule.warmup_lr > peak:
         raise RequestError(f"schedule.warmup_lr={schedule.warmup_lr} is above the learning rate {peak:g}")
-    length = max((total - warmup) / schedule.cycles, 1.0)
+    first = warmup if schedule.warmup_prefix else 0.0  # step of the cosine
+    length = max((total - first) / schedule.cycles, 1.0)
     if schedule.decay_epochs is not None:
         length = schedule.decay_epochs * steps_per_epoch
-        if warmup + schedule.cycles * length > total + 0.5:
+        if first + schedule.cycles * length > total + 0.5:
+            before = f"a warm-up of {schedule.warmup_epochs:g} epochs and " if first else ""
             raise RequestError(
-                f"schedule: a warm-up of {schedule.warmup_epochs:g} epochs and {schedule.cycles} x "
-                f"decay_epochs={schedule.decay_epochs:g} are longer than train.epochs={epochs}"
+                f"schedule: {before}{schedule.cycles} x decay_epochs={schedule.decay_epochs:g} "
+                f"are longer than train.epochs={epochs}"
             )
     cosine = schedule.name == "cosine"
     if cosine and schedule.min_lr > peak:
@@ -59,7 +62,7 @@ def make_schedule(
         if schedule.per == "epoch":
             at = jnp.floor(at / steps_per_epoch) * steps_per_epoch
         rising = schedule.warmup_lr + (peak - schedule.warmup_lr) * at / max(warmup, 1.0)
-        cycle = jnp.maximum(at - warmup, 0.0) / length
+        cycle = jnp.maximum(at - first, 0.0) / length
         t = jnp.where(cycle < schedule.cycles, cycle - jnp.floor(cycle), 1.0)
         low = schedule.min_lr if cosine else peak
         falling = low + (peak - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * t))

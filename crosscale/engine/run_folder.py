@@ -1,5 +1,6 @@
 """A run's output folder: one run, one writer, and no half-written part."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ import filelock
 from crosscale.errors import RequestError
 
 RECIPE, METRICS, CHECKPOINTS, BEST = "recipe.yaml", "metrics.jsonl", "checkpoints", "best"
+ENVIRONMENT = "environment.json"
 
 
 def holds_run(folder: Path) -> bool:
@@ -44,11 +46,31 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def disc_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a disc without space: libraries report that in their own types."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def whole_checkpoints(folder: Path) -> list[int]:
+    """Steps of the checkpoints of the run in `folder`; one that is being written does not count."""
+    return sorted(int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit())
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a small file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:

@@ -70,9 +70,12 @@ class ScheduleSettings:
     min_lr: float = 1e-5
     """Learning rate at the end of the cosine."""
     decay_epochs: float | None = None
-    """Length of one cosine; null is all that the warm-up leaves, shared by the cycles. min_lr follows the last."""
+    """Length of one cosine; null is all that is left of the run, shared by the cycles. min_lr follows the last."""
     cycles: int = 1
     """Cosines one after another, each from lr again."""
+    warmup_prefix: bool = True
+    """Whether the cosine begins where the warm-up ends. false begins it with the run, under the warm-up, as timm does:
+    what follows the warm-up is then a little below lr."""
     per: Literal["step", "epoch"] = "step"
     """Whether the learning rate changes at every step or once an epoch."""
 
@@ -108,8 +111,11 @@ class TrainSettings:
     """How many of the newest checkpoints are kept; the best one is kept besides."""
     early_stop_epochs: int | None = None
     """Stop after this many epochs without a better validation; null goes to the end."""
-    on_nonfinite: Literal["error", "skip"] = "error"
-    """What a loss or gradient that is not finite does: end the run, or leave that step out."""
+    on_nonfinite: Literal["error", "skip", "rollback"] = "error"
+    """What a loss or gradient that is not finite does: end the run, leave that step out, or go back to the newest
+    checkpoint's parameters and on with the next step."""
+    remat: Literal["none", "blocks"] = "none"
+    """Whether the backward pass computes the blocks' insides again: less memory for activations, a longer step."""
 
     def __post_init__(self) -> None:
         _positive("train", self, "epochs", "batch_size", "eval_every", "log_every", "keep_checkpoints")
@@ -133,6 +139,23 @@ class ValidateSettings:
 
     def __post_init__(self) -> None:
         _positive("validate", self, "batch_size")
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """How the devices of all processes share the work; the results do not depend on it."""
+
+    data: int = -1
+    """Devices in a column: they hold the same part of the parameters; -1 takes what fsdp leaves."""
+    fsdp: int = 1
+    """Parts into which parameters, optimizer state and average are split; -1 takes what data leaves."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp"):
+            if (value := getattr(self, name)) < 1 and value != -1:
+                raise RequestError(f"mesh.{name}={value}: must be positive, or -1 for all that is left")
+        if self.data == self.fsdp == -1:
+            raise RequestError("mesh.data=-1, mesh.fsdp=-1: only one of them can take what is left")
 
 
 def _positive(section: str, settings: object, *names: str) -> None:

@@ -13,7 +13,7 @@ from crosscale.contracts import Array, InputSpec
 from crosscale.engine.ema import update_ema
 from crosscale.engine.forward import forward, normalize
 from crosscale.engine.optimizer import Schedule
-from crosscale.engine.sharding import replicated
+from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
 from crosscale.tasks.task import Metrics, Task
 
@@ -33,17 +33,21 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    layout: TrainState | None = None,
+    compiler_options: dict[str, str | bool | int | float] | None = None,
 ) -> TrainStep:
     """Compiles a training step.
 
     The returned function takes (and gives up) the state and a batch, and returns the new state and
-    scalars: "loss" (mean over the examples of weight > 0), "weight" (their number), "grad_norm", "lr",
-    "finite" (bool), and the vector "bad" (bool, one per parameter in the order of `parameter_names`).
-    A step whose loss or gradient is not finite changes nothing but the step number.
+    scalars: "loss" (mean over the examples of weight > 0), "weight" (their number), "skipped" (that of the
+    others), "grad_norm", "lr", "finite" (bool), and the vector "bad" (bool, one per parameter in the order of
+    `parameter_names`). A step whose loss or gradient is not finite changes nothing but the step number.
 
     Args:
       accumulate: parts in which the batch is computed, one after another.
       ema_decay: of the moving average; None where the state keeps none.
+      layout: the shardings of the state's arrays; None for whole on every device.
+      compiler_options: XLA's, of this program; None for the defaults.
     """
 
     def part_loss(params: Any, batch: DeviceBatch, key: Array) -> tuple[Array, Array]:
@@ -52,40 +56,58 @@ def make_train_step(
         outputs = forward(model, {"params": params}, images, spec, train=True, rng=dropout_key)
         return task.loss(outputs, targets, batch["weight"])
 
-    gradient = jax.value_and_grad(part_loss, has_aux=True)
+    whole, rows = replicated(mesh), split_batch(mesh)
+    states: Any = whole if layout is None else layout
+    parameters = whole if layout is None else layout.params
+
+    def gradient(params: Any, batch: DeviceBatch, key: Array) -> tuple[tuple[Array, Array], Any]:
+        value, grads = jax.value_and_grad(part_loss, has_aux=True)(params, batch, key)
+        # Summed over the devices into the parts that the optimizer works on, not whole into each device.
+        return value, jax.lax.with_sharding_constraint(grads, parameters)
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         key = step_key(seed, state.step)
         (loss, weight), grads = _accumulated(gradient, state.params, batch, key, accumulate)
         weight_or_one = jnp.maximum(weight, 1.0)
         loss, grads = loss / weight_or_one, jax.tree.map(lambda grad: grad / weight_or_one, grads)
-        bad = jnp.stack([~jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads)])
-        finite = jnp.isfinite(loss) & ~bad.any()
         lr = schedule(state.step)
+        report = {"loss": loss, "weight": weight, "skipped": (batch["weight"] == 0).sum(), "lr": lr, **_health(grads)}
+        report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
         new = _updated(state, grads, optimizer, lr, ema_decay)
         # A batch in which no picture decoded teaches nothing; not even the decay may act on it.
-        keep = finite & (weight > 0)
-        new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state).replace(step=state.step + 1)
-        scalars = {"loss": loss, "weight": weight, "grad_norm": optax.global_norm(grads), "lr": lr}
-        return new, {**scalars, "finite": finite, "bad": bad}
+        keep = report["finite"] & (weight > 0)
+        return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state).replace(step=state.step + 1), report
 
-    whole = replicated(mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(whole, whole))
+    places: Any = {"in_shardings": (states, rows), "out_shardings": (states, whole)}
+    return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
 
 
-def make_eval_step(model: nn.Module, spec: InputSpec, task: Task, mesh: Mesh) -> EvalStep:
-    """Compiles a validation step: (params, batch) -> the task's (sum, count) pairs."""
+def make_eval_step(model: nn.Module, spec: InputSpec, task: Task, mesh: Mesh, layout: Any = None) -> EvalStep:
+    """Compiles a validation step: (params, batch) -> the task's (sum, count) pairs.
+
+    Args:
+      layout: the shardings of the parameters; None for whole on every device.
+    """
 
     def eval_step(params: Any, batch: DeviceBatch) -> Metrics:
         return task.metrics(forward(model, {"params": params}, batch["image"], spec), batch)
 
-    return jax.jit(eval_step, out_shardings=replicated(mesh))
+    whole = replicated(mesh)
+    return jax.jit(
+        eval_step, in_shardings=(whole if layout is None else layout, split_batch(mesh)), out_shardings=whole
+    )
 
 
 def parameter_names(params: Any) -> list[str]:
     """ "a/b/c" names in the order of the report's "bad"."""
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+
+
+def _health(grads: Any) -> dict[str, Array]:
+    """ "grad_norm", and "bad": which leaves are not finite."""
+    bad = jnp.stack([~jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads)])
+    return {"grad_norm": optax.global_norm(grads), "bad": bad}
 
 
 def _updated(

@@ -57,6 +57,11 @@ class ImageModel(nn.Module):
         return self.backbone(images, train)
 
 
+def rematerialised(block: type[nn.Module]) -> Any:
+    """The block with its insides computed again in the backward pass; it is called as (x, train)."""
+    return nn.remat(block, static_argnums=(2,))
+
+
 def check_images(images: Array, in_channels: int) -> None:
     """Raises RequestError unless `images` is a float (B, H, W, in_channels) array."""
     if images.ndim != 4:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from crosscale.models.registry import get_preset, list_models
 
 # name, parameters in millions, 1e9 multiply-accumulates, top-1 in percent.
-# T2T-ViT: Yuan et al., ICCV 2021, with the released code's figures. PVT: Wang et al., ICCV 2021, Table 2.
+# T2T-ViT: Yuan et al., ICCV 2021, with the released code's figures (README, section 2). PVT: Wang et al., ICCV 2021,
+# Table 2, which the released code's README repeats but for the operations.
 _OTHERS = (
     ("T2T-ViT-14", 21.5, 4.8, 81.5),
     ("T2T-ViT-19", 39.2, 8.5, 81.9),

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosscale.engine.run_folder import BEST, METRICS, RECIPE, holds_run
+from crosscale.engine.run_folder import BEST, ENVIRONMENT, METRICS, RECIPE, holds_run
 from crosscale.errors import RequestError
 from crosscale.typed import read_yaml
-
-ENVIRONMENT = "environment.json"
 
 Points = list[tuple[float, float]]  # (epoch, value)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from crosscale.engine.environment import record_environment
 from crosscale.engine.run_folder import write_text
 from crosscale.errors import RequestError, WorkError
 from crosscale.measure import Costs, count_costs
@@ -14,7 +15,6 @@ from crosscale.models.registry import create_model
 from crosscale.predictor import spec_from_dict
 from crosscale.report.analysis import Analysis, analyse
 from crosscale.report.compare import render_comparison
-from crosscale.report.environment import record_environment
 from crosscale.report.page import render_run
 from crosscale.report.records import Run, read_run
 

@@ -39,7 +39,7 @@ class Classification:
           images of the same shape and targets (B, num_classes) whose rows sum to 1.
         """
         erase_key, mix_key = jax.random.split(key)
-        images = erase(erase_key, images, self.augmentation.erase_prob)
+        images = erase(erase_key, images, self.augmentation.erase_prob, mode=self.augmentation.erase_mode)
         return mix(
             mix_key,
             images,

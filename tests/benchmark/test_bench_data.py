@@ -76,6 +76,7 @@ def test_peer_that_cannot_run(peer):
 
 def test_verb(capsys, peer):
     words = ["--images", "4", "--rounds", "1", "--size", "32", "--batch-size", "2", "--threads", "1"]
+    words += ["--train-steps", "0"]
     assert main(["bench", "--mode", "data", *words, "--json", "--peer-python", peer()]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {row["stage"] for row in result["rows"]} == {"decode", "crop", "recipe", "loader"}
@@ -88,7 +89,7 @@ def test_verb(capsys, peer):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mode", "train"], "--mode train: only data is measured so far"),
+        (["--mode", "speed"], "--mode speed is none of infer, train, growth, data"),
         (["--mode", "data", "--images", "0"], "at least 1"),
         (["--mode", "data", "--images", "4"], "--batch-size 32 is larger than --images 4"),
         (["--mode", "data", "--peer-python", "/no/such/python"], "/no/such/python"),

@@ -118,7 +118,7 @@ def test_resume_begins_a_run_where_there_is_none(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = start(*RUN, "--output-dir", str(folder))
+    first = start(*RUN, "--train.epochs", "400", "--output-dir", str(folder))  # outlasts two starts
     try:
         wait_for(first, folder, 4)
         for words in (RUN, ["--resume"]):

@@ -1,6 +1,7 @@
 """Pictures that go bad while a run trains: what is told, and that nothing written before is lost."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -86,6 +87,25 @@ def test_error_names_the_file_and_the_run_can_go_on(folder, tmp_path, in_third_e
     result = run_training(recipe, run, resume=True)
     assert epochs(run) == [1, 2, 3, 4, 5]
     assert (result["steps"], result["stopped"]) == (20, None)
+
+
+def test_shard_that_is_cut_short_in_the_third_epoch(folder, tmp_path, in_third_epoch):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for split in ("train", "val"):
+        with tarfile.open(shards / f"x-{split}-0.tar", "w") as tar:
+            tar.add(folder / split, arcname=".")
+    recipe = load("smoke", {**SMALL, "data.dir": str(shards)})
+    shard, run = shards / "x-train-0.tar", tmp_path / "run"
+    whole = shard.read_bytes()
+    in_third_epoch(lambda: shard.write_bytes(whole[:2000]))
+    with pytest.raises(
+        WorkError, match=r"x-train-0\.tar/(dark|bright)/\d+\.png: the shard is cut short before the end"
+    ):
+        run_training(recipe, run)
+    assert epochs(run) == [1, 2]
+    shard.write_bytes(whole)
+    assert run_training(recipe, run, resume=True)["steps"] == 20
 
 
 def test_skip_goes_on_without_the_file_and_counts_it(folder, tmp_path, in_third_epoch):

@@ -128,6 +128,19 @@ def test_erase_off_is_identity(batch):
     assert erase(jax.random.key(0), batch[0], 0.0) is batch[0]
 
 
+def test_what_fills_an_erased_rectangle():
+    images = jnp.full((8, 40, 40, 3), 9.0)
+    kinds = {mode: np.asarray(erase(jax.random.key(0), images, 1.0, mode=mode)) for mode in ("pixel", "rand", "const")}
+    colours = {
+        mode: [np.unique(found[i][(found[i] != 9.0).any(axis=-1)], axis=0) for i in range(len(images))]
+        for mode, found in kinds.items()
+    }
+    assert all(len(each) > 25 for each in colours["pixel"])
+    assert [len(each) for each in colours["rand"]] == [1] * 8
+    assert len(np.unique(np.concatenate(colours["rand"]), axis=0)) == 8  # another colour for each picture
+    assert all((each == 0).all() for each in colours["const"])
+
+
 def test_erase_statistics():
     images = jnp.full((400, 40, 40, 3), 9.0)
     found = np.asarray(jax.jit(erase, static_argnums=2)(jax.random.key(0), images, 0.25))

@@ -104,7 +104,7 @@ def test_hosts_together_are_one_host():
         assert not set(parts[0][step].index) & set(parts[1][step].index)
         for i in range(2):
             for name in batch._fields:
-                np.testing.assert_array_equal(getattr(parts[i][step], name), getattr(batch, name)[i::2])
+                np.testing.assert_array_equal(getattr(parts[i][step], name), getattr(batch, name)[4 * i : 4 * i + 4])
 
 
 def test_seed_changes_order_and_pixels():

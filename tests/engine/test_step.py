@@ -1,8 +1,5 @@
 """The compiled steps: they learn, they repeat, they leave out what is not finite, and layout is no matter."""
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -185,46 +182,3 @@ def test_a_batch_that_does_not_divide_is_refused_with_one_that_does() -> None:
     with pytest.raises(RequestError, match=r"train.batch_size=20 .* 8 devices; 16 would work"):
         check_divides("train.batch_size", 20, 1, Mesh())  # type: ignore[arg-type]
     check_divides("train.batch_size", 32, 4, Mesh())  # type: ignore[arg-type]
-
-
-LAYOUT = """
-import jax, jax.numpy as jnp, numpy as np
-import sys; sys.path.insert(0, {folder!r})
-from conftest import TinyModel
-from crosscale.contracts import Batch, InputSpec
-from crosscale.data.augment import Augment
-from crosscale.engine.optimizer import make_optimizer
-from crosscale.engine.settings import OptimizerSettings
-from crosscale.engine.sharding import data_mesh, put_batch, replicated
-from crosscale.engine.state import TrainState
-from crosscale.engine.step import make_train_step
-from crosscale.tasks.classification import Classification
-model, mesh = TinyModel(drop_rate=0.2), data_mesh()
-params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
-optimizer = make_optimizer(OptimizerSettings(clip_norm=1.0), params)
-task = Classification(4, 0.1, Augment(mixup=0.8, cutmix=1.0, erase_prob=0.3))
-step = make_train_step(model, InputSpec((8, 8), 1, (0.4,), (0.3,)), task, optimizer,
-                       lambda step: jnp.float32(0.01), mesh, seed=0, accumulate=2)
-state = jax.device_put(TrainState.create(params, optimizer, ema=False), replicated(mesh))
-rng = np.random.default_rng(0)
-for _ in range(4):
-    batch = Batch(rng.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8), rng.integers(0, 4, 32, dtype=np.int32),
-                  np.ones(32, np.float32), np.arange(32))
-    state, report = step(state, put_batch(batch, mesh))
-    print(mesh.size, float(report["loss"]))
-"""
-
-
-def test_losses_do_not_depend_on_the_number_of_devices() -> None:
-    folder = os.path.dirname(__file__)
-
-    def losses(devices: int) -> list[float]:
-        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        program = LAYOUT.format(folder=folder)
-        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        lines = [line.split() for line in done.stdout.splitlines()]
-        assert {int(count) for count, _ in lines} == {devices}
-        return [float(loss) for _, loss in lines]
-
-    np.testing.assert_allclose(losses(1), losses(8), rtol=1e-5)

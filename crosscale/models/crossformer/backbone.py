@@ -27,7 +27,7 @@ from crosscale.models.crossformer.block import NORM_EPSILON, CrossFormerBlock
 from crosscale.models.crossformer.config import MERGE_STRIDE, CrossFormerConfig, check_size
 from crosscale.models.crossformer.weights import OFFICIAL
 from crosscale.models.heads import MeanOfLinears
-from crosscale.models.model import ImageModel, check_images
+from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.rules import Rules
 
 
@@ -43,8 +43,9 @@ class Stage(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         c, s = self.config, self.index
         depth = c.depths[s]
+        block = rematerialised(CrossFormerBlock) if c.remat else CrossFormerBlock
         for i, rate in enumerate(self.drop_path_rates):
-            x = CrossFormerBlock(
+            x = block(
                 num_heads=c.num_heads[s],
                 group_size=c.group_sizes[s][i],
                 interval=c.interval[s] if i % 2 else 1,
@@ -123,6 +124,7 @@ class CrossFormer(ImageModel):
         (see `group_sizes.group_sizes`).
       use_acl: amplitude cooling layers after every third block of a stage but its last block (CrossFormer++).
       patch_norm: normalise the embedding.
+      remat: computes the blocks' insides again in the backward pass, to save memory.
       dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
 
     Raises:
@@ -148,6 +150,7 @@ class CrossFormer(ImageModel):
     group_type: str = "constant"
     use_acl: bool = False
     patch_norm: bool = True
+    remat: bool = False
     dtype: Any = None
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class CrossFormerConfig:
     group_type: GroupType = "constant"
     use_acl: bool = False
     patch_norm: bool = True
+    remat: bool = False
     dtype: Any = None
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from crosscale.models.crossvit.config import CrossViTConfig
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
 from crosscale.models.crossvit.weights import weight_rules
 from crosscale.models.heads import MeanOfLinears
-from crosscale.models.model import ImageModel, check_images
+from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
 
@@ -37,12 +37,14 @@ class Branch(nn.Module):
     attn_drop_rate: float
     drop_path_rates: tuple[float, ...]
     norm_layer: Callable[..., nn.Module]
+    remat: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        block = rematerialised(Block) if self.remat else Block
         for i, rate in enumerate(self.drop_path_rates):
-            x = Block(
+            x = block(
                 num_heads=self.num_heads,
                 mlp_ratio=self.mlp_ratio,
                 qkv_bias=self.qkv_bias,
@@ -77,6 +79,7 @@ class Stage(nn.Module):
                 num_heads=c.num_heads[b],
                 mlp_ratio=c.mlp_ratio[b],
                 drop_path_rates=self.drop_path_rates[:depth],
+                remat=c.remat,
                 name=f"branch_{b}",
                 **shared,
             )(tokens[b], train)
@@ -144,6 +147,7 @@ class CrossViT(ImageModel):
         larger than the image.
       cls_token: False runs without CLS tokens (the ablation of section 4.4): the mean of a branch's patches takes
         the token's place in the fusion, which moves that mean, and in the head.
+      remat: computes the insides of the branches' blocks again in the backward pass, to save memory.
       dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
 
     Raises:
@@ -168,6 +172,7 @@ class CrossViT(ImageModel):
     fusion: str = "cross_attention"
     rescale: str = "bicubic"
     cls_token: bool = True
+    remat: bool = False
     dtype: Any = None
 
     def __post_init__(self) -> None:

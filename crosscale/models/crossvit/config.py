@@ -42,6 +42,7 @@ class CrossViTConfig:
     fusion: Fusion = "cross_attention"
     rescale: Rescale = "bicubic"
     cls_token: bool = True
+    remat: bool = False
     dtype: Any = None
 
     def __post_init__(self) -> None:

@@ -1,26 +1,28 @@
-"""Where a run ran: versions, devices, peak memory and the command, kept in the run folder for its report."""
+"""Where a run ran: versions, devices, git state, seed, peak memory and the command, kept in the run folder."""
 
 import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from crosscale.engine.run_folder import write_text
-from crosscale.report.records import ENVIRONMENT
+from crosscale.engine.run_folder import ENVIRONMENT, write_text
 
 _PACKAGES = ("crosscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
-def record_environment(folder: Path, command: Sequence[str] | None = None) -> None:
+def record_environment(folder: Path, command: Sequence[str] | None = None, *, seed: int | None = None) -> None:
     """Writes, or brings up to date, `environment.json`; peaks of memory only rise.
 
     Args:
       command: the words after `crosscale` that started the run; None keeps what is there.
+      seed: of the run; likewise.
     """
     path = folder / ENVIRONMENT
     try:
@@ -32,11 +34,12 @@ def record_environment(folder: Path, command: Sequence[str] | None = None) -> No
         peaks = [value for value in (old.get(key), new[key]) if isinstance(value, int)]
         new[key] = max(peaks, default=None)
     new["command"] = old.get("command") if command is None else "crosscale " + shlex.join(command)
+    new["seed"] = old.get("seed") if seed is None else seed
     write_text(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, devices and peaks of memory of this process, in bytes; None where the system does not tell."""
+    """Versions, devices, git state and peaks of memory of this process (bytes); None for what is not known."""
     import jax
 
     devices = jax.local_devices()
@@ -49,9 +52,30 @@ def describe_environment() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
+        "git": git_state(),
         "peak_host_bytes": _peak_host_bytes(),
         "peak_device_bytes": max(peaks, default=None),
     }
+
+
+@cache
+def git_state() -> dict[str, Any] | None:
+    """The working folder's repository when this was first asked: "commit" and "dirty".
+
+    Dirty is a repository whose tracked files differ from the commit. None where there is no repository, no commit
+    or no git.
+    """
+    try:
+        commit = _git("rev-parse", "--verify", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no").strip())}
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return None
+
+
+def _git(*words: str) -> str:
+    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # only looks: does not refresh the index
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20, env=quiet)
+    return done.stdout
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,256 @@
+"""How fast models run, beside timm and beside CrossFormer's released code: fresh processes that take turns.
+
+Every measurement is a process of its own. A round measures ours, then the peer eager, then the peer compiled, and the
+rounds follow each other, so that a change of the machine's pace falls on all of them alike; ratios are taken round by
+round. The first round starts with empty caches of compiled programs, the others find what it left.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from crosscale.benchmark.machine import describe_machine, load_average
+from crosscale.benchmark.ratios import summarise
+from crosscale.errors import RequestError, WorkError
+from crosscale.models.registry import FAMILIES, create_model, get_preset, input_spec
+from crosscale.runtime import COMPILE_CACHE, MALLOC
+
+Report = Callable[[int, int, str], None]
+Against = Literal["timm", "official"]
+Dtype = Literal["float32", "bfloat16"]
+OURS = "crosscale"
+VARIANTS = ("eager", "compiled")
+_LONGEST = 1200  # seconds of one process; a compiler that takes longer has failed
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is measured.
+
+    Attributes:
+      mode: a forward, or a training step.
+      models: presets.
+      batch_sizes: pictures a step.
+      dtype: of the computation; parameters are float32.
+      rounds: processes of each contender.
+      seconds: of each measurement, after the warm-up.
+      against: the peer; None measures ours alone.
+      variants: of the peer.
+      peer_python: its Python.
+      peer_repo: a checkout of the released CrossFormer code, for "official".
+      platform: of JAX ("cpu", "cuda"), and "cpu" keeps torch off the GPU too; None takes the best there is.
+      tf32: lets both sides round the factors of float32 products where the device offers it.
+      matmul: side of the square matrices whose product tells the CPU's peak.
+      options: constructor fields of our models besides the preset's.
+    """
+
+    mode: Literal["infer", "train"]
+    models: tuple[str, ...]
+    batch_sizes: tuple[int, ...] = (8,)
+    dtype: Dtype = "float32"
+    rounds: int = 3
+    seconds: float = 2.0
+    against: Against | None = None
+    variants: tuple[str, ...] = VARIANTS
+    peer_python: str = sys.executable
+    peer_repo: str | None = None
+    platform: str | None = None
+    tf32: bool = True
+    matmul: int = 2048
+    options: Mapping[str, Any] | None = None
+
+
+def measure(request: Request, report: Report | None = None) -> dict[str, Any]:
+    """Runs the comparison.
+
+    Returns:
+      "mode", "machine", "settings", "rows" (one per model, batch size and contender; see `ratios.summarise`) and
+      "ratios". A variant of the peer that cannot run is a row with "error".
+
+    Raises:
+      RequestError: an unknown model, or one that the peer does not have; a Python or checkout that is missing.
+      WorkError: our own measurement failed.
+    """
+    cases = [(model, batch) for model in request.models for batch in request.batch_sizes]
+    messages = {case: _message(request, *case) for case in cases}
+    if request.against is not None:
+        _check_peer(request)
+    contenders = [OURS, *(f"{request.against} {v}" for v in request.variants if request.against is not None)]
+    before, total, done = load_average(), len(cases) * len(contenders) * request.rounds, 0
+    rows, ratios = [], []
+    for (model, batch), message in messages.items():
+        found: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
+        with tempfile.TemporaryDirectory(prefix="crosscale-bench-") as folder:
+            for turn in range(request.rounds):
+                for who in contenders:
+                    if report is not None:
+                        report(done, total, f"{model}, batch {batch}, {who}, round {turn + 1} of {request.rounds}")
+                    found[who].append(_turn(request, {**message, "first": turn == 0}, who, found, Path(folder)))
+                    done += 1
+        summary = summarise(found, message)
+        rows += summary[0]
+        ratios += summary[1]
+    if report is not None:
+        report(total, total, "done")
+    return {
+        "mode": request.mode,
+        "machine": {**describe_machine(rows), "load_before": before, "load_after": load_average()},
+        "settings": {
+            "dtype": request.dtype,
+            "rounds": request.rounds,
+            "seconds": request.seconds,
+            "against": request.against,
+            "tf32": request.tf32,
+            "malloc": MALLOC,
+        },
+        "rows": rows,
+        "ratios": ratios,
+    }
+
+
+def _message(request: Request, name: str, batch: int) -> dict[str, Any]:
+    """What a process needs to know, on either side."""
+    options = {"drop_path_rate": 0.0, **(request.options or {})}
+    model = create_model(name, **options)
+    spec = input_spec(name, model)
+    message = {
+        "mode": request.mode,
+        "model": name,
+        "options": dict(request.options or {}),
+        "batch_size": batch,
+        "size": spec.size,
+        "mean": spec.mean,
+        "std": spec.std,
+        "classes": getattr(model, "num_classes", 0),
+        "dtype": request.dtype,
+        "seconds": request.seconds,
+        "platform": request.platform,
+        "tf32": request.tf32,
+        "matmul": request.matmul,
+        "against": request.against,
+        "fusion": None,
+    }
+    if request.against == "timm":
+        preset = None if name in FAMILIES else get_preset(name)
+        if preset is None or not preset.hub.startswith("timm/"):
+            raise RequestError(f"--against timm: timm has no {name}; --against official compares CrossFormer")
+        message["peer_model"] = preset.hub.removeprefix("timm/").split(".")[0]
+    elif request.against == "official":
+        if not name.startswith("crossformer_"):
+            raise RequestError(f"--against official: the released code has no {name}; --against timm compares CrossViT")
+        message |= {"peer_repo": request.peer_repo, "peer_options": _official_options(model)}
+    return message
+
+
+def _official_options(model: Any) -> dict[str, Any]:
+    """The constructor arguments of the released classifier."""
+    stages = len(model.depths)
+    each = {name: list(getattr(model, name)) for name in ("patch_size", "depths", "num_heads", "group_size")}
+    return {
+        **each,
+        "img_size": model.input_size[0],
+        "in_chans": model.in_channels,
+        "num_classes": model.num_classes,
+        "embed_dim": model.embed_dim,
+        "crs_interval": list(model.interval),
+        "merge_size": [list(kernels) for kernels in model.merge_size],
+        "mlp_ratio": [model.mlp_ratio] * stages,
+        "qkv_bias": model.qkv_bias,
+        "qk_scale": model.qk_scale,
+        "group_type": model.group_type,
+        "use_acl": model.use_acl,
+        "patch_norm": model.patch_norm,
+    }
+
+
+def _check_peer(request: Request) -> None:
+    if shutil.which(request.peer_python) is None:
+        raise RequestError(f"--peer-python {request.peer_python}: no such program")
+    stub = "import sys, types; sys.modules['torchvision._meta_registrations'] = types.ModuleType('t'); "
+    done = _start([request.peer_python, "-c", stub + "import torch, timm"], {})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RequestError(f"--peer-python {request.peer_python}: cannot run torch and timm ({lines[-1]})")
+    if request.against == "official":
+        if request.peer_repo is None:
+            raise RequestError("--against official needs --peer-repo PATH, a checkout of the released CrossFormer code")
+        if not (Path(request.peer_repo).expanduser() / "models" / "crossformer.py").is_file():
+            raise RequestError(f"--peer-repo {request.peer_repo}: holds no models/crossformer.py")
+
+
+def _turn(
+    request: Request, message: dict[str, Any], who: str, found: Mapping[str, Sequence[dict[str, Any]]], folder: Path
+) -> dict[str, Any]:
+    """One process's answer; a variant that has failed once is not tried again."""
+    if who == OURS:
+        return _ours(message, folder)
+    if found[who] and "error" in found[who][0]:
+        return found[who][0]
+    variant = who.split(" ", 1)[1]
+    # The first eager process tries the settings out; the others take the ones that it found best.
+    trials = [answer["trial"] for answers in found.values() for answer in answers if "trial" in answer]
+    message = {**message, "variant": variant, "trial": trials[0] if trials else None}
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    program = str(_HERE / "torch_models.py")
+    try:
+        return _answer([request.peer_python, program, json.dumps(message)], environment, who)
+    except WorkError as error:
+        return {"error": str(error)}
+
+
+def own_answer(request: Request, name: str, batch: int, options: dict[str, Any], fusion: str | None) -> dict[str, Any]:
+    """One measurement of a model of ours with other fields, or of its fusion alone; with empty caches.
+
+    Raises WorkError when it fails.
+    """
+    message = _message(replace(request, options=options), name, batch)
+    with tempfile.TemporaryDirectory(prefix="crosscale-bench-") as folder:
+        return _ours({**message, "first": True, "fusion": fusion}, Path(folder))
+
+
+def _ours(message: dict[str, Any], folder: Path) -> dict[str, Any]:
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), COMPILE_CACHE: "0"}
+    environment |= {"PYTHONPATH": os.pathsep.join(_search_path())}
+    return _answer([sys.executable, "-m", "crosscale.benchmark.ours", json.dumps(message)], environment, OURS)
+
+
+def _search_path() -> list[str]:
+    """Where our process finds this package, installed or not."""
+    given = os.environ.get("PYTHONPATH")
+    return [str(_HERE.parent.parent), *([given] if given else [])]
+
+
+def _answer(command: list[str], environment: Mapping[str, str], who: str) -> dict[str, Any]:
+    try:
+        done = _start(command, environment)
+    except subprocess.TimeoutExpired:
+        raise WorkError(f"{who}: took longer than {_LONGEST} s") from None
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        reasons = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise WorkError(f"{who}: the measurement failed ({reasons[-1]})")
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+def _start(command: list[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Runs a process in this one's environment, without its caches and with malloc alike for all."""
+    caching = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "TORCHINDUCTOR_", "TRITON_CACHE")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(caching)}
+    settings = {
+        **{name: str(value) for name, value in MALLOC.items()},
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    return subprocess.run(
+        command, env={**clean, **settings, **environment}, capture_output=True, text=True, timeout=_LONGEST, check=False
+    )

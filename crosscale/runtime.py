@@ -1,0 +1,95 @@
+"""Settings of the process that make work start sooner and memory stay: compiled programs on disc, glibc's malloc."""
+
+import ctypes
+import os
+import platform
+from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+
+# Large temporaries go back to the system after every step, and their pages are faulted in again by the next one.
+# These keep them: blocks below the first come from the heap, whose top is trimmed above the second only and grows
+# by the third.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": 1 << 30,
+    "MALLOC_TRIM_THRESHOLD_": (1 << 31) - 1,
+    "MALLOC_TOP_PAD_": 1 << 26,
+}
+_MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}
+
+COMPILE_CACHE = "CROSSCALE_COMPILE_CACHE"
+COMPILE_CACHE_BYTES = 2 << 30
+
+
+def cache_folder() -> Path:
+    """$CROSSCALE_CACHE, or crosscale/ below $XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get("CROSSCALE_CACHE"):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "crosscale"
+
+
+def keep_compiled_programs(environment: MutableMapping[str, str] | None = None) -> Path | None:
+    """Has JAX keep what it compiles in the user's cache folder, up to `COMPILE_CACHE_BYTES`, oldest use first out.
+
+    Has to come before JAX is imported. Child processes inherit it. JAX's own variable for the folder goes first, and
+    then nothing is touched.
+
+    Args:
+      environment: where the settings are read and written; the process's own when None.
+
+    Returns:
+      The folder; None where `CROSSCALE_COMPILE_CACHE=0`, JAX's variables or an unwritable place leave it off.
+    """
+    env = os.environ if environment is None else environment
+    if env.get(COMPILE_CACHE) == "0" or "JAX_COMPILATION_CACHE_DIR" in env:
+        return None
+    folder = cache_folder() / "compiled"
+    try:
+        # Whoever can write here can have code run: nobody else may.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _repair(folder)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+        return None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return None
+    env["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    env.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(COMPILE_CACHE_BYTES))
+    env.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    env.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    return folder
+
+
+def _repair(folder: Path) -> None:
+    """Removes halves that a killed process left: JAX writes an entry, then the time of its use, under one lock."""
+    from filelock import FileLock, Timeout
+
+    names = set(os.listdir(folder))
+    halves = [name for name in names if _other_half(name) not in names and name.endswith(("-cache", "-atime"))]
+    if not halves:
+        return
+    with suppress(Timeout), FileLock(folder / ".lockfile", timeout=2):
+        names = set(os.listdir(folder))
+        for name in halves:
+            if name in names and _other_half(name) not in names:
+                (folder / name).unlink(missing_ok=True)
+
+
+def _other_half(name: str) -> str:
+    key, _, kind = name.rpartition("-")
+    return f"{key}-{'atime' if kind == 'cache' else 'cache'}"
+
+
+def keep_memory() -> bool:
+    """Has malloc keep freed memory for the next step. False where the C library is not glibc or does not take it.
+
+    What the user has set through `MALLOC_*` variables stays.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    taken = [mallopt(number, MALLOC[name]) == 1 for name, number in _MALLOPT.items() if name not in os.environ]
+    return all(taken)

@@ -1,0 +1,156 @@
+"""Runs that are killed, stopped or joined by another, as real processes; the numbers at the end are the same."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.record import record, trying
+from tests.reliability.runs import assert_same_run, checkpoints, children, ended, records, start, train, words
+
+KILLS = 25
+STEPS = 22  # of an epoch
+GRACE = 30.0  # seconds; what Kubernetes gives unless told otherwise
+RUN = words(
+    {
+        "train.epochs": "40",
+        "train.log_every": "2",
+        "train.checkpoint_every": "11",
+        "validate.batch_size": "8",
+        "train.ema_decay": "0.9",
+    }
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = train(*RUN, "--output-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def starts(folder: Path) -> int:
+    """How often a process began to train here; what was left of the one before is cleared away by then."""
+    path = folder / "log.txt"
+    return path.read_text().count("  crosscale ") if path.exists() else 0
+
+
+def saving(folder: Path) -> set[str]:
+    """Names of checkpoints that are being written."""
+    return {path.name for path in (folder / "checkpoints").glob("*-tmp*")}
+
+
+def validating(folder: Path) -> bool:
+    """Whether the last step of an epoch is logged and the epoch is not."""
+    last = records(folder)[-1:]
+    return bool(last) and last[0]["kind"] == "train" and last[0]["step"] % STEPS == 0
+
+
+def until(met: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        if process.poll() is not None:
+            raise AssertionError(f"ended by itself: {process.communicate()[1][-2000:]}")
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.001)
+
+
+def wait_for_moment(kind: str, folder: Path, process: "subprocess.Popen[str]", before: int, rng: random.Random) -> None:
+    """Returns at a moment of this kind in the process's life."""
+    until(lambda: starts(folder) > before, process)
+    known = len(records(folder))
+    if kind == "save":
+        seen: set[str] = set()
+        wanted = rng.randint(1, 3)
+
+        def another_save() -> bool:
+            seen.update(saving(folder))
+            return len(seen) == wanted and bool(saving(folder))
+
+        until(another_save, process)
+    elif kind == "validation":
+        until(lambda: len(records(folder)) > known and validating(folder) and not saving(folder), process)
+        time.sleep(rng.uniform(0, 0.02))
+    else:
+        until(lambda: len(records(folder)) > known, process)
+        time.sleep(rng.uniform(0, 0.4))
+        until(lambda: not saving(folder) and not validating(folder), process)
+
+
+def hit(folder: Path) -> str:
+    """What the process was doing when it was killed, by what it left."""
+    if saving(folder):
+        return "save"
+    return "validation" if validating(folder) else "step"
+
+
+def test_killed_25_times_the_run_ends_with_the_same_numbers(whole: Path, tmp_path: Path) -> None:
+    folder, rng, hits = tmp_path / "run", random.Random(7), Counter[str]()
+    kinds = ["save"] * 7 + ["validation"] * 9 + ["step"] * (KILLS - 16)
+    rng.shuffle(kinds)
+    for kind in kinds:
+        arguments = ["--resume"] if starts(folder) else RUN
+        before = starts(folder)
+        process = start(*arguments, "--output-dir", str(folder))
+        try:
+            wait_for_moment(kind, folder, process, before, rng)
+        finally:
+            process.kill()
+            process.communicate()
+        hits[hit(folder)] += 1
+    for kind, times in hits.items():
+        record(f"kill -9 during a {kind}", tried=times)
+    assert min(hits[kind] for kind in ("save", "validation", "step")) >= 3, hits
+    assert hits.total() == KILLS
+    done = train("--output-dir", str(folder), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, whole)
+    for kind, times in hits.items():
+        record(f"kill -9 during a {kind}", recovered=times, lost="nothing: equal to the last bit")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_is_answered_within_the_grace(whole: Path, tmp_path: Path, name: str) -> None:
+    """With loader processes, which must be gone as well."""
+    folder = tmp_path / "run"
+    process = start(*RUN, "--data.workers", "2", "--output-dir", str(folder))
+    until(lambda: bool(checkpoints(folder)) and len(records(folder)) > 20, process)
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    with trying(f"{name} with two loader processes", lost="nothing: equal to the last bit"):
+        began = time.monotonic()
+        process.send_signal(signal.Signals[name])
+        _, errors = process.communicate(timeout=GRACE)
+        assert time.monotonic() - began < GRACE
+        assert process.returncode == 0
+        assert f"To go on: crosscale train --output-dir {folder} --resume" in errors.splitlines()[-1]
+        assert ended(workers)
+        assert train("--output-dir", str(folder), "--resume").returncode == 0
+        assert_same_run(folder, whole)
+
+
+def test_a_second_run_in_the_folder_is_refused(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = start(*RUN, "--output-dir", str(folder))
+    try:
+        until(lambda: bool(checkpoints(folder)), first)
+        for arguments in (RUN, ["--resume"]):
+            with trying("a second run in the folder", lost="nothing: refused, the first goes on"):
+                second = train(*arguments, "--output-dir", str(folder))
+                assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
+                assert "another" in second.stderr
+        assert first.communicate(timeout=200)[0]
+    finally:
+        first.kill()
+        first.communicate()
+    assert_same_run(folder, whole)
