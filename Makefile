@@ -6,7 +6,7 @@ PARITY := .venv-parity
 RUN    := runs/demo
 JOBS   ?= 2
 
-.PHONY: help install demo test slow parity parity-table weights-table lint format clean
+.PHONY: help install demo test slow parity parity-table weights-table bench lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -46,6 +46,9 @@ $(PARITY)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,parity]'
 	@touch $@
+
+bench: install  ## all results of docs/performance.md and the page (about 25 minutes; benchmarks/run_all.sh tells more)
+	PYTHON=$(BIN)/python sh benchmarks/run_all.sh
 
 lint: install  ## style, format, types, architecture
 	$(BIN)/ruff check .

@@ -1,72 +1,157 @@
-"""The tables and plots of docs/performance.md, from the newest results in benchmarks/results/.
+"""Writes the tables and plots of docs/performance.md from the newest results in benchmarks/results.
 
-python -m benchmarks.performance_page
+    python -m benchmarks.performance_page [--results FOLDER] [--page FILE]
+
+A result is a file `YYYY-MM-DD-<what>.json` of `crosscale bench --output`. Of every mode the files of the newest day
+count, all of them. The page's own words stay: only what stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
+is replaced. `sh benchmarks/run_all.sh` makes all results.
 """
 
+import argparse
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from crosscale.benchmark.plots import plot
-from crosscale.cli.bench_tables import growth_cells, ratio_cells, speed_cells
+from crosscale.cli.bench_tables import growth_cells, start_up_cells
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "performance.md"
-RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ("infer-crossvit", "infer-crossformer", "train-crossvit", "train-crossformer", "growth")
+SPEED = [
+    "model",
+    "batch",
+    "ours, images/s",
+    "eager",
+    "compiled",
+    "ratio",
+    "range",
+    "memory",
+    "matmul peak, ours",
+    "theirs",
+]
+FIRST = ["model", "batch", "ours, cold s", "warm s", "compiled, cold s", "warm s"]
+GROWTH = ["series", "at", "GMACs", "ms", "MB of activations", "MACs grow", "time grows", "activations grow"]
 
 
-def newest(part: str) -> Path | None:
-    """The latest dated result of one part."""
-    return max(RESULTS.glob(f"????-??-??-{part}.json"), default=None)
+def newest(folder: Path) -> dict[str, tuple[str, list[dict[str, Any]]]]:
+    """By mode: the day, and its results in the order of their names."""
+    found: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for path in sorted(folder.glob("????-??-??-*.json")):
+        day, result = path.name[:10], json.loads(path.read_text(encoding="utf-8"))
+        if "mode" not in result:
+            continue
+        old_day, results = found.get(result["mode"], (day, []))
+        found[result["mode"]] = (day, [*results, result] if day == old_day else [result])
+    return found
 
 
-def table(columns: list[str], rows: list[list[str]], text_columns: int) -> list[str]:
-    rule = ["---" if index < text_columns else "---:" for index in range(len(columns))]
-    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
+def merged(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several results of a mode as one."""
+    return {**results[0], **{key: [row for one in results for row in one.get(key, [])] for key in ("rows", "ratios")}}
 
 
-def section(part: str, file: Path) -> list[str]:
-    """One result as Markdown: where it was measured, its tables, its plot."""
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    machine = result["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in sorted(machine["versions"].items()))
-    picture = f"images/performance_{part.replace('-', '_')}.png"
-    plot(result, PAGE.parent / picture)
-    lines = [
-        f"`{file.relative_to(ROOT)}`: {machine['processor']}, {machine['cores']} cores; {versions}; "
-        f"load {machine['load_before']} before and {machine['load_after']} after.",
-        "",
-    ]
-    if result["mode"] == "growth":
-        columns = ["series", "", "GMACs", "ms", "MB of activations", "MACs grow", "time grows", "activations grow"]
-        lines += table(columns, growth_cells(result["rows"]), 2)
-    else:
-        columns = ["model", "batch", "", "images/s", "ms/step", "range", "cold s", "warm s", "MB", "of matmul peak"]
-        lines += [*table(columns, [speed_cells(row) for row in result["rows"]], 3), ""]
-        lines += [
-            f"{row['model']}, batch {row['batch_size']}: {row['who']} is missing ({row['error']})  "
-            for row in result["rows"]
-            if row["error"]
-        ]
-        columns = ["model", "batch", "times as fast as", "ratio", "range", "memory"]
-        lines += ["", *table(columns, [ratio_cells(row) for row in result["ratios"]], 3)]
-    return [*lines, "", f"![{part}]({picture})"]
+def speed_tables(result: dict[str, Any]) -> str:
+    """Throughputs with ratios, then the first calls; a row per model, batch size and measurement."""
+    speed, first = [], []
+    for case in cases(result):
+        rows = {row["who"].rpartition(" ")[2]: row for row in case["rows"] if not row["error"]}
+        ours, eager, compiled = (rows.get(name) for name in ("crosscale", "eager", "compiled"))
+        assert ours is not None
+        head = [case["model"], str(case["batch_size"])]
+        best = next((row for row in case["ratios"] if row["against"] == "best"), None)
+        theirs = max((row["matmul_share"] for row in (eager, compiled) if row), default=None)
+        rates = [f"{row['images_per_second']:,.1f}" if row else "" for row in (ours, eager, compiled)]
+        ratio = ["", "", ""]
+        if best:
+            memory = "" if best["memory"] is None else f"{best['memory']:.2f}"
+            ratio = [f"**{best['ratio']:.2f}**", f"{best['low']:.2f}–{best['high']:.2f}", memory]
+        shares = [percent(ours["matmul_share"]), percent(theirs)]
+        speed.append([*head, *rates, *ratio, *shares])
+        first.append([*head, *(seconds(row, key) for row in (ours, compiled) for key in ("cold", "warm"))])
+    return f"{table(SPEED, speed)}\n\nFirst call, in seconds:\n\n{table(FIRST, first)}"
+
+
+def cases(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows in groups of one measurement, which ours begins, with the ratios that belong to each."""
+    groups: list[dict[str, Any]] = []
+    for row in result["rows"]:
+        if row["who"] == "crosscale":
+            groups.append({"model": row["model"], "batch_size": row["batch_size"], "rows": [], "ratios": []})
+        groups[-1]["rows"].append(row)
+    waiting = list(result["ratios"])
+    for group in groups:
+        # Each measurement's ratios end with the one against the better peer.
+        while waiting and (waiting[0]["model"], waiting[0]["batch_size"]) == (group["model"], group["batch_size"]):
+            group["ratios"].append(waiting.pop(0))
+            if group["ratios"][-1]["against"] == "best":
+                break
+    return groups
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def seconds(row: dict[str, Any] | None, key: str) -> str:
+    value = row and row[f"first_call_{key}"]
+    return f"{value:.1f}" if value is not None else ""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; numbers stand on the right."""
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def machine_line(day: str, results: Sequence[dict[str, Any]]) -> str:
+    machine = results[0]["machine"]
+    versions = {name: number for one in results for name, number in one["machine"]["versions"].items()}
+    names = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax", "torch", "timm") if name in versions)
+    loads = [one["machine"][key] for one in results for key in ("load_before", "load_after")]
+    known = [load for load in loads if load is not None]
+    load = f"; load average {min(known):.1f} to {max(known):.1f}" if known else ""
+    devices = ", ".join(machine["devices"]) or "cpu"
+    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] / 1e9:.0f} GB"
+    return f"{day}. {machine['processor']}, {machine['cores']} cores{memory}; device: {devices}; {names}{load}."
+
+
+def section(mode: str, day: str, results: Sequence[dict[str, Any]], images: Path) -> str:
+    """What stands between the markers of a mode; writes its plot."""
+    result, line = merged(results), machine_line(day, results)
+    if mode == "start_up":
+        return f"{line}\n\n{table(['', 'cold s', 'warm s', 'cache off s'], start_up_cells(result))}"
+    picture = images / f"performance_{mode}.png"
+    plot(result, picture)
+    body = table(GROWTH, growth_cells(result["rows"])) if mode == "growth" else speed_tables(result)
+    return f"{line}\n\n{body}\n\n![{mode}](images/{picture.name})"
+
+
+def write_page(results: Path, page: Path) -> list[str]:
+    """Replaces what lies between the markers; returns the modes that were written."""
+    text, images = page.read_text(encoding="utf-8"), page.parent / "images"
+    images.mkdir(exist_ok=True)
+    written = []
+    for mode, (day, found) in newest(results).items():
+        pattern = re.compile(rf"(<!-- begin {mode} -->\n).*?(<!-- end {mode} -->)", re.DOTALL)
+        if not pattern.search(text):
+            continue
+        body = section(mode, day, found, images)
+        text = pattern.sub(lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text)
+        written.append(mode)
+    page.write_text(text, encoding="utf-8")
+    return written
 
 
 def main() -> int:
-    text = PAGE.read_text(encoding="utf-8")
-    for part in PARTS:
-        begin = f"<!-- {part}: written by python -m benchmarks.performance_page -->"
-        end = f"<!-- end of {part} -->"
-        before, rest = text.split(begin)
-        file = newest(part)
-        lines = ["Not measured yet."] if file is None else section(part, file)
-        text = f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}" + rest.split(end)[1]
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"{PAGE} written")
-    return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    args = parser.parse_args()
+    written = write_page(args.results, args.page)
+    print(f"{args.page.name}: {', '.join(written) or 'no results'}")
+    return 0 if written else 1
 
 
 if __name__ == "__main__":

@@ -1,38 +1,66 @@
-#!/usr/bin/env bash
-# Measures the parts of docs/performance.md and writes the page: some 25 minutes on 2 cores that do nothing else.
-#   PEER=/path/to/python OFFICIAL=/path/to/CrossFormer benchmarks/run_all.sh [PART...]
-# PEER has torch and timm (default: .venv-parity, made by `make parity`); without OFFICIAL, a checkout of the released
-# CrossFormer code, its parts measure ours alone. ROUNDS (3), SECONDS_EACH (1.5) and PYTHON (.venv) can be set, too.
-set -euo pipefail
+#!/bin/sh
+# All results of docs/performance.md, and the page. On two quiet cores about 25 minutes (FULL=1: about an hour).
+#
+#   PEER_PYTHON=/path/to/python PEER_REPO=/path/to/CrossFormer sh benchmarks/run_all.sh [PART...]
+#
+# PART: infer (10 min), official (6), train (5), growth (3), start-up (2), page (seconds); all of them by default.
+# PEER_PYTHON has torch and timm; PEER_REPO is a checkout of the released CrossFormer code (without it that part and
+# its training step are left out). torch.compile takes most of the time: without FULL=1 it runs at batch 8 and for
+# crossvit_9's training step, and the other cases compare with eager.
+set -e
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-PEER=${PEER:-.venv-parity/bin/python}
-parts=("$@")
-if [ ${#parts[@]} = 0 ]; then parts=(infer-crossvit train-crossvit infer-crossformer train-crossformer growth); fi
-against=()
-if [ -n "${OFFICIAL:-}" ]; then against=(--against official --peer-repo "$OFFICIAL" --peer-python "$PEER"); fi
-day=$(date +%F)
+PEER_PYTHON=${PEER_PYTHON:-$PYTHON}
+DAY=$(date +%F)
+OUT=benchmarks/results
+mkdir -p "$OUT"
+if [ -n "$FULL" ]; then ROUNDS=3 SECONDS_EACH=2; else ROUNDS=2 SECONDS_EACH=1; fi
+VITS="crossvit_9_240 crossvit_15_240 crossvit_18_240 crossvit_9_dagger_240"
+FORMERS="crossformer_tiny_224 crossformer_small_224 crossformer_base_224"
 
-bench() {  # part, then the bench's own options
-  "$PYTHON" -m crosscale bench "${@:2}" --rounds "${ROUNDS:-3}" --seconds "${SECONDS_EACH:-1.5}" \
-    --output "benchmarks/results/$day-$1.json"
+bench() {  # NAME, then options of `crosscale bench`
+    name=$1
+    shift
+    echo "== $name"
+    "$PYTHON" -m crosscale bench --output "$OUT/$DAY-$name.json" "$@"
+}
+compare() {  # NAME PEER VARIANTS, then options
+    name=$1 peer=$2 variants=$3
+    shift 3
+    [ "$peer" = timm ] || set -- --peer-repo "$PEER_REPO" "$@"
+    bench "$name" --against "$peer" --variant $variants --peer-python "$PEER_PYTHON" \
+        --rounds "$ROUNDS" --seconds "$SECONDS_EACH" "$@"
+}
+both() {  # variants of the cases that are compiled only with FULL=1
+    if [ -n "$FULL" ]; then echo "eager compiled"; else echo "eager"; fi
+}
+official() {
+    [ -n "$PEER_REPO" ] && return 0
+    echo "== without PEER_REPO: no comparison with the released CrossFormer code"
+    return 1
 }
 
-for part in "${parts[@]}"; do
-  case $part in
-    infer-crossvit)
-      bench "$part" --mode infer --against timm --peer-python "$PEER" --batch-size 1 8 32 \
-        --model crossvit_9_240 crossvit_15_240 crossvit_18_240 crossvit_9_dagger_240 ;;
-    train-crossvit)
-      bench "$part" --mode train --against timm --peer-python "$PEER" --batch-size 16 \
-        --model crossvit_9_240 crossvit_15_240 ;;
-    infer-crossformer)
-      bench "$part" --mode infer "${against[@]}" --batch-size 1 8 \
-        --model crossformer_tiny_224 crossformer_small_224 crossformer_base_224 ;;
-    train-crossformer)
-      bench "$part" --mode train "${against[@]}" --batch-size 8 --model crossformer_small_224 ;;
-    growth) bench "$part" --mode growth ;;
+for part in ${*:-infer official train growth start-up page}; do
+    case $part in
+    infer)
+        compare infer-timm-batch-1 timm "$(both)" --mode infer --batch-size 1 --model $VITS
+        compare infer-timm-batch-32 timm "$(both)" --mode infer --batch-size 32 --model $VITS
+        compare infer-timm-batch-8 timm "eager compiled" --mode infer --batch-size 8 --model $VITS
+        ;;
+    official)
+        official || continue
+        compare infer-official-batch-1 official "$(both)" --mode infer --batch-size 1 --model $FORMERS
+        compare infer-official-batch-8 official "eager compiled" --mode infer --batch-size 8 --model $FORMERS
+        ;;
+    train)
+        compare train-timm-9 timm "eager compiled" --mode train --batch-size 16 --model crossvit_9_240
+        compare train-timm-15 timm "$(both)" --mode train --batch-size 16 --model crossvit_15_240
+        official || continue
+        compare train-official official "$(both)" --mode train --batch-size 16 --model crossformer_small_224
+        ;;
+    growth) bench growth --mode growth --rounds 1 --seconds "$SECONDS_EACH" ;;
+    start-up) bench start-up --mode start-up --rounds 2 ;;
+    page) "$PYTHON" -m benchmarks.performance_page ;;
     *) echo "no part '$part'" >&2; exit 2 ;;
-  esac
+    esac
 done
-"$PYTHON" -m benchmarks.performance_page

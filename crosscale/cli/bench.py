@@ -19,6 +19,7 @@ Measures speed, side by side with a peer where one is asked for.
 --mode train: the engine's training step on a resident batch: forward, cross-entropy, backward, AdamW; drop rates 0.
 --mode growth: the time and memory of a forward as the image, the batch or the depth doubles; of the fusion against
   joint attention over all tokens; of a third branch.
+--mode start-up: `crosscale predict` and the first training step, with and without programs compiled before.
 --mode data: how fast training pictures are fed, stage by stage, on JPEG files of ImageNet's size distribution; then
   how long the steps of a short training of CrossViT-9 on them wait for data.
 
@@ -40,17 +41,16 @@ examples:
 JSON of infer and train: {"mode", "machine", "settings", "rows": [{"model", "batch_size", "who", "ms", "ms_low",
 "ms_high", "images_per_second", "first_call_cold", "first_call_warm", "start", "peak_bytes", "macs", "matmul_share",
 "peak_share", "error"}], "ratios": [{"model", "batch_size", "against", "ratio", "low", "high", "memory"}]};
-of growth: "rows": [{"series", "at", "macs", "ms", "temporary_bytes"}]; of data: {"rows": [{"stage", "who",
-"per_core", "low", "high", "wall"}], "ratios", "fast_deviation", "images", "mean_bytes", "size", "rounds", "threads",
-"cores", "load", "feeding": {"model", "batch_size", "threads", "decode", "steps", "loader", "step", "keeps_up",
-"data_wait"}}.
+of growth: "rows": [{"series", "at", "macs", "ms", "temporary_bytes"}]; of start-up: "predict" and "train", each
+{"cold", "warm"} in seconds; of data: {"rows": [{"stage", "who", "per_core", "low", "high", "wall"}], "ratios",
+"fast_deviation", "images", "mean_bytes", "size", "rounds", "threads", "cores", "load"}.
 
 exit status:
   0  done
   1  the work failed
   2  the request was wrong (a mode that is not there, a library or peer that is missing)"""
 
-MODES = ("infer", "train", "growth", "data")
+MODES = ("infer", "train", "growth", "start-up", "data")
 _MODEL_MODES = ("infer", "train")
 
 
@@ -67,6 +67,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         result, show = _data(options), tables.print_data
     elif options.mode == "growth":
         result, show = _growth(options), tables.print_growth
+    elif options.mode == "start-up":
+        result, show = _start_up(options), tables.print_start_up
     else:
         result, show = _speed(options), tables.print_speed
     if options.plot is not None:
@@ -139,7 +141,7 @@ def _check_options(options: argparse.Namespace) -> None:
         raise RequestError(f"--mode {options.mode} needs --model M; `crosscale models` lists them")
     if options.mode not in _MODEL_MODES and (options.model or options.against):
         raise RequestError(f"--model and --against go with --mode infer and --mode train, not {options.mode}")
-    if options.mode == "data" and options.plot is not None:
+    if options.mode in ("data", "start-up") and options.plot is not None:
         raise RequestError("--plot goes with --mode infer, train and growth")
     if options.plot is not None:
         if Path(options.plot).suffix not in (".png", ".svg"):
@@ -153,8 +155,13 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> dict[str, Any]:
+    from crosscale.benchmark.machine import load_average
     from crosscale.benchmark.speed import Request, measure
+    from crosscale.benchmark.stopwatch import cores
 
+    load, free = load_average(), cores()
+    if load is not None and load > 0.5 * free:
+        note(f"crosscale bench: the load average is {load} on {free} cores; other work spoils the measurement")
     if options.against is None:
         note("ours alone: --against timm or --against official measures a peer beside it")
     request = Request(
@@ -180,6 +187,12 @@ def _growth(options: argparse.Namespace) -> dict[str, Any]:
 
     with progress("measuring", verb="bench") as report:
         return measure(rounds=options.rounds or 3, seconds=options.seconds, dtype=options.dtype, report=report)
+
+
+def _start_up(options: argparse.Namespace) -> dict[str, Any]:
+    from crosscale.benchmark.start_up import measure_start_up
+
+    return measure_start_up(rounds=options.rounds or 3)
 
 
 def _data(options: argparse.Namespace) -> dict[str, Any]:

@@ -71,6 +71,30 @@ def growth_cells(rows: Sequence[Result]) -> list[list[str]]:
     return cells
 
 
+def print_start_up(result: Result) -> None:
+    """Of --mode start-up: seconds, with and without compiled programs in the cache."""
+    columns = ["", "cold s", "warm s", "cache off s"]
+    print_table(columns, start_up_cells(result), right=columns[1:], title=result["model"])
+
+
+def start_up_cells(result: Result) -> list[list[str]]:
+    """The start-up table as text."""
+    predict, train = result["predict"], result["train"]
+    return [
+        ["`crosscale predict`, one picture", *(f"{predict[key]:.1f}" for key in ("cold", "warm", "off"))],
+        [
+            f"training step at batch {train['batch_size']}: trace, compile, first step",
+            *(f"{train[key]:.1f}" for key in ("cold", "warm")),
+            "",
+        ],
+        [
+            "the same without the step itself",
+            *(f"{max(train[key] - train['step'], 0):.1f}" for key in ("cold", "warm")),
+            "",
+        ],
+    ]
+
+
 def print_data(result: Result) -> None:
     """Of --mode data: stages, ratios, and the training that is fed."""
     from crosscale.benchmark.data import STAGES

@@ -1,97 +1,260 @@
-"""`crosscale bench --mode infer|train|growth`: its arithmetic, its refusals, and real runs."""
+"""`crosscale bench` of models: from answers to rows and ratios, processes that fail, and whole measurements."""
 
 import json
+import subprocess
 import sys
 
 import pytest
+from conftest import TINY_CROSSVIT
 
+from crosscale.benchmark import speed
+from crosscale.benchmark.peaks import known_flops
 from crosscale.benchmark.plots import plot
-from crosscale.benchmark.ratios import OURS, pairwise, summarise
+from crosscale.benchmark.ratios import pairwise, summarise
+from crosscale.benchmark.speed import Request, measure
+from crosscale.benchmark.stopwatch import MIN_ITERATIONS, WARM_UP, host_peak_bytes, timed
 from crosscale.cli.main import main
+from crosscale.errors import RequestError, WorkError
 
-MESSAGE = {"mode": "infer", "model": "m", "batch_size": 4, "dtype": "float32", "tf32": True}
-
-
-def answer(seconds, peak=100, **more):
-    base = {"seconds": seconds, "peak_bytes": peak, "first_call": 9.0, "start": 1.0, "iterations": 5}
-    return {**base, "matmul_flops": 1e9, "device": "cpu", "settings": {}, "versions": {}, **more}
+MESSAGE = {"model": "m", "batch_size": 4, "dtype": "float32", "mode": "infer", "tf32": True}
 
 
+def answer(seconds, first_call=1.0, peak=100, **more):
+    return {
+        "seconds": seconds,
+        "iterations": 5,
+        "first_call": first_call,
+        "start": 1.0,
+        "peak_bytes": peak,
+        "matmul_flops": 1e9,
+        "device": "cpu",
+        "settings": {},
+        "versions": {},
+        "macs": 1_000_000,
+        "formula_macs": 2_000_000,
+        **more,
+    }
+
+
+@pytest.fixture
 def found():
-    ours = [answer(1.0, macs=5e7, formula_macs=6e7), answer(2.0, macs=5e7, formula_macs=6e7)]
-    return {OURS: ours, "timm eager": [answer(2.0, 50), answer(3.0, 50)], "timm compiled": [answer(3.0), answer(2.0)]}
+    """Three rounds; the machine was half as fast in the second."""
+    return {
+        "crosscale": [answer(0.1, 9.0), answer(0.2, 2.0), answer(0.1, 3.0)],
+        "timm eager": [answer(0.3, peak=50), answer(0.5, peak=60), answer(0.2, peak=70)],
+        "timm compiled": [answer(0.2, peak=200), answer(0.6, peak=200), answer(0.4, peak=200)],
+    }
 
 
-def test_ratios_are_taken_round_by_round_and_against_the_better_of_each():
-    rows = {row["against"]: row for row in pairwise(found())}
-    assert rows["timm eager"]["ratio"] == pytest.approx(1.75)  # 2 / 1 and 3 / 2
-    assert (rows["timm compiled"]["low"], rows["timm compiled"]["high"]) == (1.0, 3.0)
-    assert rows["best"]["ratio"] == pytest.approx(1.5)  # 2 / 1 and 2 / 2
-    assert rows["best"]["memory"] == 2.0
+def test_ratios_are_taken_round_by_round(found):
+    ratios = {row["against"]: row for row in pairwise(found)}
+    assert ratios["timm eager"]["ratio"] == pytest.approx(2.5)  # of 3, 2.5 and 2
+    assert (ratios["timm eager"]["low"], ratios["timm eager"]["high"]) == pytest.approx((2.0, 3.0))
+    assert ratios["timm compiled"]["ratio"] == pytest.approx(3.0)  # of 2, 3 and 4
+    assert ratios["best"]["ratio"] == pytest.approx(2.0)  # of 2, 2.5 and 2: the quicker of each round
+    assert ratios["timm eager"]["memory"] == pytest.approx(100 / 60)
+    assert ratios["best"]["memory"] == pytest.approx(100 / 60)
 
 
-def test_rows_tell_rates_and_the_share_of_the_peak_by_what_each_side_computes():
-    rows, _ = summarise(found(), MESSAGE)
-    assert rows[0]["images_per_second"] == pytest.approx(4 / 1.5)
-    assert rows[0]["matmul_share"] == pytest.approx(2 * 5e7 * 4 / 1.5 / 1e9)
-    assert rows[1]["matmul_share"] == pytest.approx(2 * 6e7 * 4 / 2.5 / 1e9)
-    trained, _ = summarise(found(), {**MESSAGE, "mode": "train"})
-    assert trained[0]["matmul_share"] == pytest.approx(3 * rows[0]["matmul_share"])
+def test_rows(found):
+    rows, ratios = summarise(found, MESSAGE)
+    ours, eager, _ = rows
+    assert (ours["ms"], ours["ms_low"], ours["ms_high"]) == pytest.approx((100, 100, 200))
+    assert ours["images_per_second"] == pytest.approx(40)
+    assert (ours["first_call_cold"], ours["first_call_warm"]) == (9.0, 2.5)
+    # 2 x 1e6 MACs x 4 pictures in 0.1 s are 8e7 FLOP/s; the peer's formula counts twice as many in 0.3 s
+    assert ours["matmul_share"] == pytest.approx(0.08)
+    assert eager["matmul_share"] == pytest.approx(0.16 / 3)
+    assert len(ratios) == 3
+    training = summarise(found, {**MESSAGE, "mode": "train"})[0][0]
+    assert training["matmul_share"] == pytest.approx(0.24)
 
 
-def test_a_peer_that_fails_is_a_row_with_its_reason_and_no_ratio():
-    broken = {**found(), "timm compiled": [{"error": "no compiler"}] * 2}
-    rows, ratios = summarise(broken, MESSAGE)
+def test_a_variant_that_fails_is_a_row(found):
+    found["timm compiled"] = [{"error": "no compiler"}] * 3
+    rows, ratios = summarise(found, MESSAGE)
     assert rows[2]["error"] == "no compiler"
-    assert [ratio["against"] for ratio in ratios] == ["timm eager", "best"]
+    assert {row["against"] for row in ratios} == {"timm eager", "best"}
+    alone = pairwise({"crosscale": found["crosscale"]})
+    assert alone == []
+
+
+def test_timed_waits_for_both_bounds():
+    calls = []
+    result = timed(lambda: calls.append(0), 0.0)
+    assert len(calls) == WARM_UP + MIN_ITERATIONS
+    assert result["iterations"] == MIN_ITERATIONS
+    assert result["seconds"] < 0.1
+    assert host_peak_bytes() > 10_000_000
+
+
+def test_peaks_by_name():
+    assert known_flops("NVIDIA H200", "bfloat16", True) == pytest.approx(989e12)
+    assert known_flops("NVIDIA H100 80GB HBM3", "float32", False) == pytest.approx(67e12)
+    assert known_flops("NVIDIA H100 PCIe", "bfloat16", True) == pytest.approx(756e12)
+    assert known_flops("cpu", "float32", True) is None
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Stands in for the processes; returns what they were asked."""
+    asked = []
+
+    def start(command, environment):
+        if command[1] == "-c":  # whether the peer has torch
+            return subprocess.CompletedProcess(command, 0, "", "")
+        message = json.loads(command[-1])
+        asked.append((message, environment))
+        theirs = "variant" in message
+        if theirs and message["variant"] == "compiled":
+            return subprocess.CompletedProcess(command, 0, json.dumps({"error": "no compiler"}), "")
+        if message["model"] == "crossvit_18_240" and not theirs:
+            return subprocess.CompletedProcess(command, 1, "", "Traceback\nMemoryError: much")
+        said = answer(0.2 if theirs else 0.1, **({"trial": [True, False]} if theirs else {}))
+        return subprocess.CompletedProcess(command, 0, "noise\n" + json.dumps(said), "")
+
+    monkeypatch.setattr(speed, "_start", start)
+    return asked
+
+
+def test_turns(processes):
+    seen = []
+    request = Request("infer", ("crossvit_9_240",), (1, 2), rounds=2, against="timm", peer_python=sys.executable)
+    result = measure(request, lambda done, total, what: seen.append((done, total, what)))
+    who = [("timm " + message["variant"]) if "variant" in message else "crosscale" for message, _ in processes]
+    once = ["crosscale", "timm eager", "timm compiled"]
+    # A variant that failed is not tried again for the same case.
+    assert who == [*once, "crosscale", "timm eager"] * 2
+    assert [message["first"] for message, _ in processes[:5]] == [True, True, True, False, False]
+    assert processes[1][0]["trial"] is None
+    assert processes[2][0]["trial"] == [True, False]
+    assert processes[0][1]["JAX_COMPILATION_CACHE_DIR"] == processes[3][1]["JAX_COMPILATION_CACHE_DIR"]
+    assert processes[0][1]["JAX_COMPILATION_CACHE_DIR"] != processes[5][1]["JAX_COMPILATION_CACHE_DIR"]
+    assert processes[1][0]["peer_model"] == "crossvit_9_240"
+    assert [row["ratio"] for row in result["ratios"]] == pytest.approx([2.0] * 4)
+    assert seen[-1][:2] == (12, 12)
+    assert result["machine"]["cores"] >= 1
+
+
+def test_ours_that_fails_is_an_error(processes):
+    with pytest.raises(WorkError, match="crosscale: the measurement failed .MemoryError: much"):
+        measure(Request("infer", ("crossvit_18_240",)))
+
+
+def test_released_code_is_built_as_ours(processes, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "crossformer.py").write_text("")
+    request = Request("infer", ("crossformer_tiny_224",), rounds=1, against="official", peer_repo=str(tmp_path))
+    measure(request)
+    options = processes[1][0]["peer_options"]
+    assert options["depths"] == [1, 1, 8, 6]
+    assert options["merge_size"] == [[2, 4]] * 3
+    assert options["mlp_ratio"] == [4.0] * 4
+    assert (options["img_size"], options["crs_interval"]) == (224, [8, 4, 2, 1])
+
+
+def test_verb_prints_and_writes(processes, tmp_path, capsys):
+    output, picture = tmp_path / "r.json", tmp_path / "r.png"
+    words = ["bench", "--mode", "infer", "--model", "crossvit_9_240", "--batch-size", "1", "--rounds", "1"]
+    assert main([*words, "--against", "timm", "--output", str(output), "--plot", str(picture)]) == 0
+    shown = capsys.readouterr().out
+    assert "timm compiled is missing (no compiler)" in shown
+    assert "2.00" in shown
+    assert json.loads(output.read_text())["ratios"][0]["ratio"] == pytest.approx(2.0)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main([*words, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["ratios"] == []
+    assert "ours alone" in shown.err
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
-        (["--mode", "infre"], "infer"),
+        (["--mode", "inference"], "none of infer, train, growth, start-up, data"),
         (["--mode", "infer"], "needs --model"),
-        (["--mode", "infer", "--model", "crossvit_9_420"], "crossvit_9_240"),
-        (["--mode", "infer", "--model", "crossformer_tiny_224", "--against", "timm"], "--against official"),
-        (["--mode", "infer", "--model", "crossvit_9_240", "--against", "timm", "--peer-python", "/no"], "/no"),
-        (["--mode", "growth", "--plot", "x.gif"], ".png or .svg"),
-        (["--mode", "growth", "--output", "/no/folder/x.json"], "there is no folder"),
+        (["--mode", "infer", "--model", "crossvit_9", "--against", "timm"], "did you mean"),
+        (["--mode", "data", "--model", "crossvit_9_240"], "go with --mode infer"),
+        (["--mode", "infer", "--model", "crossvit_9_240", "--seconds", "0"], "seconds above 0"),
+        (["--mode", "infer", "--model", "crossvit_9_240", "--plot", "x.txt"], "ends in .png or .svg"),
+        (["--mode", "infer", "--model", "crossvit_9_240", "--output", "/no/such/f.json"], "there is no folder"),
+        (["--mode", "infer", "--model", "crossformer_tiny_224", "--against", "timm"], "timm has no crossformer_tiny"),
+        (["--mode", "infer", "--model", "crossvit_9_240", "--against", "official"], "has no crossvit_9_240"),
+        (
+            ["--mode", "train", "--model", "crossvit_9_240", "--against", "timm", "--peer-python", "/no/python"],
+            "/no/python: no such program",
+        ),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_line(words, says, capsys):
+def test_wrong_requests_of_models(words, message, capsys):
     assert main(["bench", *words]) == 2
-    error = capsys.readouterr().err.strip()
-    assert says in error
-    assert len(error.splitlines()) <= 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_checkout(monkeypatch):
+    monkeypatch.setattr(speed, "_start", lambda command, environment: subprocess.CompletedProcess(command, 0, "", ""))
+    for repo, message in ((None, "needs --peer-repo"), ("/no/such", "holds no models")):
+        with pytest.raises(RequestError, match=message):
+            measure(Request("infer", ("crossformer_tiny_224",), against="official", peer_repo=repo))
+
+
+def test_growth_plot(tmp_path):
+    rows = [
+        {"series": series, "at": str(at), "macs": 1e9 * at, "ms": 2.0 * at, "temporary_bytes": 1e6 * at}
+        for series in ("image side", "branches")
+        for at in (1, 2)
+    ]
+    plot({"mode": "growth", "rows": rows}, tmp_path / "g.svg")
+    assert "image side" in (tmp_path / "g.svg").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_a_real_measurement_alone(mode, tmp_path, capsys):
-    out, picture = tmp_path / "out.json", tmp_path / "plot.png"
-    words = ["bench", "--mode", mode, "--model", "crossvit_tiny_240", "--batch-size", "1", "--rounds", "2"]
-    assert main([*words, "--seconds", "0.2", "--output", str(out), "--plot", str(picture), "--json"]) == 0
-    result = json.loads(out.read_text())
+def test_measurement_of_a_tiny_model(mode):
+    result = measure(
+        Request(
+            mode, ("crossvit",), (2,), rounds=2, seconds=0.1, matmul=256, options={**TINY_CROSSVIT, "num_classes": 10}
+        )
+    )
     (row,) = result["rows"]
-    assert 0 < row["matmul_share"] < 1.5
-    assert row["ms_low"] <= row["ms"] <= row["ms_high"]
-    assert row["first_call_warm"] < row["first_call_cold"]  # the second process found what the first had compiled
-    assert picture.read_bytes()[1:4] == b"PNG"
-    assert json.loads(capsys.readouterr().out)["rows"][0]["ms"] == row["ms"]
+    assert row["error"] is None
+    assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"]
+    assert row["first_call_warm"] < row["first_call_cold"]
+    assert 0 < row["matmul_share"] < 1
+    assert row["peak_bytes"] > 50_000_000
+    assert row["macs"] > 1000
 
 
-def test_plots_are_drawn_of_growth(tmp_path):
-    rows = [{"series": "s", "at": str(n), "macs": n * 1e9, "ms": n, "temporary_bytes": n * 1e6} for n in (1, 2, 4)]
-    plot({"mode": "growth", "rows": rows}, tmp_path / "growth.svg")
-    assert "<svg" in (tmp_path / "growth.svg").read_text()
+@pytest.mark.slow
+def test_growth_of_the_fusions():
+    """Doubling the side gives four times the tokens: the class token's attention grows as much, joint attention more."""
+    from crosscale.benchmark.growth import points
+
+    request = Request("infer", (), seconds=0.1)
+    found = {}
+    for point in points():
+        if point.fusion is not None and point.at != "240 px":
+            said = speed.own_answer(request, point.model, 1, point.options, point.fusion)
+            found.setdefault(point.fusion, []).append(said)
+    macs = {name: after["macs"] / before["macs"] for name, (before, after) in found.items()}
+    assert macs["cross_attention"] < 4.0 < 8.0 < macs["all_attention"] < 16.0
+    seconds = {name: after["seconds"] / before["seconds"] for name, (before, after) in found.items()}
+    assert (
+        seconds["all_attention"] > 1.5 * seconds["cross_attention"]
+        or found["all_attention"][1]["seconds"] > 20 * (found["cross_attention"][1]["seconds"])
+    )
 
 
 @pytest.mark.parity
-def test_a_real_measurement_beside_timm(capsys):
-    words = ["bench", "--mode", "infer", "--model", "crossvit_tiny_240", "--batch-size", "1", "--rounds", "1"]
-    more = ["--seconds", "0.2", "--against", "timm", "--variant", "eager", "--peer-python", sys.executable, "--json"]
-    assert main([*words, *more]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert [row["who"] for row in result["rows"]] == ["crosscale", "timm eager"]
-    assert not any(row["error"] for row in result["rows"])
-    assert {ratio["against"] for ratio in result["ratios"]} == {"timm eager", "best"}
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_beside_timm(mode):
+    request = Request(mode, ("crossvit_tiny_240",), (1,), rounds=1, seconds=0.2, against="timm", matmul=256)
+    result = measure(request)
+    ours, eager, compiled = result["rows"]
+    assert eager["error"] is None
+    # Without a C++ compiler on the machine, torch.compile is a row with its reason.
+    assert compiled["error"] is None or compiled["error"]
+    assert eager["versions"].keys() == {"torch", "timm"}
+    assert ours["macs"] <= eager["macs"]
+    assert {row["against"] for row in result["ratios"]} >= {"timm eager", "best"}
+    assert all(row["ratio"] > 0 for row in result["ratios"])

@@ -20,6 +20,7 @@ from crosscale.engine.hosts import Start, all_texts, from_first, stop_signals, s
 from crosscale.engine.stop import StopSignals
 from crosscale.errors import RequestError
 from tests.engine.clusters import Cluster, records, train
+from tests.reliability.record import trying
 
 
 def asked(*words: str) -> Start | None:
@@ -197,6 +198,7 @@ def assert_close(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.slow
+@trying("resumed on 8, then 2, then 1 device", lost="nothing: the same losses within float32's rounding")
 def test_a_run_goes_on_with_eight_then_two_then_one_device(tmp_path: Path, one: Path) -> None:
     run = tmp_path / "run"
     words = ["train", "--output-dir", str(run), "--resume"]
@@ -215,6 +217,7 @@ def test_a_run_goes_on_with_eight_then_two_then_one_device(tmp_path: Path, one: 
 
 
 @pytest.mark.slow
+@trying("damaged newest checkpoint of two processes", lost="nothing: the same losses within float32's rounding")
 def test_two_processes_go_back_from_a_damaged_checkpoint_together(tmp_path: Path, one: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(one, run)
@@ -234,6 +237,7 @@ def long_run(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
+@trying("Ctrl-C on one process of two", lost="nothing: both save the same step and exit 0")
 def test_ctrl_c_on_one_process_stops_both_at_one_step(tmp_path: Path) -> None:
     with Cluster(tmp_path / "logs", 1, long_run(tmp_path / "run"), processes=2) as two:
         two.signal_after("step 7/", 1, signal.SIGINT)
@@ -252,6 +256,7 @@ def spoilt(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@trying("exception on one process of two", lost="nothing: both end with its message")
 def test_an_exception_on_one_process_ends_both_with_its_message(tmp_path: Path) -> None:
     words = long_run(tmp_path / "run", *spoilt(tmp_path / "images"))
     with Cluster(tmp_path / "logs", 1, words, processes=2) as two:
@@ -276,6 +281,7 @@ def test_a_process_with_another_request_ends_both(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
+@trying("kill -9 of one process of two", lost="nothing: the other ends within a minute and names it")
 def test_a_killed_process_ends_the_other_within_a_minute(tmp_path: Path, victim: int) -> None:
     with Cluster(tmp_path / "logs", 1, long_run(tmp_path / "run"), processes=2) as two:
         two.signal_after("step 7/", victim, signal.SIGKILL)
