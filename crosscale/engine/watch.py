@@ -32,10 +32,12 @@ class Watch:
 
     def __init__(self) -> None:
         self._done = threading.Event()
+        self._leaving = threading.Event()
         self._ending = threading.Lock()
         self._lives = threading.Thread(target=self._watch_lives, daemon=True, name="watch-lives")
+        self._failures = threading.Thread(target=self._watch_failures, daemon=True, name="watch-failures")
         self._lives.start()
-        threading.Thread(target=self._watch_failures, daemon=True, name="watch-failures").start()
+        self._failures.start()
 
     def failed(self, error: BaseException) -> None:
         """Tells the others why this process ends; does not return where another one failed before."""
@@ -49,6 +51,7 @@ class Watch:
             with suppress(jax.errors.JaxRuntimeError):  # the table is gone, and so are its readers
                 client().key_value_set(f"{_FAILED}{_state().process_id}", json.dumps(verdict))
                 _say_goodbye()
+        self._close()
 
     def finish(self) -> None:
         """Leaves, once all have come here; the others' end is no failure any more."""
@@ -57,7 +60,16 @@ class Watch:
         client().wait_at_barrier("crosscale/left", LONG_MS)  # nobody goes before everybody knows that
         if _state().process_id == 0:
             self._lives.join(GRACE_SECONDS)  # until the others are gone: the table must outlive them
+        self._close()
         jax.distributed.shutdown()
+
+    def _close(self) -> None:
+        """Ends the threads: one that Python's own end meets inside the runtime would crash the process."""
+        self._leaving.set()
+        for thread in (self._lives, self._failures):
+            thread.join(GRACE_SECONDS)
+        if _state().process_id != 0:
+            ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # see `explain_abort`; its handler needs Python
 
     def _watch_failures(self) -> None:
         while not self._done.wait(POLL_SECONDS):
@@ -68,7 +80,7 @@ class Watch:
 
     def _watch_lives(self) -> None:
         table, everyone = client(), list(range(_state().num_processes))
-        while True:
+        while not self._leaving.wait(POLL_SECONDS):
             try:
                 gone = sorted(set(everyone) - set(table.get_live_nodes(everyone)))
             except jax.errors.JaxRuntimeError:
@@ -78,7 +90,6 @@ class Watch:
             if gone:
                 message = f"process {gone[0]} has gone without a word (killed, or its machine was lost)"
                 self._end(message, 1, gone=len(gone))
-            time.sleep(POLL_SECONDS)
 
     def _end(self, message: str, status: int, gone: int = 0) -> None:
         with self._ending:

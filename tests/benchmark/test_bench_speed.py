@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY_CROSSVIT
 
 from crosscale.benchmark import speed
 from crosscale.benchmark.peaks import known_flops
@@ -15,6 +14,7 @@ from crosscale.benchmark.speed import Request, measure
 from crosscale.benchmark.stopwatch import MIN_ITERATIONS, WARM_UP, host_peak_bytes, timed
 from crosscale.cli.main import main
 from crosscale.errors import RequestError, WorkError
+from tests.conftest import TINY_CROSSVIT
 
 MESSAGE = {"model": "m", "batch_size": 4, "dtype": "float32", "mode": "infer", "tf32": True}
 
@@ -137,7 +137,7 @@ def test_turns(processes):
 
 
 def test_ours_that_fails_is_an_error(processes):
-    with pytest.raises(WorkError, match="crosscale: the measurement failed .MemoryError: much"):
+    with pytest.raises(WorkError, match=r"crosscale: the measurement failed \(MemoryError: much"):
         measure(Request("infer", ("crossvit_18_240",)))
 
 
@@ -227,7 +227,7 @@ def test_measurement_of_a_tiny_model(mode):
 
 @pytest.mark.slow
 def test_growth_of_the_fusions():
-    """Doubling the side gives four times the tokens: the class token's attention grows as much, joint attention more."""
+    """Twice the side is four times the tokens: the class token's attention grows as much, joint attention more."""
     from crosscale.benchmark.growth import points
 
     request = Request("infer", (), seconds=0.1)
@@ -238,22 +238,18 @@ def test_growth_of_the_fusions():
             found.setdefault(point.fusion, []).append(said)
     macs = {name: after["macs"] / before["macs"] for name, (before, after) in found.items()}
     assert macs["cross_attention"] < 4.0 < 8.0 < macs["all_attention"] < 16.0
-    seconds = {name: after["seconds"] / before["seconds"] for name, (before, after) in found.items()}
-    assert (
-        seconds["all_attention"] > 1.5 * seconds["cross_attention"]
-        or found["all_attention"][1]["seconds"] > 20 * (found["cross_attention"][1]["seconds"])
-    )
+    assert found["all_attention"][1]["seconds"] > 20 * found["cross_attention"][1]["seconds"]
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("mode", ["infer", "train"])
-def test_beside_timm(mode):
-    request = Request(mode, ("crossvit_tiny_240",), (1,), rounds=1, seconds=0.2, against="timm", matmul=256)
-    result = measure(request)
-    ours, eager, compiled = result["rows"]
+@pytest.mark.parametrize(("mode", "variants"), [("infer", ("eager", "compiled")), ("train", ("eager",))])
+def test_beside_timm(mode, variants):
+    options = {"rounds": 1, "seconds": 0.2, "against": "timm", "variants": variants, "matmul": 256}
+    result = measure(Request(mode, ("crossvit_tiny_240",), (1,), **options))
+    ours, eager, *compiled = result["rows"]
     assert eager["error"] is None
     # Without a C++ compiler on the machine, torch.compile is a row with its reason.
-    assert compiled["error"] is None or compiled["error"]
+    assert all(row["error"] is None or "ompil" in row["error"] for row in compiled)
     assert eager["versions"].keys() == {"torch", "timm"}
     assert ours["macs"] <= eager["macs"]
     assert {row["against"] for row in result["ratios"]} >= {"timm eager", "best"}

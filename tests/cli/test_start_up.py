@@ -1,4 +1,4 @@
-"""The process's settings: compiled programs kept between commands, memory kept between steps; and how fast it starts."""
+"""Compiled programs kept between commands, memory kept between steps, and how fast commands start."""
 
 import os
 import subprocess
@@ -125,13 +125,13 @@ def test_several_processes_share_a_small_cache(tmp_path):
 
 
 @pytest.mark.slow
-def test_first_prediction_on_a_warm_cache():
+def test_first_prediction_and_first_step():
     from crosscale.benchmark.start_up import measure_start_up
 
     found = measure_start_up(batch_size=4, rounds=2)
     predict, train = found["predict"], found["train"]
-    print(found)
-    assert predict["warm"] < 5.0 or predict["warm"] < 0.75 * predict["off"]
-    assert predict["warm"] < predict["cold"]
-    assert train["cold"] - train["step"] < 30.0 or found["machine"]["load_before"] > 1.0
+    assert predict["warm"] < 5.0
+    assert predict["warm"] < 0.85 * predict["off"]
     assert train["warm"] < 0.6 * train["cold"]
+    if found["machine"]["load_before"] < 2 * found["machine"]["cores"]:
+        assert train["cold"] - train["step"] < 30.0
