@@ -20,6 +20,7 @@ LARGEST_SHARE = 0.7
 
 _EXTENSIONS = "NVIMGCODEC_EXTENSIONS_PATH"
 _own = threading.local()
+_importing = threading.Lock()
 
 
 def can_decode_parts() -> bool:
@@ -58,8 +59,13 @@ def _decoder(library: Any) -> Any:
     return _own.decoder
 
 
-@lru_cache(maxsize=1)
 def _library() -> Any | None:
+    with _importing:
+        return _imported()
+
+
+@lru_cache(maxsize=1)
+def _imported() -> Any | None:
     """The package with its JPEG codec alone: the others complain on standard error that a GPU's libraries lack."""
     try:
         found = find_spec("nvidia.nvimgcodec")

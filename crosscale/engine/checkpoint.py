@@ -9,10 +9,13 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from crosscale.engine.hosts import all_texts
+from crosscale.engine.digests import check_digests, write_digests
+from crosscale.engine.hosts import all_texts, from_first, is_first
 from crosscale.errors import WorkError
 
 AGREE_SECONDS = 40  # for all processes to find a checkpoint unreadable
+
+_ITEMS = ("state", "progress")
 
 log = logging.getLogger("crosscale.engine")
 
@@ -50,11 +53,15 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Orbax refuses relative paths, but not before the first save.
         self.folder = folder.resolve()
+        self._saving = 0
         self._manager = _Manager(
             self.folder,
-            item_names=("state", "progress"),
+            item_names=_ITEMS,
             options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True, preservation_policy=policy, save_root_metadata=False
+                cleanup_tmp_directories=True,
+                preservation_policy=policy,
+                save_root_metadata=False,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
 
@@ -81,6 +88,8 @@ class Checkpoints:
             self._manager.delete(step)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         metrics = None if score is None else {"score": list(score)}
+        self._manager.wait_until_finished()
+        self._saving = step
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, target: Any, shardings: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -101,10 +110,11 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore())
         failures: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            reason = from_first(self._damage(step) if is_first() else "")
             try:
-                restored = self._manager.restore(step, args=items)
-                state, progress = restored["state"], dict(restored["progress"])
-                reason = ""
+                if not reason:
+                    restored = self._manager.restore(step, args=items)
+                    state, progress = restored["state"], dict(restored["progress"])
             except MemoryError:
                 raise
             except Exception as error:  # Orbax wraps what it meets in a bare Exception
@@ -121,6 +131,19 @@ class Checkpoints:
         if failures:
             raise WorkError(f"{self.folder}: no checkpoint can be read ({failures[0]})")
         return None
+
+    def _write_digests(self) -> None:
+        # Orbax calls this when the files are complete and their folder does not have its name yet.
+        if is_first():
+            for unnamed in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                write_digests(unnamed)
+
+    def _damage(self, step: int) -> str:
+        try:
+            check_digests(self.folder / str(step), below=_ITEMS)
+        except (WorkError, OSError) as error:
+            return str(error)
+        return ""
 
     def _check_agreed(self, step: int, reason: str) -> None:
         """Raises WorkError where this process could not read what others could: they would part ways."""

@@ -73,10 +73,13 @@ class Watch:
 
     def _watch_failures(self) -> None:
         while not self._done.wait(POLL_SECONDS):
-            with suppress(jax.errors.JaxRuntimeError):
-                for _, text in client().key_value_dir_get(_FAILED)[:1]:
-                    said = json.loads(text)
-                    self._end(said["message"], said["status"])
+            self._end_if_one_failed()
+
+    def _end_if_one_failed(self) -> None:
+        with suppress(jax.errors.JaxRuntimeError):
+            for _, text in client().key_value_dir_get(_FAILED)[:1]:
+                said = json.loads(text)
+                self._end(said["message"], said["status"])
 
     def _watch_lives(self) -> None:
         table, everyone = client(), list(range(_state().num_processes))
@@ -88,6 +91,7 @@ class Watch:
             if gone and self._done.is_set():
                 return
             if gone:
+                self._end_if_one_failed()  # it may have said why it went
                 message = f"process {gone[0]} has gone without a word (killed, or its machine was lost)"
                 self._end(message, 1, gone=len(gone))
 

@@ -82,6 +82,33 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, caplog: p
     assert restore(checkpoints)[1] == {"step": 2}
 
 
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
+def test_one_changed_byte_in_a_number_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: float
+) -> None:
+    noise = {"w": np.random.default_rng(0).normal(size=(100, 50)).astype(np.float32)}  # stored as it is
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    for step in (1, 2):
+        checkpoints.save(step, noise, {"step": step})
+    checkpoints.close()
+    files = [file for file in (tmp_path / "c" / "2" / "state").rglob("d/*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[int(place * len(data))] ^= 1
+    largest.write_bytes(bytes(data))
+    assert Checkpoints(tmp_path / "c", keep=2).restore(noise, replicated(data_mesh()))[1] == {"step": 1}
+    assert "checkpoint 2 cannot be read (state/" in caplog.text
+    assert f"{largest.name} is damaged: it is not what was written" in caplog.text
+
+
+def test_a_checkpoint_without_digests_is_read(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    checkpoints.save(1, tree(1), {"step": 1})
+    checkpoints.close()
+    (tmp_path / "c" / "1" / "digests.json").unlink()
+    assert restore(Checkpoints(tmp_path / "c", keep=1))[1] == {"step": 1}
+
+
 def test_nothing_readable_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", keep=1)
     checkpoints.save(1, tree(1), {})

@@ -43,6 +43,13 @@ def flip_bits(folder: Path) -> None:
         path.write_bytes(bytes(data))
 
 
+def flip_one_bit(folder: Path) -> None:
+    path = largest(folder)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
 def remove_array_file(folder: Path) -> None:
     largest(folder).unlink()
 
@@ -74,6 +81,7 @@ def empty(folder: Path) -> None:
     [
         ("a cut-off array file", truncate),
         ("flipped bits in the array files", flip_bits),
+        ("one flipped bit in the largest array file", flip_one_bit),
         ("a missing array file", remove_array_file),
         ("a missing manifest", remove_manifest),
         ("a missing progress record", remove_progress),
