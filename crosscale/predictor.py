@@ -180,16 +180,15 @@ class Predictor:
         numbered = iter(enumerate(pictures))
         # Pillow releases the interpreter while it decodes and resizes, so threads do run at once.
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            waiting: tuple[list[_Loaded], Array] | None = None
-            while chunk := list(islice(numbered, batch_size)):
-                loaded = list(pool.map(self._load, chunk))
-                # Dispatched before the batch before it is read: the device works while the host decodes.
-                dispatched = loaded, self._dispatch(loaded, batch_size)
-                if waiting is not None:
-                    yield from self._read(*waiting, top_k)
-                waiting = dispatched
-            if waiting is not None:
-                yield from self._read(*waiting, top_k)
+            loading = self._start_loading(pool, numbered, batch_size)
+            while loaded := list(loading):
+                loading = self._start_loading(pool, numbered, batch_size)  # the host decodes while the device works
+                yield from self._read(loaded, self._dispatch(loaded, batch_size), top_k)
+
+    def _start_loading(
+        self, pool: ThreadPoolExecutor, numbered: Iterator[tuple[int, Picture]], count: int
+    ) -> Iterator["_Loaded"]:
+        return pool.map(self._load, list(islice(numbered, count)))
 
     @cached_property
     def _spread(self) -> tuple[Variables, Any]:

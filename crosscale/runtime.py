@@ -9,9 +9,9 @@ from pathlib import Path
 
 # Large temporaries go back to the system after every step, and their pages are faulted in again by the next one.
 # These keep them: blocks below the first come from the heap, whose top is trimmed above the second only and grows
-# by the third.
+# by the third. Only the main thread's heap may grow so far: see `run_in_calling_thread`.
 MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": 1 << 30,
+    "MALLOC_MMAP_THRESHOLD_": (1 << 31) - 1,
     "MALLOC_TRIM_THRESHOLD_": (1 << 31) - 1,
     "MALLOC_TOP_PAD_": 1 << 26,
 }
@@ -83,7 +83,7 @@ def _other_half(name: str) -> str:
 def keep_memory() -> bool:
     """Has malloc keep freed memory for the next step. False where the C library is not glibc or does not take it.
 
-    What the user has set through `MALLOC_*` variables stays.
+    What the user has set through `MALLOC_*` variables or JAX's own stays.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -93,3 +93,14 @@ def keep_memory() -> bool:
         return False
     taken = [mallopt(number, MALLOC[name]) == 1 for name, number in _MALLOPT.items() if name not in os.environ]
     return all(taken)
+
+
+def run_in_calling_thread() -> None:
+    """Has JAX run a processor's programs where they are called, as far as it does so at all; no other device's.
+
+    Has to come before JAX looks for devices. A thread of JAX's own would get a heap of its own, which ends at 64 MB:
+    the temporaries of a step would come as new pages from the system, whatever malloc keeps.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -28,6 +28,7 @@ from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings  # noqa: E4
 from crosscale.models.model import ImageModel  # noqa: E402
 from crosscale.models.registry import create_model, input_spec  # noqa: E402
 from crosscale.pretrained import parameter_shapes  # noqa: E402
+from crosscale.runtime import run_in_calling_thread  # noqa: E402
 from crosscale.trees import unflatten  # noqa: E402
 
 Step = Callable[[], None]
@@ -186,6 +187,7 @@ def _macs(model: ImageModel, spec: InputSpec) -> dict[str, int]:
 
 
 def main() -> None:
+    run_in_calling_thread()  # as the command line does
     print(json.dumps(measure(json.loads(sys.argv[1]))), flush=True)
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
-from crosscale.layers.chunked import chunked_attention, query_chunk
+from crosscale.layers.chunked import chunked_attention
 from crosscale.layers.dense import Dense, DenseParams
 
 ATTENTION = "attention"  # the collection of attention weights, filled when it is made mutable
@@ -64,7 +64,7 @@ def attend(
     if record is None and dropout is None:
         if fused_kernel_fits(q, k, bias, jax.default_backend()):
             return jax.nn.dot_product_attention(q, k, v, scale=1.0, implementation="cudnn")
-        return chunked_attention(q, k, v, bias, query_chunk(q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+        return chunked_attention(q, k, v, bias)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias

@@ -1,13 +1,14 @@
-"""softmax(q k^T) v without ever holding all of its scores: chunks of queries, and a gradient that recomputes them.
+"""softmax(q k^T) v without ever holding all of its scores: groups of images, chunks of queries, an own gradient.
 
 The scores of a whole batch do not fit a processor's caches, and kept for the gradient they are most of a training
-step's memory. A chunk's scores are exponentiated, multiplied with the values and only then divided by their sums
+step's memory. A part's scores are exponentiated, multiplied with the values and only then divided by their sums
 (the order of Dao et al., FlashAttention, NeurIPS 2022, algorithm 1, with whole rows of keys, so that no sum has
 to be corrected). Exact up to rounding.
 """
 
 import math
 from functools import partial, reduce
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -18,12 +19,27 @@ from crosscale.contracts import Array
 # As measured: with more the caches overflow, and with fewer than 64 rows the products become too small to be fast.
 CHUNK_BYTES = 16 * 2**20
 SMALLEST_CHUNK = 64
+# Each group is compiled by itself.
+MOST_GROUPS = 8
+
+
+def image_groups(batch: Any, heads: int, queries: Any, keys: Any) -> list[int]:
+    """Where to cut a batch, so that a group's scores in float32 stay within CHUNK_BYTES; [0, batch] leaves it whole.
+
+    Whole, too, where a size is symbolic (`jax.export` with a free batch or image size), on an accelerator, whose
+    memory is fast and wants large products, and where several devices may hold a part of the batch each.
+    """
+    sizes = (batch, queries, keys)
+    if not all(isinstance(size, int) for size in sizes) or jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return [0, batch]
+    groups = min(math.ceil(4 * batch * heads * queries * keys / CHUNK_BYTES), MOST_GROUPS, batch)
+    return [batch * i // groups for i in range(groups + 1)]
 
 
 def query_chunk(batch: Any, heads: int, queries: Any, keys: Any) -> int | None:
     """Queries to take at once, so that their scores in float32 stay within CHUNK_BYTES; None for all of them.
 
-    All of them, too, where a size is symbolic (`jax.export` with a free batch or image size).
+    All of them, too, where a size is symbolic.
     """
     if not all(isinstance(size, int) for size in (batch, queries, keys)):
         return None
@@ -32,7 +48,7 @@ def query_chunk(batch: Any, heads: int, queries: Any, keys: Any) -> int | None:
     return chunk if chunk < queries else None
 
 
-def chunked_attention(q: Array, k: Array, v: Array, bias: Array | None, chunk: int | None) -> Array:
+def chunked_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """softmax(q k^T + bias) v.
 
     Args:
@@ -40,14 +56,26 @@ def chunked_attention(q: Array, k: Array, v: Array, bias: Array | None, chunk: i
       k: keys (B, Nk, H, D).
       v: values (B, Nk, H, D).
       bias: (B or 1, H or 1, Nq or 1, Nk), or None.
-      chunk: queries taken at once; None for all.
 
     Returns:
       (B, Nq, H, D). Scores, softmax and sums are float32 whatever the inputs' type.
     """
+    cuts = image_groups(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     # One matrix per image and head: XLA's batched products are two to three times faster in this layout.
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    return _attention(q, k, v, bias, chunk).swapaxes(1, 2)
+    parts = [_split(x, cuts) for x in (q, k, v, bias)]
+    outputs = []
+    for (start, stop), *part in zip(pairwise(cuts), *parts, strict=True):
+        chunk = query_chunk(stop - start, q.shape[1], q.shape[2], k.shape[2])
+        outputs.append(_attention(*part, chunk))
+    return _joined(outputs, axis=0).swapaxes(1, 2)
+
+
+def _split(x: Array | None, cuts: list[int]) -> list[Array | None]:
+    groups = len(cuts) - 1
+    if groups == 1 or x is None or x.shape[0] == 1:  # broadcast over the images
+        return [x] * groups
+    return list(jnp.split(x, cuts[1:-1]))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -118,8 +146,8 @@ def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
-def _joined(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
+def _joined(parts: list[Array], axis: int = 2) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
 def _added(parts: list[Array]) -> Array:

@@ -100,6 +100,30 @@ print(faults() - before)
     assert int(done.stdout) < 1000, done.stderr
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_a_program_s_temporaries_are_kept_between_its_runs():
+    code = """\
+import resource, sys
+from crosscale.engine.hosts import together
+from crosscale.runtime import keep_memory
+assert keep_memory() or sys.exit(77)
+import jax, jax.numpy as jnp
+with together(None):
+    program = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
+    x = jnp.ones((5000, 8))
+    for _ in range(2): program(x).block_until_ready()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5): program(x).block_until_ready()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = clean(JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 77:
+        pytest.skip("another C library")
+    # Five times 100 MB are 122,000 pages.
+    assert int(done.stdout) < 12_000, done.stderr
+
+
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("musl", "1.2"))
     assert not keep_memory()

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from crosscale.layers import chunked
 from crosscale.layers.attention import ClassAttention, SelfAttention, attend, fused_kernel_fits
 from crosscale.layers.mlp import gelu
+from crosscale.layers.norm import LayerNorm
 
 
 def split(x, heads):
@@ -58,19 +60,58 @@ def test_gelu_is_exact():
     np.testing.assert_allclose(gelu(jnp.asarray(x)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_gelu_s_gradient_is_the_written_out_one_s(dtype):
+    def plain(x):
+        return x * (0.5 * (1.0 + jax.lax.erf(x / 2**0.5)))
+
+    x = jnp.linspace(-8, 8, 201).astype(dtype)
+    cotangent = jnp.cos(jnp.arange(201.0)).astype(dtype)
+    (ours,), (theirs,) = jax.vjp(gelu, x)[1](cotangent), jax.vjp(plain, x.astype(jnp.float32))[1](cotangent * 1.0)
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours.astype(np.float32), theirs, atol=1e-6 if dtype == jnp.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_layer_norm_and_its_gradient_are_linen_s_with_the_two_pass_variance(dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = 30 + jax.random.normal(keys[0], (3, 7, 32))
+    given = {"scale": 1 + jax.random.normal(keys[1], (32,)), "bias": jax.random.normal(keys[2], (32,))}
+    ours, theirs = LayerNorm(dtype=dtype), nn.LayerNorm(use_fast_variance=False, dtype=dtype)
+    assert jax.tree.map(jnp.shape, ours.init(keys[0], x)) == jax.tree.map(jnp.shape, theirs.init(keys[0], x))
+    out, pull = jax.vjp(lambda params, x: ours.apply({"params": params}, x), given, x)
+    expected, pull_linen = jax.vjp(lambda params, x: theirs.apply({"params": params}, x), given, x)
+    assert out.dtype == expected.dtype
+    cotangent = jax.random.normal(keys[3], x.shape).astype(out.dtype)
+    for a, b in zip(
+        jax.tree.leaves((out, pull(cotangent))), jax.tree.leaves((expected, pull_linen(cotangent))), strict=True
+    ):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_layer_norm_s_gradient_keeps_nothing_of_the_input_s_size_but_the_input():
+    x = jnp.ones((5, 7, 32), jnp.bfloat16)
+    variables = LayerNorm().init(jax.random.key(0), x)
+    pull = jax.vjp(lambda x: LayerNorm().apply(variables, x), x)[1]
+    assert [leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.shape == x.shape] == [x.dtype]
+
+
 def plain_attention(q, k, v, bias, scale):
     scores = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k)
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores if bias is None else scores + bias, -1), v)
 
 
-@pytest.mark.parametrize("rows", [None, 64, 70])
+@pytest.mark.parametrize(("rows", "groups"), [(None, 1), (64, 1), (70, 1), (None, 2), (64, 3)])
 @pytest.mark.parametrize("bias", [None, (1, 1, 1, 130), (1, 2, 130, 130), (3, 1, 1, 130), (3, 2, 130, 130)], ids=str)
-def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch, rows, bias):
+def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch, rows, groups, bias):
     shape = (3, 130, 2, 8)
-    if rows is not None:
-        monkeypatch.setattr(chunked, "SMALLEST_CHUNK", rows)
+    monkeypatch.setattr(chunked, "MOST_GROUPS", groups)
+    monkeypatch.setattr(chunked, "SMALLEST_CHUNK", rows or 130)
+    if (rows, groups) != (None, 1):
         monkeypatch.setattr(chunked, "CHUNK_BYTES", 1)
     assert chunked.query_chunk(3, 2, 130, 130) == rows
+    assert len(chunked.image_groups(3, 2, 130, 130)) == groups + 1
     keys = jax.random.split(jax.random.key(0), 5)
     q, k, v, cotangent = (jax.random.normal(key, shape) for key in keys[:4])
     given = (q, k, v) if bias is None else (q, k, v, jax.random.normal(keys[4], bias))
@@ -94,6 +135,15 @@ def test_chunks_keep_large_scores_small_and_leave_small_ones_whole():
     rows = chunked.query_chunk(32, 4, 401, 401)
     assert 4 * 32 * 4 * rows * 401 <= chunked.CHUNK_BYTES
     assert chunked.query_chunk(4096, 4, 49, 49) is None  # groups: a row of products for each would be slower
+
+
+def test_groups_of_images_fill_the_budget_and_stay_few(monkeypatch):
+    assert chunked.image_groups(3, 4, 401, 401) == [0, 3]
+    assert chunked.image_groups(16, 4, 401, 401) == [0, 5, 10, 16]
+    assert len(chunked.image_groups(1024, 4, 401, 401)) == chunked.MOST_GROUPS + 1
+    assert chunked.image_groups(1, 40, 4010, 4010) == [0, 1]  # left to chunks of queries
+    monkeypatch.setattr(jax, "device_count", lambda: 8)  # which may hold two images each
+    assert chunked.image_groups(16, 4, 401, 401) == [0, 16]
 
 
 def test_scores_far_apart_or_large_stay_finite():
