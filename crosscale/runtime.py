@@ -8,14 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 # Large temporaries go back to the system after every step, and their pages are faulted in again by the next one.
-# These keep them: blocks below the first come from the heap, whose top is trimmed above the second only and grows
-# by the third. Only the main thread's heap may grow so far: see `run_in_calling_thread`.
-MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": (1 << 31) - 1,
-    "MALLOC_TRIM_THRESHOLD_": (1 << 31) - 1,
-    "MALLOC_TOP_PAD_": 1 << 26,
-}
-_MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}
+# These keep them: no block is mapped by itself, so that all come from the heap, whose top is never trimmed and grows by
+# 64 MB. Only the main thread's heap may grow so far: see `run_in_calling_thread`.
+MALLOC = {"MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": (1 << 64) - 1, "MALLOC_TOP_PAD_": 1 << 26}
+_MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_MAX_": -4}
 
 COMPILE_CACHE = "CROSSCALE_COMPILE_CACHE"
 COMPILE_CACHE_BYTES = 2 << 30
@@ -91,7 +87,11 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    taken = [mallopt(number, MALLOC[name]) == 1 for name, number in _MALLOPT.items() if name not in os.environ]
+    taken = [
+        mallopt(number, ctypes.c_int(MALLOC[name] & 0xFFFFFFFF)) == 1
+        for name, number in _MALLOPT.items()
+        if name not in os.environ
+    ]
     return all(taken)
 
 

@@ -40,8 +40,9 @@ def seeded_parameters(model: ImageModel) -> Any:
     values = {}
     for name, shape in parameter_shapes(model).items():
         scale = name.endswith("/scale")
-        values[name] = np.ones(shape, np.float32) if scale else rng.normal(0, 0.02, shape).astype(np.float32)
-    return jax.device_put(unflatten(values))
+        value = np.ones(shape, np.float32) if scale else 0.02 * rng.standard_normal(shape, np.float32)
+        values[name] = jax.device_put(value)
+    return unflatten(values)
 
 
 def build(request: dict[str, Any]) -> tuple[ImageModel, InputSpec]:

@@ -41,8 +41,9 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        dim = x.shape[-1]
-        x = gelu(Dense(self.hidden_dim, dtype=self.dtype, name="expand")(x))
+        shape, dim = x.shape, x.shape[-1]
+        # On maps XLA:CPU fuses the activation into a product of more dimensions, and holds its constants at full size.
+        x = gelu(Dense(self.hidden_dim, dtype=self.dtype, name="expand")(x.reshape(-1, dim)))
         x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
-        x = Dense(dim, dtype=self.dtype, name="contract")(x)
+        x = Dense(dim, dtype=self.dtype, name="contract")(x).reshape(shape)
         return nn.Dropout(self.drop_rate)(x, deterministic=not train)
