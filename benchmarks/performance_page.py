@@ -55,7 +55,8 @@ def merged(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def speed_tables(result: dict[str, Any]) -> str:
     """Throughputs with ratios, then the first calls; a row per model, batch size and measurement."""
     speed, first = [], []
-    for case in cases(result):
+    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    for case in sorted(cases(result), key=lambda case: (models.index(case["model"]), case["batch_size"])):
         rows = {row["who"].rpartition(" ")[2]: row for row in case["rows"] if not row["error"]}
         ours, eager, compiled = (rows.get(name) for name in ("crosscale", "eager", "compiled"))
         assert ours is not None

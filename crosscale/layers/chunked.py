@@ -1,9 +1,8 @@
 """softmax(q k^T) v without ever holding all of its scores: groups of images, chunks of queries, an own gradient.
 
-The scores of a whole batch do not fit a processor's caches, and kept for the gradient they are most of a training
-step's memory. A part's scores are exponentiated, multiplied with the values and only then divided by their sums
-(the order of Dao et al., FlashAttention, NeurIPS 2022, algorithm 1, with whole rows of keys, so that no sum has
-to be corrected). Exact up to rounding.
+The scores of a whole batch do not fit a processor's caches. A part's scores are exponentiated, multiplied with the
+values and only then divided by their sums (the order of Dao et al., FlashAttention, NeurIPS 2022, algorithm 1, with
+whole rows of keys, so that no sum has to be corrected). Exact up to rounding.
 """
 
 import math
