@@ -47,7 +47,7 @@ $(PARITY)/.installed: pyproject.toml constraints.txt
 	$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,parity]'
 	@touch $@
 
-bench: install  ## all results of docs/performance.md and the page (about 25 minutes; benchmarks/run_all.sh tells more)
+bench: install  ## all results of docs/performance.md and the page (about 40 minutes; benchmarks/run_all.sh tells more)
 	PYTHON=$(BIN)/python sh benchmarks/run_all.sh
 
 lint: install  ## style, format, types, architecture

@@ -1,5 +1,5 @@
 #!/bin/sh
-# All results of docs/performance.md, and the page. On two quiet cores about 25 minutes (FULL=1: about an hour).
+# All results of docs/performance.md, and the page. On two quiet cores about 40 minutes (FULL=1: more than an hour).
 #
 #   PEER_PYTHON=/path/to/python PEER_REPO=/path/to/CrossFormer sh benchmarks/run_all.sh [PART...]
 #
