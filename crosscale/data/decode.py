@@ -16,7 +16,7 @@ _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
-def keep_memory() -> None:
+def reuse_pillow_blocks() -> None:
     """Lets Pillow reuse the memory of pictures that are gone, instead of asking the system for new pages each time."""
     Image.core.set_blocks_max(16)  # type: ignore[attr-defined]
 

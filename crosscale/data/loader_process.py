@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-from crosscale.data.decode import keep_memory
+from crosscale.data.decode import reuse_pillow_blocks
 
 
 def init_worker(worker_index: int, worker_count: int) -> None:
@@ -12,7 +12,7 @@ def init_worker(worker_index: int, worker_count: int) -> None:
     import signal
     import sys
 
-    keep_memory()
+    reuse_pillow_blocks()
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")

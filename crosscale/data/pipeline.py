@@ -16,7 +16,7 @@ import numpy as np
 from crosscale.contracts import Batch, InputSpec, Record, Source
 from crosscale.data.augment import Augment
 from crosscale.data.decode import decode as decode_image
-from crosscale.data.decode import keep_memory
+from crosscale.data.decode import reuse_pillow_blocks
 from crosscale.data.fast import fast_train_transform
 from crosscale.data.loader_process import init_worker
 from crosscale.data.order import training_order
@@ -292,7 +292,7 @@ def _start(dataset: Any, workers: int, threads: int | None, steps: int) -> Any:
 
     if not flags.FLAGS.is_parsed():  # Grain reads its own absl flags, which this program never parses
         flags.FLAGS.mark_as_parsed()
-    keep_memory()
+    reuse_pillow_blocks()
     if threads is None:
         threads = 1 if workers else min(os.cpu_count() or 1, 8)
     # An element is a whole batch: read no further ahead than the threads can work.

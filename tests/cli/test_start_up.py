@@ -111,17 +111,21 @@ import jax, jax.numpy as jnp
 with together(None):
     program = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
     x = jnp.ones((5000, 8))
-    for _ in range(2): program(x).block_until_ready()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5): program(x).block_until_ready()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    for _ in range(3): program(x).block_until_ready()
+    faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
+    for _ in range(9):
+        program(x).block_until_ready()
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    print(*[after - before for before, after in zip(faults, faults[1:])])
 """
     environment = clean(JAX_PLATFORMS="cpu")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     if done.returncode == 77:
         pytest.skip("another C library")
-    # Five times 100 MB are 122,000 pages.
-    assert int(done.stdout) < 12_000, done.stderr
+    # A temporary of 100 MB has 24,400 pages. The heap may still grow in a run or two, where small blocks came to lie in
+    # the gap; what goes back to the system comes as new pages every time.
+    runs = [int(pages) for pages in done.stdout.split()]
+    assert sum(pages < 1000 for pages in runs) >= 7, f"{runs}\n{done.stderr}"
 
 
 def test_other_systems_are_left_alone(monkeypatch):
