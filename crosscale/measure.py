@@ -15,6 +15,7 @@ from jax.extend import core
 from crosscale.contracts import InputSpec, Variables
 from crosscale.errors import RequestError
 from crosscale.layers.attention import ClassAttention, class_attention_saving
+from crosscale.layers.conv import Conv
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Costs:
       parameters: trained scalars (the `params` collection).
       macs: multiply-accumulates of one deterministic forward, as it runs.
       formula_macs: the same with every layer as its paper writes it; published figures count these. It differs
-        where a layer reaches the same result with less: `ClassAttention`, which projects no keys and values.
+        where a layer reaches the same result with less, as `ClassAttention`, which projects no keys and values, or
+        sooner with more, as a strided `Conv` on a processor.
       activations: bytes of the intermediate values alive at once at the worst moment of that forward, in program
         order and before the compiler fuses: `measure_memory` asks the compiler.
     """
@@ -68,6 +70,8 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
         if isinstance(context.module, ClassAttention) and context.method_name == "__call__":
             batch_size, tokens, dim = args[0].shape
             saved += class_attention_saving(batch_size, tokens, dim, context.module.num_heads)
+        elif isinstance(context.module, Conv) and context.method_name == "__call__":
+            saved -= context.module.additional_macs(args[0])
         return next_call(*args, **kwargs)
 
     # `init` runs the forward to find the parameters, so one trace tells both.

@@ -12,7 +12,7 @@ from crosscale.compat.torch_modules import FeedForward, Linear, layer_norm
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
 from crosscale.layers.attention import attend
-from crosscale.layers.dense import Conv
+from crosscale.layers.conv import Conv
 from crosscale.models.model import check_images
 
 PositionIndex = Literal["vit_pytorch", "corrected"]

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
-from crosscale.layers.dense import Conv
+from crosscale.layers.conv import Conv
 
 
 def split_widths(features: int, count: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Linear and convolution layers with the initialisation of the reference models."""
+"""Linear layers with the initialisation of the reference models."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from crosscale.contracts import Array
 
@@ -80,51 +79,3 @@ class Dense(nn.Module):
         if bias is not None:
             y = y + bias
         return y.reshape(*x.shape[:-1], self.features)
-
-
-class Conv(nn.Module):
-    """2-D convolution on NHWC with torch's conventions: symmetric integer padding and default initialisation.
-
-    Attributes:
-      features: output channels.
-      kernel_size: side of the square kernel.
-      stride: step in both directions.
-      padding: zeros added on each of the four sides.
-      groups: input and output channels are split into this many groups (channels for depthwise).
-      dtype: compute type; parameters stay float32.
-    """
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        k, in_features = self.kernel_size, x.shape[-1] // self.groups
-        init = torch_uniform(in_features * k * k)
-        kernel = self.param("kernel", init, (k, k, in_features, self.features), jnp.float32)
-        bias = self.param("bias", init, (self.features,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if self.stride == k and self.padding == 0 and self.groups == 1:
-            return _patch_matmul(x, kernel, k) + bias
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=((self.padding, self.padding),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
-        return y + bias
-
-
-def _patch_matmul(x: Array, kernel: Array, k: int) -> Array:
-    """A convolution whose windows do not overlap, as a reshape and one matmul (several times faster on XLA:CPU)."""
-    batch, height, width, channels = x.shape
-    rows, cols = height // k, width // k
-    x = x[:, : rows * k, : cols * k].reshape(batch, rows, k, cols, k, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch * rows * cols, k * k * channels)
-    return (x @ kernel.reshape(-1, kernel.shape[-1])).reshape(batch, rows, cols, -1)
