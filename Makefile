@@ -32,6 +32,7 @@ test: install  ## the default tests
 
 slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -m timed
 
 parity: $(PARITY)/.installed  ## live comparison with the PyTorch references
 	$(PARITY)/bin/python -m pytest -n $(JOBS) -m parity

@@ -225,7 +225,7 @@ def test_measurement_of_a_tiny_model(mode):
     assert row["macs"] > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_growth_of_the_fusions():
     """Twice the side is four times the tokens: the class token's attention grows as much, joint attention more."""
     from crosscale.benchmark.growth import points

@@ -152,7 +152,7 @@ def test_several_processes_share_a_small_cache(tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_first_prediction_and_first_step():
     from crosscale.benchmark.start_up import measure_start_up
 
