@@ -68,15 +68,17 @@ def make_train_step(
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         key = step_key(seed, state.step)
         (loss, weight), grads = _accumulated(gradient, state.params, batch, key, accumulate)
-        weight_or_one = jnp.maximum(weight, 1.0)
-        loss, grads = loss / weight_or_one, jax.tree.map(lambda grad: grad / weight_or_one, grads)
+        # A factor, unlike a division, is computed again wherever a gradient is read, without a pass of its own.
+        share = 1.0 / jnp.maximum(weight, 1.0)
+        loss, grads = loss * share, jax.tree.map(lambda grad: grad * share, grads)
         lr = schedule(state.step)
         report = {"loss": loss, "weight": weight, "skipped": (batch["weight"] == 0).sum(), "lr": lr, **_health(grads)}
         report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
         new = _updated(state, grads, optimizer, lr, ema_decay)
         # A batch in which no picture decoded teaches nothing; not even the decay may act on it.
         keep = report["finite"] & (weight > 0)
-        return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state).replace(step=state.step + 1), report
+        kept: TrainState = jax.tree.map(lambda a, b: jax.lax.select(keep, a, b), new, state)
+        return kept.replace(step=state.step + 1), report
 
     places: Any = {"in_shardings": (states, rows), "out_shardings": (states, whole)}
     return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
@@ -105,9 +107,9 @@ def parameter_names(params: Any) -> list[str]:
 
 
 def _health(grads: Any) -> dict[str, Array]:
-    """ "grad_norm", and "bad": which leaves are not finite."""
-    bad = jnp.stack([~jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads)])
-    return {"grad_norm": optax.global_norm(grads), "bad": bad}
+    """ "grad_norm", and "bad": in which leaves a number is not finite, or the sum of squares beyond float32's range."""
+    squares = jnp.stack([jnp.vdot(grad, grad, precision="highest") for grad in jax.tree.leaves(grads)])
+    return {"grad_norm": jnp.sqrt(squares.sum()), "bad": ~jnp.isfinite(squares)}
 
 
 def _updated(
