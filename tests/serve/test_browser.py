@@ -99,6 +99,7 @@ def test_paste_and_drop(service, photos, kind):
         page.wait_for_selector("#served:has-text('classes')")  # a selector: the page's policy forbids eval
         page.evaluate(PASTE, [base64.b64encode(photos["camera.png"]).decode(), kind])
         page.wait_for_selector("#classes li")
+        page.wait_for_selector("#status:has-text('answered')")  # said after the maps, which come after the classes
         assert "moved.png" in page.inner_text("#status")
         assert troubles == []
 
@@ -122,7 +123,7 @@ def test_names_are_text_and_never_markup(service, photos, tmp_path):
     file.write_bytes(photos["cat.png"])
     with open_page(service.url) as (page, troubles):
         page.set_input_files("#file", file)
-        page.wait_for_selector("#classes li")
+        page.wait_for_selector("#status:has-text('answered')")
         assert "<img src=x" in page.inner_text("#status")
         assert troubles == []
 
