@@ -5,13 +5,17 @@ import os
 import platform
 from collections.abc import MutableMapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 # Large temporaries go back to the system after every step, and their pages are faulted in again by the next one.
 # These keep them: no block is mapped by itself, so that all come from the heap, whose top is never trimmed and grows by
-# 64 MB. Only the main thread's heap may grow so far: see `run_in_calling_thread`.
+# 64 MB. Only the main thread's heap may grow so far: see `prepare_jax`.
 MALLOC = {"MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": (1 << 64) - 1, "MALLOC_TOP_PAD_": 1 << 26}
 _MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_MAX_": -4}
+
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event after a compilation, or in place of one
+LONG_COMPILATION = 0.5  # seconds; after a shorter one there is little to give back
 
 COMPILE_CACHE = "CROSSCALE_COMPILE_CACHE"
 COMPILE_CACHE_BYTES = 2 << 30
@@ -95,12 +99,29 @@ def keep_memory() -> bool:
     return all(taken)
 
 
-def run_in_calling_thread() -> None:
-    """Has JAX run a processor's programs where they are called, as far as it does so at all; no other device's.
+def prepare_jax() -> None:
+    """Has JAX run a processor's programs where they are called, and give back what compiling them has taken.
 
     Has to come before JAX looks for devices. A thread of JAX's own would get a heap of its own, which ends at 64 MB:
-    the temporaries of a step would come as new pages from the system, whatever malloc keeps.
+    the temporaries of a step would come as new pages from the system, whatever malloc keeps. What a compilation leaves
+    free lies in pieces, in which those temporaries find no place: kept, it would only add to them.
     """
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    _trim_after_compilations()
+
+
+@cache
+def _trim_after_compilations() -> None:
+    from jax import monitoring
+
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim = ctypes.CDLL(None).malloc_trim
+
+    def compiled(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED and duration_secs >= LONG_COMPILATION:
+            trim(0)
+
+    monitoring.register_event_duration_secs_listener(compiled)

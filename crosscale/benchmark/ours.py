@@ -28,7 +28,7 @@ from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings  # noqa: E4
 from crosscale.models.model import ImageModel  # noqa: E402
 from crosscale.models.registry import create_model, input_spec  # noqa: E402
 from crosscale.pretrained import parameter_shapes  # noqa: E402
-from crosscale.runtime import run_in_calling_thread  # noqa: E402
+from crosscale.runtime import prepare_jax  # noqa: E402
 from crosscale.trees import unflatten  # noqa: E402
 
 Step = Callable[[], None]
@@ -188,7 +188,7 @@ def _macs(model: ImageModel, spec: InputSpec) -> dict[str, int]:
 
 
 def main() -> None:
-    run_in_calling_thread()  # as the command line does
+    prepare_jax()  # as the command line does
     print(json.dumps(measure(json.loads(sys.argv[1]))), flush=True)
 
 

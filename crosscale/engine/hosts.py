@@ -30,7 +30,7 @@ from crosscale.engine.watch import (
     print_error,
 )
 from crosscale.errors import RequestError, WorkError
-from crosscale.runtime import run_in_calling_thread
+from crosscale.runtime import prepare_jax
 
 START_SECONDS = 300  # for all processes to come; a cluster may start them minutes apart
 _calls = count()
@@ -64,7 +64,7 @@ def together(start: Start | None) -> Iterator[None]:
       WorkError: the others were not found in time.
     """
     if start is None:
-        run_in_calling_thread()
+        prepare_jax()
         yield
         return
     _initialize(start)

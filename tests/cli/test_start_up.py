@@ -128,6 +128,30 @@ with together(None):
     assert sum(pages < 1000 for pages in runs) >= 7, f"{runs}\n{done.stderr}"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_what_a_long_compilation_leaves_goes_back():
+    code = """\
+import sys
+from crosscale.runtime import COMPILED, keep_memory, prepare_jax
+assert keep_memory() or sys.exit(77)
+import numpy as np
+from jax import monitoring
+prepare_jax(); prepare_jax()
+def resident(): return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if "VmRSS" in line)
+pieces = [np.ones(100_000, np.uint8) for _ in range(2000)]
+pieces = pieces[::20]
+for seconds in (0.01, 9.0):
+    monitoring.record_event_duration_secs(COMPILED, seconds)
+    print(resident())
+"""
+    environment = clean(JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 77:
+        pytest.skip("another C library")
+    short, long = map(int, done.stdout.split())
+    assert long < short - 150, done.stderr
+
+
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("musl", "1.2"))
     assert not keep_memory()

@@ -105,10 +105,12 @@ def plain_attention(q, k, v, bias, scale):
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores if bias is None else scores + bias, -1), v)
 
 
+@pytest.mark.parametrize("width", [8, 32], ids=["again", "kept"])
 @pytest.mark.parametrize(("rows", "groups"), [(None, 1), (64, 1), (70, 1), (None, 2), (64, 3)])
 @pytest.mark.parametrize("bias", [None, (1, 1, 1, 130), (1, 2, 130, 130), (3, 1, 1, 130), (3, 2, 130, 130)], ids=str)
-def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch, rows, groups, bias):
-    shape = (3, 130, 2, 8)
+def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch, rows, groups, bias, width):
+    shape = (3, 130, 2, width)
+    assert chunked.keeps_weights(130, 130, width) == (width == 32)
     monkeypatch.setattr(chunked, "MOST_GROUPS", groups)
     monkeypatch.setattr(chunked, "SMALLEST_CHUNK", rows or 130)
     if (rows, groups) != (None, 1):
@@ -131,6 +133,34 @@ def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch
     for a, b in zip(pull(cotangent), pull_plain(cotangent), strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
+
+
+@pytest.mark.parametrize("width", [16, 64], ids=["again", "kept"])
+def test_half_precision_s_gradient_is_as_near_as_its_rounding(width):
+    q, k, v, cotangent = (
+        jax.random.normal(jax.random.key(i), (2, 130, 2, width)).astype(jnp.bfloat16) for i in range(4)
+    )
+    assert chunked.keeps_weights(130, 130, width) == (width == 64)
+    pull = jax.vjp(lambda *given: attend(*given, scale=0.1), q, k, v)[1]
+    wide = [x.astype(jnp.float32) for x in (q, k, v, cotangent)]
+    expected = jax.vjp(lambda *given: plain_attention(*given, None, 0.1), *wide[:3])[1](wide[3])
+    for a, b in zip(pull(cotangent), expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.linalg.norm(a.astype(jnp.float32) - b) <= 2**-6 * np.linalg.norm(b)
+
+
+def test_long_rows_weights_do_not_wait_for_the_gradient():
+    """XLA would compute them early, in the forward, where nothing says that they are needed late."""
+    shape, layers = jax.ShapeDtypeStruct((2, 512, 2, 8), jnp.float32), 6
+
+    def loss(q, k, v):
+        for _ in range(layers):
+            q = attend(q, k, v, scale=0.3)
+        return q.sum()
+
+    step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
+    scores = 4 * 2 * 2 * 512 * 512
+    assert step.memory_analysis().temp_size_in_bytes < 4 * scores < layers * scores
 
 
 def test_chunks_keep_large_scores_small_and_leave_small_ones_whole():
