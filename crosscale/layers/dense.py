@@ -75,7 +75,9 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel, bias = dense_params(self, x.shape[-1], self.features, self.use_bias)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = x.reshape(-1, x.shape[-1]) @ kernel
+        # A processor's matrix units take half precision and give float32. Asked for halves, XLA does without them.
+        wide = jnp.promote_types(x.dtype, jnp.float32) if jax.default_backend() == "cpu" else x.dtype
+        y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=wide)
         if bias is not None:
             y = y + bias
-        return y.reshape(*x.shape[:-1], self.features)
+        return y.astype(x.dtype).reshape(*x.shape[:-1], self.features)

@@ -18,10 +18,11 @@ def gelu(x: Array) -> Array:
 
     Written with erf: XLA compiles it to faster code than the erfc form of `jax.nn.gelu`. The gradient needs `x` alone.
     """
-    y = x * (0.5 * (1.0 + lax.erf(x * jnp.asarray(math.sqrt(0.5), x.dtype))))
+    wide = x.astype(jnp.float32)
+    y = wide * (0.5 * (1.0 + lax.erf(wide * math.sqrt(0.5))))
     # Zero it is there already. XLA:CPU hands no selection to its library: without one, that takes the whole perceptron
     # at once, with every constant written out at full size.
-    return jnp.where(x < -10.0, jnp.zeros((), y.dtype), y)
+    return jnp.where(wide < -10.0, 0.0, y).astype(x.dtype)
 
 
 def _gelu_gradient(x: Array, grad: Array) -> tuple[Array]:

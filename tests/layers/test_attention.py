@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from crosscale.layers import chunked
 from crosscale.layers.attention import ClassAttention, SelfAttention, attend, fused_kernel_fits
+from crosscale.layers.dense import Dense
 from crosscale.layers.mlp import gelu
 from crosscale.layers.norm import LayerNorm
 
@@ -50,6 +51,25 @@ def test_equals_the_formula(layer, plain, bias):
     cotangent = jax.random.normal(jax.random.key(3), ours.shape)
     for a, b in zip(jax.tree.leaves(pull(cotangent)), jax.tree.leaves(pull_plain(cotangent)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-2))
+
+
+def test_half_precision_is_rounded_once_after_the_bias():
+    x = jax.random.normal(jax.random.key(0), (3, 50, 700)).astype(jnp.bfloat16)
+    layer = Dense(40, dtype=jnp.bfloat16)
+    variables = jax.tree.map(lambda p: p + 0.01, layer.init(jax.random.key(1), x))
+    halves = jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(jnp.float32), variables["params"])
+    exact = x.astype(jnp.float32) @ halves["kernel"] + halves["bias"]
+    given = layer.apply(variables, x)
+    assert given.dtype == jnp.bfloat16
+    # half a unit of the last of 8 bits, and what float32 itself rounds where the terms cancel
+    np.testing.assert_allclose(given.astype(jnp.float32), exact, rtol=2**-9 * 1.01, atol=1e-5)
+
+
+def test_gelu_in_half_precision_is_rounded_once():
+    x = jnp.linspace(-9, 9, 3001).astype(jnp.bfloat16)
+    wide = x.astype(jnp.float32)
+    np.testing.assert_array_equal(gelu(x), gelu(wide).astype(jnp.bfloat16))
+    assert (gelu(x)[wide < -3] < 0).any()  # 1 + erf would be nothing there in half precision
 
 
 def test_gelu_is_exact():
