@@ -56,13 +56,13 @@ def test_equals_the_formula(layer, plain, bias):
 def test_half_precision_is_rounded_once_after_the_bias():
     x = jax.random.normal(jax.random.key(0), (3, 50, 700)).astype(jnp.bfloat16)
     layer = Dense(40, dtype=jnp.bfloat16)
-    variables = jax.tree.map(lambda p: p + 0.01, layer.init(jax.random.key(1), x))
+    variables = jax.tree.map(lambda p: p + 0.3, layer.init(jax.random.key(1), x))
     halves = jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(jnp.float32), variables["params"])
     exact = x.astype(jnp.float32) @ halves["kernel"] + halves["bias"]
     given = layer.apply(variables, x)
     assert given.dtype == jnp.bfloat16
-    # half a unit of the last of 8 bits, and what float32 itself rounds where the terms cancel
-    np.testing.assert_allclose(given.astype(jnp.float32), exact, rtol=2**-9 * 1.01, atol=1e-5)
+    # Another order of the sum changes a few. Rounding the product, too, would change many.
+    assert (given == exact.astype(jnp.bfloat16)).mean() > 0.99
 
 
 def test_gelu_in_half_precision_is_rounded_once():
