@@ -1,4 +1,4 @@
-"""softmax(q k^T) v without ever holding all of its scores: groups of images, chunks of queries, an own gradient.
+"""softmax(q k^T) v in groups of images and chunks of queries, with a gradient of its own.
 
 The scores of a whole batch do not fit a processor's caches. A part's scores are exponentiated, multiplied with the
 values and only then divided by their sums (the order of Dao et al., FlashAttention, NeurIPS 2022, algorithm 1, with
