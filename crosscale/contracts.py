@@ -1,6 +1,6 @@
 """The few structures that all parts agree on. Nothing here imports another file of the package."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -51,19 +51,23 @@ class Features(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's examples, as host arrays.
+    """One step's examples, as host arrays; B rows each, and every shape fixed from step to step.
 
     Attributes:
-      image: (B, H, W, C) uint8, as decoded, cropped and resized; normalisation happens on the device.
-      label: (B,) int32 class indices.
+      arrays: by name. "image" (B, H, W, C) uint8, as decoded, cropped and resized (normalisation happens on the
+        device), and what the task learns from, such as "label" (B,) int32.
       weight: (B,) float32, 1 for a real example and 0 for padding that fills the last batch.
-      index: (B,) int64, the example's position in its source.
+      index: (B,) int64, the example's position in its source; -1 for padding.
     """
 
-    image: Array
-    label: Array
+    arrays: Mapping[str, Array]
     weight: Array
     index: Array
+
+    @property
+    def image(self) -> Array:
+        """(B, H, W, C) uint8."""
+        return self.arrays["image"]
 
 
 @dataclass(frozen=True)
@@ -73,20 +77,46 @@ class Record:
     Attributes:
       id: stable and unique within the source: a path relative to the root, or "name/index".
       image: encoded file bytes, or a decoded (H, W) or (H, W, C) uint8 array.
-      label: class index in 0..len(classes)-1.
+      target: what is to be learnt of it, as the source's task understands it: of a classification the class index,
+        0..len(classes)-1.
     """
 
     id: str
     image: bytes | np.ndarray
-    label: int
+    target: Any
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to the labelled examples of one split. Must be picklable (loader workers)."""
+    """Random access to the examples of one split. Must be picklable (loader workers).
 
-    classes: Sequence[str]  # names, in label order
+    What its targets are, and what else it tells of them (such as `classes`, the names in label order), is between the
+    source and the task that opens it.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source whose targets are positions in `classes`."""
+
+    classes: Sequence[str]  # names, in label order
+
+
+class Examples(Protocol):
+    """From a record to the arrays of one example, whose names and shapes are the same for all. Must be picklable."""
+
+    def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A record as training sees it, with the randomness of `rng`. Raises BadImage."""
+        ...
+
+    def validation(self, record: Record) -> dict[str, np.ndarray]:
+        """A record as validation and prediction see it. Raises BadImage."""
+        ...
+
+    def blank(self) -> dict[str, np.ndarray]:
+        """What stands where an example does not count: padding, or a picture that does not decode."""
+        ...

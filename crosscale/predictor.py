@@ -1,4 +1,4 @@
-"""Image files or arrays in, classes and probabilities out, preprocessed as the weights were trained."""
+"""Image files or arrays in, results of the model's task out, preprocessed as the weights were trained."""
 
 import json
 import os
@@ -22,30 +22,19 @@ from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights
-from crosscale.tasks.classification import Classification
+from crosscale.tasks.registry import DEFAULT, plain_task, stored_task
+from crosscale.tasks.task import Result, Task, check_result_options
 
 Picture: TypeAlias = str | Path | bytes | np.ndarray
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one picture.
+class Predictor:
+    """A model with its weights, its preprocessing, and the task that reads its outputs.
 
     Attributes:
-      source: the file's path, or "image/<position>" for bytes and arrays.
-      classes: names of the most probable classes, best first; empty where there is an error.
-      probabilities: theirs, each in 0..1.
-      error: one line on why the picture could not be used; None where it could.
+      task: what the outputs mean.
+      spec: the input that the weights were trained for.
     """
-
-    source: str
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    error: str | None = None
-
-
-class Predictor:
-    """A model with its weights, its preprocessing and the names of its classes."""
 
     def __init__(
         self,
@@ -55,30 +44,34 @@ class Predictor:
         classes: Sequence[str] | None = None,
         *,
         source: str | Path | None = None,
+        task: Task | None = None,
     ) -> None:
         """
         Args:
-          model: gives logits (B, num_classes) for images.
+          model: its outputs are the task's.
           variables: the model's, as `init` or `load_weights` returns them.
           spec: the input the weights were trained for.
-          classes: names in label order; None calls them "0", "1", ...
+          classes: of a classification, names in label order; None calls them "0", "1", ...
           source: the file the variables came from, which errors about them name; None names the model.
+          task: what the outputs mean; None is a classification of `classes`.
 
         Raises:
-          RequestError: the number of names is not the model's number of classes.
+          RequestError: the outputs are not the task's, such as one class more than there are names.
         """
         self.model = model
         self.variables = jax.device_put(variables)
         self.spec = spec
         self.source = str(source) if source is not None else type(model).__name__
-        self._logits = jax.jit(lambda variables, images: forward(model, variables, images, spec))
+        self._outputs = jax.jit(lambda variables, images: forward(model, variables, images, spec))
         image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)  # type: ignore[no-untyped-call]
-        num_classes = jax.eval_shape(self._logits, variables, image).shape[-1]
-        self.classes = tuple(classes if classes is not None else map(str, range(num_classes)))
-        if len(self.classes) != num_classes:
-            raise RequestError(
-                f"{len(self.classes)} class names for a model of {num_classes} classes; give one per class"
-            )
+        shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
+        self.task = task or plain_task(classes if classes is not None else list(map(str, range(shape[-1]))))
+        self.task.check_outputs(shape)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the outputs are called, in order: of a classification the class names."""
+        return self.task.labels
 
     @classmethod
     def from_run(cls, path: str | Path) -> "Predictor":
@@ -89,10 +82,11 @@ class Predictor:
         """
         folder = best_folder(path)
         config = read_config(folder)
-        model = create_model(config["model"], **{**config["options"], "num_classes": config["num_classes"]})
+        task = stored_task(config.get("task", DEFAULT), config["classes"], config.get("task_options", {}))
+        model = create_model(config["model"], **{**config["options"], **task.model_options({})})
         spec = spec_from_dict(config["input_spec"])
         file = folder / "model.safetensors"
-        return cls(model, load_weights(file, model), spec, config["classes"], source=file)
+        return cls(model, load_weights(file, model), spec, source=file, task=task)
 
     @classmethod
     def from_weights(
@@ -114,9 +108,8 @@ class Predictor:
         Raises:
           RequestError: an unknown model or field, a missing file, or weights that do not fit.
         """
-        if classes is not None:
-            overrides.setdefault("num_classes", len(classes))
-        model = create_model(model_name, **overrides)
+        decided = {} if classes is None else plain_task(classes).model_options({})
+        model = create_model(model_name, **{**decided, **overrides})
         return cls(model, load_weights(file, model), input_spec(model_name, model), classes, source=file)
 
     def prepare(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -136,54 +129,58 @@ class Predictor:
         data = open_image(picture) if isinstance(picture, (str, Path)) else picture
         return np.asarray(eval_transform(self.spec)(decode(data, self.spec.channels, name, max_pixels=max_pixels)))
 
-    def logits(self, images: Array) -> Array:
-        """(B, H, W, C) uint8 -> (B, classes), on the device and perhaps not computed yet.
+    def outputs(self, images: Array) -> Array:
+        """(B, H, W, C) uint8 -> the model's outputs, such as logits (B, classes), on the device, perhaps not there yet.
 
         A program is compiled for every new B.
         """
-        return self._logits(self.variables, images)
+        return self._outputs(self.variables, images)
 
-    def decode(self, logits: Array, top_k: int) -> list[list[tuple[str, float]]]:
-        """(B, classes) -> the names and probabilities of each picture's most probable classes, best first.
+    def results(self, outputs: Array, sources: Sequence[str], **options: Any) -> list[Any]:
+        """The outputs of pictures -> what the task says of each.
+
+        Args:
+          sources: the pictures' names.
+          **options: the task's own, such as `top_k`.
 
         Raises:
-          WorkError: a logit is NaN or infinite, of which no probability follows.
+          WorkError: an output is NaN or infinite, of which nothing follows.
         """
-        logits = np.asarray(logits, np.float32)
-        if not np.isfinite(logits).all():
+        outputs = np.asarray(outputs, np.float32)
+        if not np.isfinite(outputs).all():
             raise WorkError(
                 f"{self.source}: the model's outputs are not finite (NaN or infinite); "
                 "its weights are damaged or its training diverged, so use another checkpoint"
             )
-        return Classification(len(self.classes)).decode(logits, self.classes, top_k)
+        return self.task.results(outputs, sources, **options)
 
-    def predict(self, pictures: Iterable[Picture], *, top_k: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
-        """Yields one prediction per picture, in order. A bad picture yields its error and the rest go on.
+    def predict(self, pictures: Iterable[Picture], *, batch_size: int = 32, **options: Any) -> Iterator[Any]:
+        """Yields one `Result` per picture, in order. A bad picture yields its error and the rest go on.
 
         Args:
           pictures: paths, encoded file bytes, or arrays (H, W) or (H, W, C) of uint8.
-          top_k: how many classes to name; no more than there are.
+          **options: the task's own; of a classification `top_k` (5), how many classes to name.
           batch_size: pictures per forward, split over the devices of this process and brought up to a multiple of
             their number. The last batch is filled up, so that one shape is compiled.
 
         Raises:
-          RequestError: `top_k` or `batch_size` is below 1.
+          RequestError: `batch_size` is below 1, or an option is wrong.
           WorkError: while iterating: the model's outputs are not finite.
         """
-        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-            if value < 1:
-                raise RequestError(f"{name}={value}: at least 1")
+        if batch_size < 1:
+            raise RequestError(f"batch_size={batch_size}: at least 1")
+        check_result_options(self.task, options)
         devices = jax.local_device_count()
-        return self._predict(pictures, min(top_k, len(self.classes)), devices * -(-batch_size // devices))
+        return self._predict(pictures, devices * -(-batch_size // devices), options)
 
-    def _predict(self, pictures: Iterable[Picture], top_k: int, batch_size: int) -> Iterator[Prediction]:
+    def _predict(self, pictures: Iterable[Picture], batch_size: int, options: dict[str, Any]) -> Iterator[Result]:
         numbered = iter(enumerate(pictures))
         # Pillow releases the interpreter while it decodes and resizes, so threads do run at once.
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             loading = self._start_loading(pool, numbered, batch_size)
             while loaded := list(loading):
                 loading = self._start_loading(pool, numbered, batch_size)  # the host decodes while the device works
-                yield from self._read(loaded, self._dispatch(loaded, batch_size), top_k)
+                yield from self._read(loaded, self._dispatch(loaded, batch_size), options)
 
     def _start_loading(
         self, pool: ThreadPoolExecutor, numbered: Iterator[tuple[int, Picture]], count: int
@@ -213,19 +210,15 @@ class Predictor:
         if images:
             batch[: len(images)] = np.stack(images)
             variables, rows = self._spread
-            return self._logits(variables, batch if rows is None else jax.device_put(batch, rows))
-        return np.zeros((0, len(self.classes)), np.float32)
+            return self._outputs(variables, batch if rows is None else jax.device_put(batch, rows))
+        return None
 
-    def _read(self, loaded: Sequence["_Loaded"], logits: Array, top_k: int) -> Iterator[Prediction]:
-        count = sum(item.error is None for item in loaded)
+    def _read(self, loaded: Sequence["_Loaded"], outputs: Array, options: dict[str, Any]) -> Iterator[Result]:
+        sources = [item.source for item in loaded if item.error is None]
         # What fills the batch up is no picture, and may give anything.
-        decoded = iter(self.decode(np.asarray(logits)[:count], top_k))
+        results = iter(self.results(np.asarray(outputs)[: len(sources)], sources, **options) if sources else ())
         for item in loaded:
-            if item.error is not None:
-                yield Prediction(item.source, (), (), item.error)
-                continue
-            names, probabilities = zip(*next(decoded), strict=True)
-            yield Prediction(item.source, names, probabilities)
+            yield next(results) if item.error is None else self.task.failure(item.source, item.error)
 
 
 @dataclass(frozen=True)

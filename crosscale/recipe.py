@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import (
@@ -17,9 +17,13 @@ from crosscale.engine.settings import (
 )
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.distillation import DistillSettings
+from crosscale.tasks.registry import DEFAULT, TASKS, task_kind
+from crosscale.tasks.task import DeclaredData
 from crosscale.typed import Key, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
 
 SHIPPED = Path(__file__).parent / "recipes"
+# Keys that moved: recipes and commands with the old name go on to work.
+RENAMED = {"train.label_smoothing": "task.label_smoothing"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class DataSettings:
     crop_pct: float | None = None
     """Share of the resized picture's side that the validation crop keeps."""
 
+    @property
+    def declared(self) -> DeclaredData:
+        """The sizes to count with where the data is not at hand."""
+        return DeclaredData(self.train_images, self.val_images, self.num_classes, self.classes)
+
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:
             raise RequestError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1")
@@ -95,6 +104,7 @@ class Recipe:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    task: Any = field(default_factory=lambda: TASKS[DEFAULT].Options())  # the options of the task that its name says
     augment: Augment = field(default_factory=Augment)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -147,7 +157,9 @@ def load(name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe
 
 def parse(plain: Mapping[str, Any]) -> Recipe:
     """A recipe from nested dictionaries, as YAML gives them. Raises RequestError."""
-    return from_plain(Recipe, plain)
+    sections = _renamed(plain)
+    task = sections.pop("task", None)
+    return replace(from_plain(Recipe, sections), task=_task_options({} if task is None else task))
 
 
 def override(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
@@ -165,6 +177,9 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     result = {}
     for section in fields(Recipe):
         before, after = getattr(old, section.name), getattr(new, section.name)
+        if type(before) is not type(after):  # the options of two tasks
+            result[f"{section.name}.name"] = before.name, after.name
+            continue
         for key in fields(before):
             pair = getattr(before, key.name), getattr(after, key.name)
             if pair[0] != pair[1]:
@@ -174,13 +189,30 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
 
 @cache
 def recipe_keys() -> dict[str, Key]:
-    """Every dotted key with its type, default and description."""
-    return keys_of(Recipe)
+    """Every dotted key with its type, default and description; the options of all tasks under "task."."""
+    result: dict[str, Key] = {}
+    for section, kind in get_type_hints(Recipe).items():
+        if section != "task":
+            result |= keys_of(kind, section)
+            continue
+        options: dict[str, Key] = {}
+        for task in TASKS.values():
+            options = {**keys_of(task.Options, section), **options}
+        name = options.pop("task.name")
+        result["task.name"] = Key(Literal[tuple(TASKS)], DEFAULT, name.doc)  # type: ignore[arg-type]
+        result |= options
+    return result
 
 
 def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
-    result = {name: dict(section or {}) for name, section in plain.items()}
-    for dotted, text in overrides.items():
+    result = {name: dict(section or {}) for name, section in _renamed(plain).items()}
+    wanted, named = overrides.get("task.name"), (result.get("task") or {}).get("name", DEFAULT)
+    if wanted is not None and wanted != named:  # the other task's options mean nothing to it
+        result["task"] = {}
+    for given, text in overrides.items():
+        dotted = RENAMED.get(given, given)
+        if dotted != given and dotted in overrides:
+            raise RequestError(f"{given} is an older name of {dotted}; give one of them")
         key, _, option = dotted.partition(".options.") if dotted.startswith("model.options.") else (dotted, "", "")
         if option:
             options = result.setdefault("model", {})
@@ -192,3 +224,31 @@ def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
         section, _, name = key.partition(".")
         result.setdefault(section, {})[name] = parse_scalar(known[key].type, text)
     return result
+
+
+def _renamed(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections with today's names of keys that moved."""
+    result = dict(plain)
+    for old, new in RENAMED.items():
+        (section, key), (target, name) = old.split("."), new.split(".")
+        values, others = result.get(section), result.get(target) or {}
+        if not isinstance(values, Mapping) or key not in values or not isinstance(others, Mapping):
+            continue
+        if name in others:
+            raise RequestError(f"{old} is an older name of {new}; give one of them")
+        result[section] = {k: v for k, v in values.items() if k != key}
+        result[target] = {**others, name: values[key]}
+    return result
+
+
+def _task_options(section: Any) -> Any:
+    """The section `task` as the options of the task that it names. Raises RequestError."""
+    if not isinstance(section, Mapping):
+        return from_plain(TASKS[DEFAULT].Options, section, "task")
+    kind = task_kind(section.get("name", DEFAULT)).Options
+    known = {item.name for item in fields(kind)}
+    for name in section:
+        others = [task for task, other in TASKS.items() if name in {item.name for item in fields(other.Options)}]
+        if name not in known and others:
+            raise RequestError(f"task.{name} is an option of the task {' or '.join(others)}, not of {kind().name}")
+    return from_plain(kind, section, "task")

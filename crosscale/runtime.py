@@ -21,6 +21,16 @@ COMPILE_CACHE = "CROSSCALE_COMPILE_CACHE"
 COMPILE_CACHE_BYTES = 2 << 30
 
 
+def package_version() -> str:
+    """Of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("crosscale")
+    except PackageNotFoundError:  # run from a source tree
+        return "0+source"
+
+
 def cache_folder() -> Path:
     """$CROSSCALE_CACHE, or crosscale/ below $XDG_CACHE_HOME or ~/.cache."""
     if given := os.environ.get("CROSSCALE_CACHE"):

@@ -143,15 +143,13 @@ def describe(kind: Any) -> str:
 
 
 @cache
-def keys_of(kind: type) -> dict[str, Key]:
-    """Every dotted key of a dataclass of dataclasses."""
-    result: dict[str, Key] = {}
-    for section, section_type in get_type_hints(kind).items():
-        hints, docs = get_type_hints(section_type), _field_docs(section_type)
-        for item in fields(section_type):
-            default = _default(item)
-            result[f"{section}.{item.name}"] = Key(hints[item.name], default, docs.get(item.name, ""))
-    return result
+def keys_of(kind: type, section: str) -> dict[str, Key]:
+    """Every field of a dataclass as a dotted key below `section`."""
+    hints, docs = get_type_hints(kind), _field_docs(kind)
+    return {
+        f"{section}.{item.name}": Key(hints[item.name], _default(item), docs.get(item.name, ""))
+        for item in fields(kind)
+    }
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:

@@ -1,6 +1,7 @@
 """The rules of the tree: who may import whom, how long files and functions are, what `import crosscale` costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ RANKS = {
     "layers": 1, "weights": 1, "data": 1, "typed": 1,
     "models": 2, "tasks": 3, "engine": 4,
     "pretrained": 5, "compat": 5, "explain": 5, "measure": 5, "recipe": 5, "recipes": 5,
-    "predictor": 6, "experiment": 6,
-    "build": 7, "export": 7, "report": 7, "benchmark": 7,
-    "serve": 8, "cli": 9, "__main__": 10, "__init__": 10,
+    "predictor": 6,
+    "runs": 7, "export": 7, "benchmark": 7,
+    "report": 8, "serve": 8, "cli": 9, "__main__": 10, "__init__": 10,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -54,6 +55,41 @@ def test_budgets(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = node.end_lineno - node.lineno + 1
             assert lines <= 60, f"{path.name}:{node.lineno} {node.name} has {lines} lines"
+
+
+# What a task is about, no other part speaks of: it uses the names that the task supplies.
+TASK_WORDS = re.compile(r"\b(top1|num_classes|label_smoothing|mixup)\b")
+NEUTRAL = ("engine", "runs", "predictor", "serve", "cli", "report")
+EXCEPTIONS = {
+    "cli/convert.py": "weight files carry a classifier's width, which --num-classes says",
+    "cli/models.py": "prints what was published of each preset: top-1 on ImageNet-1k",
+    "cli/train.py": "the help names the JSON keys of a classification",
+    "cli/validate.py": "the help names the JSON keys of a classification",
+    "report/published.py": "published models to stand beside: top-1 on ImageNet-1k",
+}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part(p) in NEUTRAL], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_tasks_speak_of_what_is_learnt(path):
+    words = set(TASK_WORDS.findall(path.read_text()))
+    name = path.relative_to(PACKAGE).as_posix()
+    assert bool(words) == (name in EXCEPTIONS), f"{name}: {words or 'no word of a task any more: drop the exception'}"
+
+
+TASK_FOLDERS = [p.stem for p in (PACKAGE / "tasks").iterdir() if p.stem in ("classification", "regression")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tasks_are_made_by_their_registry_alone(path):
+    if part(path) in ("tasks", "compat", "benchmark"):
+        return
+    modules = [
+        node.module
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    ]
+    own = [m for m in modules if m.startswith(tuple(f"crosscale.tasks.{task}" for task in TASK_FOLDERS))]
+    assert not own, f"{path.name} imports {own[0]}; ask crosscale.tasks.registry"
 
 
 def test_every_folder_has_a_rank():

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscale.build import evaluate_run, run_training
 from crosscale.contracts import Record
 from crosscale.engine.run_folder import locked
 from crosscale.errors import RequestError, WorkError
-from crosscale.experiment import build, describe
 from crosscale.recipe import Recipe, load
+from crosscale.runs.experiment import build, describe
+from crosscale.runs.train import run_training
+from crosscale.runs.validate import evaluate_run
 
 # One branch and no mixing: compiles several times faster than the whole recipe, which the command's tests run.
 SMALL = {
@@ -87,7 +88,7 @@ def test_the_recipe_of_the_run_has_the_class_names(run: tuple[Path, dict[str, An
 def test_the_best_weights_alone_repeat_the_logged_numbers(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = run
     shutil.copytree(folder / "best", tmp_path / "alone")
-    again = evaluate_run(run=tmp_path / "alone")
+    again = evaluate_run(run=tmp_path / "alone").numbers
     keys = ("top1", "top5", "loss", "examples")
     assert {key: again[key] for key in keys} == {key: result[key] for key in keys}
 
@@ -151,14 +152,14 @@ class WithoutFirst:
 
     def __init__(self, whole: Any) -> None:
         self.classes = whole.classes[1:]
-        self._records = [record for i in range(len(whole)) if (record := whole[i]).label > 0]
+        self._records = [record for i in range(len(whole)) if (record := whole[i]).target > 0]
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
         record = self._records[index]
-        return replace(record, label=record.label - 1)
+        return replace(record, target=record.target - 1)
 
 
 @pytest.mark.parametrize(
@@ -262,5 +263,5 @@ def test_early_stop_ends_after_its_patience(tmp_path: Path) -> None:
 def test_bfloat16_trains_and_is_rebuilt(tmp_path: Path) -> None:
     result = run_training(small({"train.dtype": "bfloat16", "train.epochs": "2"}), tmp_path / "r")
     assert result["loss"] < np.log(10)
-    again = evaluate_run(run=tmp_path / "r")
+    again = evaluate_run(run=tmp_path / "r").numbers
     assert again["top1"] == result["top1"]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosscale.build import run_training
 from crosscale.cli.main import main
 from crosscale.errors import RequestError
 from crosscale.pretrained import load_weights
 from crosscale.pretrained.finetuning import fitting_sizes, model_of
 from crosscale.recipe import load
+from crosscale.runs.train import run_training
 from crosscale.trees import flatten
 from crosscale.weights.files import read_tensors
 from tests.conftest import TINY_CROSSVIT

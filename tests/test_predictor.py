@@ -127,12 +127,8 @@ def test_its_parts_give_what_predict_gives(predictor, arrays, tmp_path):
     images = np.stack([predictor.prepare(file, "a"), predictor.prepare(file.read_bytes(), "b")])
     assert images.shape == (2, 8, 8, 3)
     assert images.dtype == np.uint8
-    for best, whole in zip(
-        predictor.decode(predictor.logits(images), 3),
-        predictor.predict([file, file], top_k=3, batch_size=2),
-        strict=True,
-    ):
-        assert tuple(zip(*best, strict=True)) == (whole.classes, whole.probabilities)
+    found = predictor.results(predictor.outputs(images), [str(file)] * 2, top_k=3)
+    assert found == list(predictor.predict([file, file], top_k=3, batch_size=2))
     with pytest.raises(BadImage, match="b: too large"):
         predictor.prepare(file.read_bytes(), "b", max_pixels=24 * 24 - 1)
 

@@ -19,8 +19,8 @@ from crosscale.data.declared import DeclaredSource
 from crosscale.engine.optimizer import make_schedule
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
 from crosscale.errors import RequestError
-from crosscale.experiment import build
 from crosscale.recipe import SHIPPED, Recipe, dump, load, override, shipped_recipes
+from crosscale.runs.experiment import build
 
 GOLDEN = Path(__file__).parent / "golden" / "recipes"
 STEPS = 10  # an epoch's, in the schedules below

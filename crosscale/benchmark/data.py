@@ -25,7 +25,7 @@ import numpy as np
 from crosscale.benchmark.feeding import FeedRequest, measure_feeding
 from crosscale.benchmark.photos import write_jpegs
 from crosscale.contracts import InputSpec, Source
-from crosscale.data import Augment, open_source, train_batches, train_transform
+from crosscale.data import Augment, ImageExamples, open_source, train_batches, train_transform
 from crosscale.data.crop_decode import can_decode_parts
 from crosscale.data.decode import decode
 from crosscale.data.fast import FastTransform, fast_train_transform
@@ -190,9 +190,9 @@ def deviation(source: Source, size: int) -> dict[str, float]:
 
 
 def _load(source: Source, spec: InputSpec, augment: Augment, request: Request, how: Literal["exact", "fast"]) -> int:
-    options: dict[str, Any] = {"batch_size": request.batch_size, "seed": 0, "epochs": 1, "decode": how}
-    with train_batches(source, spec, augment, threads=request.threads, **options) as batches:
-        return sum(len(batch.label) for batch in batches)
+    options: dict[str, Any] = {"batch_size": request.batch_size, "seed": 0, "epochs": 1}
+    with train_batches(source, ImageExamples(spec, augment, decode=how), threads=request.threads, **options) as batches:
+        return sum(len(batch.weight) for batch in batches)
 
 
 def _timed(work: Callable[[], int]) -> Turn:

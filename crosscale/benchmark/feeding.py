@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from crosscale.data import Augment, open_source, train_batches
+from crosscale.data import Augment, ImageExamples, open_source, train_batches
 from crosscale.errors import WorkError
 from crosscale.models.registry import create_model, input_spec
 
@@ -77,8 +77,9 @@ def _loader_rate(folder: Path, request: FeedRequest) -> float:
     """Images per second of wall clock over one epoch, after a batch that starts the threads."""
     spec = input_spec(request.model, create_model(request.model, **request.options))
     source = open_source(folder, "train")
-    options: dict[str, Any] = {"batch_size": request.batch_size, "seed": 0, "decode": request.decode}
-    with train_batches(source, spec, Augment(), threads=request.threads, **options) as batches:
+    options: dict[str, Any] = {"batch_size": request.batch_size, "seed": 0}
+    examples = ImageExamples(spec, Augment(), decode=request.decode)
+    with train_batches(source, examples, threads=request.threads, **options) as batches:
         next(batches)
         began = time.perf_counter()
         count = max(request.steps // 2, 4)

@@ -124,8 +124,10 @@ def training(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tup
     rng, count = np.random.default_rng(1), request["batch_size"]
     batch = put_batch(
         Batch(
-            rng.integers(0, 256, (count, *spec.size, spec.channels), np.uint8),
-            rng.integers(0, request["classes"], count).astype(np.int32),
+            {
+                "image": rng.integers(0, 256, (count, *spec.size, spec.channels), np.uint8),
+                "label": rng.integers(0, request["classes"], count).astype(np.int32),
+            },
             np.ones(count, np.float32),
             np.arange(count),
         ),

@@ -1,7 +1,7 @@
 """The option parser that all verbs share, and the options with which several of them choose a model."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,6 +10,7 @@ from crosscale.errors import RequestError, did_you_mean
 if TYPE_CHECKING:
     from crosscale.engine.hosts import Start
     from crosscale.predictor import Predictor
+    from crosscale.tasks.task import Task
 
 EXIT_STATUS = """\
 exit status:
@@ -123,6 +124,39 @@ def add_model_options(parser: Parser, *, class_names: bool) -> None:
     group.add_argument("--weights", metavar="F", help="a weight file for --model")
     if class_names:
         group.add_argument("--classes", metavar="FILE", help="class names for --model, one a line in label order")
+
+
+def add_result_options(parser: Parser, defaults: Mapping[str, int] | None = None) -> None:
+    """Adds how much a result tells, of every task: `--top-k K` and the like, None where not given.
+
+    Args:
+      defaults: the verb's own, in place of the task's, for the help.
+    """
+    from crosscale.tasks.registry import TASKS
+
+    options = {name: (option, kind.name) for kind in TASKS.values() for name, option in kind.result_options.items()}
+    for name, (option, task) in options.items():
+        default = (defaults or {}).get(name, option.default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar=option.metavar,
+            type=positive_int if option.minimum == 1 else count,
+            help=f"{task}: {option.help} (default {default})",
+        )
+
+
+def result_options(
+    options: argparse.Namespace, task: "Task", defaults: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """What the options of `add_result_options` say to this task. Raises RequestError for another task's."""
+    from crosscale.tasks.registry import TASKS
+    from crosscale.tasks.task import check_result_options
+
+    names = dict.fromkeys(name for kind in TASKS.values() for name in kind.result_options)
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    check_result_options(task, given)
+    own = {name: value for name, value in (defaults or {}).items() if name in task.result_options}
+    return {**own, **given}
 
 
 def check_model_options(options: argparse.Namespace) -> None:

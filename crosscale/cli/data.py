@@ -11,7 +11,7 @@ from crosscale.cli.output import note, print_json, print_table, progress
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
-    from crosscale.contracts import Source
+    from crosscale.contracts import LabelledSource
 
 HELP = """\
 Describes a data set as training sees it: the splits, the classes in label order, the images of each.
@@ -52,7 +52,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
     from crosscale.data import open_source
 
-    sources: dict[str, Source] = {
+    sources: dict[str, LabelledSource] = {
         split: open_source(options.data, split, val_fraction=options.val_fraction, seed=options.seed)
         for split in SPLITS
     }
@@ -69,7 +69,7 @@ def _check_writable(out: Path) -> None:
         raise RequestError(f"--write {out}: the folder is not empty; give a new or empty one")
 
 
-def _write(sources: "Mapping[str, Source]", out: Path) -> None:
+def _write(sources: "Mapping[str, LabelledSource]", out: Path) -> None:
     from crosscale.data import write_image_folder
 
     with progress("writing") as report:
@@ -77,7 +77,7 @@ def _write(sources: "Mapping[str, Source]", out: Path) -> None:
     note(f"wrote {sum(map(len, sources.values())):,} images to {out}")
 
 
-def _describe(name: str, sources: "Mapping[str, Source]", out: Path | None, as_json: bool) -> None:
+def _describe(name: str, sources: "Mapping[str, LabelledSource]", out: Path | None, as_json: bool) -> None:
     classes = list(sources["train"].classes)
     counts = {split: _count(source) for split, source in sources.items()}
     if as_json:
@@ -102,9 +102,9 @@ def _describe(name: str, sources: "Mapping[str, Source]", out: Path | None, as_j
     print_table(["label", "class", *SPLITS], rows, right=["label", *SPLITS])
 
 
-def _count(source: "Source") -> list[int]:
+def _count(source: "LabelledSource") -> list[int]:
     """Examples per class. The shipped sources hold their labels; another's records are read one by one."""
     labels = getattr(source, "labels", None)
     if labels is None:
-        labels = [source[index].label for index in range(len(source))]
+        labels = [source[index].target for index in range(len(source))]
     return [int(count) for count in np.bincount(labels, minlength=len(source.classes))]

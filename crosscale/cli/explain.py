@@ -1,7 +1,7 @@
 """`crosscale explain`: what a model looks at in image files, drawn over them at every scale."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from crosscale.cli.arguments import (
     Parser,
     add_model_options,
+    add_result_options,
     check_model_options,
     open_predictor,
     positive_int,
+    result_options,
 )
 from crosscale.cli.output import note, print_json, print_table, progress
 from crosscale.cli.predict import find_images
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crosscale.predictor import Predictor
+    from crosscale.tasks.task import Task
 
 HELP = """\
 Draws a model's attention over image files: one PNG per image, its scales side by side, with the prediction.
@@ -46,7 +49,7 @@ exit status:
   1  some file could not be used (the others are drawn), or the work failed
   2  the request was wrong (unknown option, no such file, weights that do not fit)"""
 
-_NOTHING: dict[str, Any] = {"classes": [], "probabilities": [], "maps": {}}
+_DEFAULTS = {"top_k": 3}  # a figure has room for few lines
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
@@ -62,18 +65,19 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     describe_maps(predictor.model, predictor.spec.size)
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     options.batch_size = min(options.batch_size, len(files))
+    said = result_options(options, predictor.task, _DEFAULTS)
     done: list[dict[str, Any]] = []
     with progress("explaining") as report:
-        for result in _explain_files(predictor, files, folder, options):
-            done.append(result)
+        for item in _explain_files(predictor, files, folder, options, said):
+            done.append(item)
             report(len(done), len(files))
-            if result["error"] is not None:
-                note(f"crosscale explain: {result['source']}: {result['error']}")
-    failed = sum(result["error"] is not None for result in done)
+            if item["json"]["error"] is not None:
+                note(f"crosscale explain: {item['json']['source']}: {item['json']['error']}")
+    failed = sum(item["json"]["error"] is not None for item in done)
     if as_json:
-        print_json({"explanations": done, "failed": failed})
+        print_json({"explanations": [item["json"] for item in done], "failed": failed})
     else:
-        _print(done)
+        _print(done, predictor.task)
     if failed:
         note(f"crosscale explain: {failed} of {len(files)} files could not be used")
     return 1 if failed else 0
@@ -96,9 +100,7 @@ def _parser() -> Parser:
         default="received",
         help="with --position: attention that the place receives (default), or that it gives",
     )
-    parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, default=3, help="classes to name per image (default 3)"
-    )
+    add_result_options(parser, _DEFAULTS)
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, default=8, help="images per forward (default 8)"
     )
@@ -128,26 +130,32 @@ def _output_folder(text: str) -> Path:
 
 
 def _explain_files(
-    predictor: "Predictor", files: Sequence[Path], folder: Path, options: argparse.Namespace
+    predictor: "Predictor",
+    files: Sequence[Path],
+    folder: Path,
+    options: argparse.Namespace,
+    said: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
-    """One result per file, in order; the PNG is written before its result is given."""
+    """Per file, in order, its result as "json" and "rows"; the PNG is written before."""
     taken: set[str] = set()
     remaining = iter(files)
     while chunk := list(islice(remaining, options.batch_size)):
         loaded = [_load(predictor, file) for file in chunk]
         pictures = [picture for picture in loaded if not isinstance(picture, str)]
-        drawn = iter(_draw(predictor, pictures, options)) if pictures else iter(())
+        names = [str(file) for file, picture in zip(chunk, loaded, strict=True) if not isinstance(picture, str)]
+        drawn = iter(_draw(predictor, pictures, names, options, said)) if pictures else iter(())
         for file, picture in zip(chunk, loaded, strict=True):
             if isinstance(picture, str):
-                yield {"source": str(file), "output": None, **_NOTHING, "error": picture}
+                failure = predictor.task.failure(str(file), picture)
+                yield {"json": {**failure.json(), "output": None, "maps": {}}, "rows": []}
                 continue
-            image, result = next(drawn)
+            image, result, peaks = next(drawn)
             output = folder / _free_name(file.stem, taken)
             try:
                 image.save(output)
             except OSError as error:
                 raise WorkError(f"{output}: cannot be written ({error.strerror or error})") from None
-            yield {"source": str(file), "output": str(output), **result, "error": None}
+            yield {"json": {**result.json(), "output": str(output), "maps": peaks}, "rows": result.rows()}
 
 
 def _load(predictor: "Predictor", file: Path) -> "np.ndarray | str":
@@ -161,13 +169,17 @@ def _load(predictor: "Predictor", file: Path) -> "np.ndarray | str":
 
 
 def _draw(
-    predictor: "Predictor", pictures: Sequence["np.ndarray"], options: argparse.Namespace
-) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The figure of each picture, and what is reported of it."""
+    predictor: "Predictor",
+    pictures: Sequence["np.ndarray"],
+    names: Sequence[str],
+    options: argparse.Namespace,
+    said: Mapping[str, int],
+) -> Iterator[tuple[Any, Any, dict[str, float]]]:
+    """The figure of each picture, its result, and each map's largest weight as a multiple of its average."""
     import numpy as np
 
     from crosscale.explain import describe_maps, explain
-    from crosscale.explain.draw import Prediction, figure, peak
+    from crosscale.explain.draw import figure, peak
 
     spec = predictor.spec
     batch = np.zeros((options.batch_size, *spec.size, spec.channels), np.uint8)
@@ -181,13 +193,11 @@ def _draw(
         direction=options.direction,
     )
     maps = describe_maps(predictor.model, spec.size)
-    decoded = predictor.decode(outputs, options.top_k)
-    for i, picture in enumerate(pictures):
-        classes, probabilities = zip(*decoded[i], strict=True)
+    results = predictor.results(np.asarray(outputs)[: len(pictures)], names, **said)
+    for i, (picture, result) in enumerate(zip(pictures, results, strict=True)):
         own = {name: x[i] for name, x in values.items()}
         peaks = {m.name: peak(own[m.name]) for m in maps}
-        result = {"classes": classes, "probabilities": probabilities, "maps": peaks}
-        yield figure(picture, maps, own, Prediction(classes, probabilities), position=options.position), result
+        yield figure(picture, maps, own, result.caption(), position=options.position), result, peaks
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
@@ -200,11 +210,7 @@ def _free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _print(done: Sequence[dict[str, Any]]) -> None:
-    rows = [
-        [item["source"], item["output"], item["classes"][0], f"{100 * item['probabilities'][0]:.2f} %"]
-        for item in done
-        if item["error"] is None
-    ]
+def _print(done: Sequence[dict[str, Any]], task: "Task") -> None:
+    rows = [[item["json"]["source"], item["json"]["output"], *item["rows"][0]] for item in done if item["rows"]]
     if rows:
-        print_table(["image", "attention", "class", "probability"], rows, right=["probability"])
+        print_table(["image", "attention", *task.columns], rows, right=task.numeric)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, cast
 
 from crosscale.cli.arguments import EXIT_STATUS
 from crosscale.errors import RequestError, WorkError, did_you_mean
-from crosscale.runtime import keep_compiled_programs, keep_memory
+from crosscale.runtime import keep_compiled_programs, keep_memory, package_version
 
 
 class Verb(NamedTuple):
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-h", "--help", "help") and len(words) == 1:
         return _guarded("", lambda: _print(_help()))
     if words[0] == "--version":
-        return _guarded("", lambda: _print(_version()))
+        return _guarded("", lambda: _print(f"crosscale {package_version()}"))
     if words[0] == "help":
         words = [words[1], "--help"]
     return _guarded(words[0] if words[0] in VERBS else "", lambda: _dispatch(words, as_json))
@@ -162,15 +162,6 @@ def _silence_backend_probing() -> None:
 def _print(text: str) -> int:
     print(text)
     return 0
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"crosscale {version('crosscale')}"
-    except PackageNotFoundError:  # run from a source tree
-        return "crosscale 0+source"
 
 
 def _help() -> str:

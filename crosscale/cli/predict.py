@@ -1,27 +1,28 @@
-"""`crosscale predict`: classes and probabilities of image files."""
+"""`crosscale predict`: what a model says of image files."""
 
 import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import (
     Parser,
     add_host_options,
     add_model_options,
+    add_result_options,
     check_model_options,
     host_options,
     open_predictor,
     positive_int,
+    result_options,
 )
 from crosscale.cli.output import note, print_json, print_table, progress
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
-    from crosscale.predictor import Prediction
+    from crosscale.tasks.task import Task
 
 HELP = """\
 Names the most probable classes of image files, with their probabilities.
@@ -48,9 +49,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser = Parser("predict", description=HELP, epilog=EPILOG)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_model_options(parser, class_names=True)
-    parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, default=5, help="classes to name per image (default 5)"
-    )
+    add_result_options(parser)
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
     )
@@ -68,51 +67,48 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
     from crosscale.engine.hosts import is_first
 
-    predictions = _gather(_predict_share(options, files))
-    failed = sum(prediction.error is not None for prediction in predictions)
+    task, own = _predict_share(options, files)
+    predictions = _gather(own)
+    failed = sum(item["json"]["error"] is not None for item in predictions)
     if is_first() and as_json:
-        print_json({"predictions": [asdict(item) for item in predictions], "failed": failed})
+        print_json({"predictions": [item["json"] for item in predictions], "failed": failed})
     elif is_first():
-        _print_table(predictions)
+        _print_table(predictions, task)
     if is_first() and failed:
         note(f"crosscale predict: {failed} of {len(files)} files could not be used")
     return 1 if failed else 0
 
 
-def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "list[Prediction]":
-    """This process's predictions: of several, each takes one file in turn."""
+def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[Task, list[dict[str, Any]]]":
+    """The task and this process's results, as "json" and "rows": of several, each takes one file in turn."""
     import jax
 
     files = files[jax.process_index() :: jax.process_count()]
     predictor = open_predictor(options)
-    predictions: list[Prediction] = []
+    said = result_options(options, predictor.task)
+    predictions: list[dict[str, Any]] = []
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     batch_size = max(1, min(options.batch_size, len(files)))
     with progress("predicting") as report:
-        for prediction in predictor.predict(files, top_k=options.top_k, batch_size=batch_size):
-            predictions.append(prediction)
+        for prediction in predictor.predict(files, batch_size=batch_size, **said):
+            predictions.append({"json": prediction.json(), "rows": prediction.rows()})
             report(len(predictions), len(files))
             if prediction.error is not None:
                 note(f"crosscale predict: {prediction.source}: {prediction.error}")
-    return predictions
+    return predictor.task, predictions
 
 
-def _gather(predictions: "list[Prediction]") -> "list[Prediction]":
-    """The predictions of all processes, in the order of the files."""
+def _gather(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of all processes, in the order of the files."""
     import jax
 
     if jax.process_count() == 1:
         return predictions
     from crosscale.engine.hosts import all_texts
-    from crosscale.predictor import Prediction
 
-    parts = [json.loads(text) for text in all_texts(json.dumps([asdict(item) for item in predictions]))]
+    parts = [json.loads(text) for text in all_texts(json.dumps(predictions))]
     turns = range(sum(map(len, parts)))
-    plain = [parts[turn % len(parts)][turn // len(parts)] for turn in turns]
-    return [
-        Prediction(item["source"], tuple(item["classes"]), tuple(item["probabilities"]), item["error"])
-        for item in plain
-    ]
+    return [parts[turn % len(parts)][turn // len(parts)] for turn in turns]
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
@@ -153,10 +149,11 @@ def _walk(root: Path) -> list[Path]:
     return sorted(files)
 
 
-def _print_table(predictions: "Sequence[Prediction]") -> None:
-    rows = []
-    for item in predictions:
-        for rank, (name, probability) in enumerate(zip(item.classes, item.probabilities, strict=True)):
-            rows.append([item.source if rank == 0 else "", name, f"{100 * probability:.2f} %"])
+def _print_table(predictions: Sequence[dict[str, Any]], task: "Task") -> None:
+    rows = [
+        [item["json"]["source"] if rank == 0 else "", *cells]
+        for item in predictions
+        for rank, cells in enumerate(item["rows"])
+    ]
     if rows:
-        print_table(["image", "class", "probability"], rows, right=["probability"])
+        print_table(["image", *task.columns], rows, right=task.numeric)

@@ -58,9 +58,9 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
     if options["dry_run"]:
         return _dry_run(recipe, as_json)
     output_dir = Path(options["output_dir"]) if options["output_dir"] else _next_folder(name)
-    from crosscale.build import run_training
     from crosscale.engine.hosts import is_first
     from crosscale.report.write import LiveReport
+    from crosscale.runs.train import run_training
 
     live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
     try:
@@ -77,7 +77,7 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
 
 
 def _parser(argv: Sequence[str]) -> Parser:
-    from crosscale.recipe import recipe_keys, shipped_recipes
+    from crosscale.recipe import RENAMED, recipe_keys, shipped_recipes
     from crosscale.typed import describe, shown
 
     parser = Parser("train", description=HELP, epilog=EPILOG)
@@ -110,6 +110,8 @@ def _parser(argv: Sequence[str]) -> Parser:
         names = list(dict.fromkeys([f"--{dotted}", f"--{dotted.replace('_', '-')}"]))
         help_text = f"{key.doc} ({describe(key.type)}; default {shown(key.default)})".replace("%", "%%")
         groups[section].add_argument(*names, dest=dotted, metavar="V", default=argparse.SUPPRESS, help=help_text)
+    for old, new in RENAMED.items():
+        parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=f"older name of --{new}")
     for word in argv:  # a model's fields are known to the model alone
         option = word.split("=", 1)[0]
         if option.startswith("--model.options.") and option not in parser._option_string_actions:
@@ -174,8 +176,8 @@ def _finetuning(given: dict[str, str]) -> "Recipe":
 
 
 def _dry_run(recipe: "Recipe", as_json: bool) -> int:
-    from crosscale.experiment import build, describe, estimate_memory
     from crosscale.recipe import dump
+    from crosscale.runs.experiment import build, describe, estimate_memory
 
     experiment = build(recipe, without_data=True)
     facts = {**describe(experiment), "memory": estimate_memory(experiment)}
@@ -183,17 +185,17 @@ def _dry_run(recipe: "Recipe", as_json: bool) -> int:
         print_json(facts)
         return 0
     print(dump(experiment.recipe), end="")
-    note(_plan(facts))
+    note(_plan(facts, f"{len(experiment.task.labels)} {experiment.task.noun}"))
     return 0
 
 
-def _plan(facts: dict[str, Any]) -> str:
+def _plan(facts: dict[str, Any], outputs: str) -> str:
     rates = ", ".join(f"step {step}: {rate:.3g}" for step, rate in facts["learning_rate"].items())
     memory = facts["memory"]
     parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items() if size)
     return (
         f"{facts['model']}: {facts['parameters']:,} parameters, input {facts['input']}, "
-        f"{facts['classes']} classes\n"
+        f"{outputs}\n"
         f"{facts['train_images']} images to train on, {facts['val_images']} held out\n"
         f"{facts['epochs']} epochs of {facts['steps_per_epoch']} steps: {facts['steps']} steps, "
         f"{facts['samples']:,} samples on {facts['devices']} device(s)\n"

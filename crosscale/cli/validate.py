@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import (
     Parser,
@@ -16,6 +16,9 @@ from crosscale.cli.arguments import (
 )
 from crosscale.cli.output import note, print_json, print_table
 from crosscale.errors import RequestError
+
+if TYPE_CHECKING:
+    from crosscale.tasks.measure import Measure
 
 HELP = """\
 Measures a model on labelled pictures: cross-entropy loss, top-1 and top-5 accuracy, images per second.
@@ -54,10 +57,10 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
 
 def _run(options: argparse.Namespace, *, as_json: bool) -> int:
-    from crosscale.build import evaluate_run
     from crosscale.engine.hosts import is_first
+    from crosscale.runs.validate import evaluate_run
 
-    result = evaluate_run(
+    result, task = evaluate_run(
         run=options.run,
         model=options.model,
         weights=options.weights,
@@ -75,7 +78,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
     if as_json:
         print_json(result)
     else:
-        _print(result)
+        _print(result, task.measures)
     if result["skipped"]:
         total = result["skipped"] + result["examples"]
         note(f"crosscale validate: left out {result['skipped']} of {total} pictures that did not decode")
@@ -117,11 +120,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _print(result: Mapping[str, Any]) -> None:
+def _print(result: Mapping[str, Any], measures: "Mapping[str, Measure]") -> None:
     rows = [
-        ["top-1", f"{100 * result['top1']:.2f} %"],
-        ["top-5", f"{100 * result['top5']:.2f} %"],
-        ["loss", f"{result['loss']:.4f}"],
+        *([measure.label, measure.shown(result[name])] for name, measure in measures.items()),
         ["examples", f"{result['examples']:,}"],
         ["images/s", f"{result['images_per_second']:,.1f}"],
     ]

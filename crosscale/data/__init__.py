@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from crosscale.data.augment import Augment as Augment
     from crosscale.data.decode import BadImage as BadImage
     from crosscale.data.decode import open_image as open_image
+    from crosscale.data.examples import ImageExamples as ImageExamples
     from crosscale.data.image_folder import ImageFolder as ImageFolder
     from crosscale.data.image_folder import write_image_folder as write_image_folder
     from crosscale.data.pipeline import BatchIterator as BatchIterator
@@ -25,6 +26,7 @@ _HOME = {
     "Augment": "augment",
     "BadImage": "decode",
     "BatchIterator": "pipeline",
+    "ImageExamples": "examples",
     "ImageFolder": "image_folder",
     "eval_batches": "pipeline",
     "eval_transform": "transforms",

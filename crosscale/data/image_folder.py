@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crosscale.contracts import Record, Source
+from crosscale.contracts import LabelledSource, Record
 from crosscale.data.decode import decode, open_image
 from crosscale.data.flat_val import find_labels, open_flat
 from crosscale.data.scan import EXTENSIONS as EXTENSIONS
@@ -89,7 +89,7 @@ def _refuse_half(root: Path, folders: Sequence[str]) -> None:
 
 
 def write_image_folder(
-    sources: Mapping[str, Source], out: Path, progress: Callable[[int, int], None] | None = None
+    sources: Mapping[str, LabelledSource], out: Path, progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Writes each source as `out/<split>/<class>/<name>.png`: 8 bits, grey or RGB, lossless.
 
@@ -112,7 +112,7 @@ def write_image_folder(
             (out / split / name).mkdir(parents=True)
         for index in range(len(source)):
             record = source[index]
-            path = _free_path(out / split / source.classes[record.label], record.id)
+            path = _free_path(out / split / source.classes[record.target], record.id)
             _save(decode(record.image, _channels(record), record.id), path)
             done += 1
             if progress is not None:

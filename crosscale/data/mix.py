@@ -27,14 +27,30 @@ def mix(
       images: (B, H, W, C) floating point.
       labels: (B,) class indices.
       label_smoothing: in [0, 1); each class gets label_smoothing / num_classes of it.
-      weight: (B,), optional; an example whose partner has weight 0 (a picture that did not decode) stays
-        unmixed.
+      weight: see `mix_targets`.
 
     Returns:
       images of the same shape and type, and targets (B, num_classes) float32 that sum to 1 per row.
     """
     off = label_smoothing / num_classes
     targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32) * (1.0 - label_smoothing) + off
+    return mix_targets(key, images, targets, augment, weight)
+
+
+def mix_targets(
+    key: Array, images: Array, targets: Array, augment: Augment, weight: Array | None = None
+) -> tuple[Array, Array]:
+    """Mixes each example with its partner by mixup or CutMix, and their targets by the same shares.
+
+    Args:
+      images: (B, H, W, C) floating point.
+      targets: (B, N).
+      weight: (B,), optional; an example whose partner has weight 0 (a picture that did not decode) stays
+        unmixed.
+
+    Returns:
+      images and targets of the same shapes and types.
+    """
     if not augment.mixes:
         return images, targets
     lam, use_cutmix, inside = _draw_mix(key, images.shape, augment)

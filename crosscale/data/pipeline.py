@@ -13,14 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crosscale.contracts import Batch, InputSpec, Record, Source
-from crosscale.data.augment import Augment
-from crosscale.data.decode import decode as decode_image
+from crosscale.contracts import Batch, Examples, Record, Source
 from crosscale.data.decode import reuse_pillow_blocks
-from crosscale.data.fast import fast_train_transform
 from crosscale.data.loader_process import init_worker
 from crosscale.data.order import training_order
-from crosscale.data.transforms import eval_transform, train_transform
 from crosscale.errors import RequestError, WorkError
 
 OnBadImage = Literal["error", "skip"]
@@ -30,8 +26,7 @@ PADDING_INDEX = -1
 
 @dataclass(frozen=True)
 class _Example:
-    image: np.ndarray
-    label: int
+    arrays: dict[str, np.ndarray]
     weight: float
     index: int
     error: str | None
@@ -70,7 +65,8 @@ class BatchIterator(Iterator[Batch]):
             raise WorkError(f"{loaded.errors[0]}; to train without such files, set on_bad_image: skip")
         self.errors = loaded.errors
         # Batches of worker processes lie in shared memory, which would stay until each one is released.
-        return Batch(*(part if type(part) is np.ndarray else np.array(part) for part in loaded.batch))
+        arrays, weight, index = loaded.batch
+        return Batch({name: _copied(part) for name, part in arrays.items()}, _copied(weight), _copied(index))
 
     def close(self) -> None:
         """Stops the workers; further use ends the iteration."""
@@ -86,6 +82,10 @@ class BatchIterator(Iterator[Batch]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _copied(part: Any) -> np.ndarray:
+    return part if type(part) is np.ndarray else np.array(part)
 
 
 def _close_all(iterators: list[Any]) -> None:
@@ -110,32 +110,32 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 
 def train_batches(
     source: Source,
-    spec: InputSpec,
-    augment: Augment,
+    examples: Examples,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     epochs: int | None = None,
+    repeats: int = 1,
     workers: int = 0,
     threads: int | None = None,
     host_index: int = 0,
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
-    decode: Literal["exact", "fast"] = "exact",
 ) -> BatchIterator:
     """Shuffled, augmented batches from step `start_step` on.
 
     Args:
+      examples: what becomes of each record.
       batch_size: global; of its rows, host i gets the i-th batch_size / host_count, one after another.
       seed: 0..2**32-1, of the order and the augmentation.
       epochs: after how many the iterator ends; None never ends.
+      repeats: how often an example comes, one after another (repeated augmentation).
       workers: processes that load; 0 loads in threads of this process. A script that uses workers needs
         the `if __name__ == "__main__":` guard, because they are spawned.
       threads: per process; None is up to 8, or 1 where there are workers.
       on_bad_image: what a picture that does not decode does. "error": `next` raises `WorkError`, naming
-        it. "skip": its pixels are zero and its weight is 0.
-      decode: "exact" gives Pillow's pixels, "fast" those of `crosscale.data.fast`.
+        it. "skip": its arrays are blank and its weight is 0.
 
     Raises:
       RequestError: sizes that do not fit.
@@ -146,10 +146,8 @@ def train_batches(
         raise RequestError(f"seed={seed}: must lie in 0..2**32-1")
     if start_step < 0 or (epochs is not None and epochs < 1):
         raise RequestError(f"start_step={start_step}, epochs={epochs}: a step is 0 or more, epochs 1 or more")
-    exact = decode == "exact"
-    prepare = _ExactTrain(train_transform(spec, augment), spec) if exact else fast_train_transform(spec, augment)
-    load = _TrainLoader(source, prepare, spec)
-    dataset = training_order(source, per_epoch=steps * batch_size, epochs=epochs, seed=seed, repeats=augment.repeats)
+    load = _TrainLoader(source, examples)
+    dataset = training_order(source, per_epoch=steps * batch_size, epochs=epochs, seed=seed, repeats=repeats)
     # The augmentation is keyed by the global position, so it has to stand before the hosts part.
     dataset = _batched(dataset.random_map(load), batch_size, host_index, local)[start_step:]
     return BatchIterator(_start(dataset, workers, threads, len(dataset)), _checked(on_bad_image))
@@ -157,7 +155,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    spec: InputSpec,
+    examples: Examples,
     *,
     batch_size: int,
     workers: int = 0,
@@ -166,7 +164,7 @@ def eval_batches(
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
 ) -> BatchIterator:
-    """Every example exactly once, in order, through `eval_transform`.
+    """Every example exactly once, in order, as validation sees it.
 
     All hosts yield the same number of batches; what fills up the last one has weight 0 and index -1. For
     the arguments see `train_batches`.
@@ -177,43 +175,29 @@ def eval_batches(
     steps = -(-len(source) // batch_size)
     import grain
 
-    load = _EvalLoader(source, eval_transform(spec), spec)
+    load = _EvalLoader(source, examples)
     dataset = _batched(grain.MapDataset.range(steps * batch_size).map(load), batch_size, host_index, local)
     return BatchIterator(_start(dataset, workers, threads, steps), _checked(on_bad_image))
 
 
 @dataclass(frozen=True)
-class _ExactTrain:
-    transform: Callable[[Any, np.random.Generator], np.ndarray]
-    spec: InputSpec
-
-    def __call__(self, record: Record, rng: np.random.Generator) -> np.ndarray:
-        return self.transform(decode_image(record.image, self.spec.channels, record.id), rng)
-
-
-@dataclass(frozen=True)
 class _TrainLoader:
     source: Source
-    prepare: Callable[[Record, np.random.Generator], np.ndarray]
-    spec: InputSpec
+    examples: Examples
 
     def __call__(self, index: int, rng: np.random.Generator) -> _Example:
-        return _load(self.source, index, self.spec, lambda record: self.prepare(record, rng))
+        return _load(self.source, index, self.examples, lambda record: self.examples.train(record, rng))
 
 
 @dataclass(frozen=True)
 class _EvalLoader:
     source: Source
-    transform: Callable[[Any], np.ndarray]
-    spec: InputSpec
+    examples: Examples
 
     def __call__(self, index: int) -> _Example:
         if index >= len(self.source):
-            return _Example(_blank(self.spec), 0, 0.0, PADDING_INDEX, None)
-        return _load(self.source, index, self.spec, self._prepare)
-
-    def _prepare(self, record: Record) -> np.ndarray:
-        return self.transform(decode_image(record.image, self.spec.channels, record.id))
+            return _Example(self.examples.blank(), 0.0, PADDING_INDEX, None)
+        return _load(self.source, index, self.examples, self.examples.validation)
 
 
 @dataclass(frozen=True)
@@ -238,26 +222,19 @@ def _batched(examples: Any, batch_size: int, host_index: int, local: int) -> Any
     return grain.MapDataset.range(len(examples) // batch_size).map(rows)
 
 
-def _load(source: Source, index: int, spec: InputSpec, prepare: Callable[[Record], np.ndarray]) -> _Example:
-    label = 0
+def _load(
+    source: Source, index: int, examples: Examples, prepare: Callable[[Record], dict[str, np.ndarray]]
+) -> _Example:
     try:
-        record = source[index]
-        label = record.label
-        image = prepare(record)
+        return _Example(prepare(source[index]), 1.0, index, None)
     # Errors travel as data: the consumer meets them at their step, whichever worker read ahead.
     except WorkError as error:
-        return _Example(_blank(spec), label, 0.0, index, str(error))
-    return _Example(image, label, 1.0, index, None)
-
-
-def _blank(spec: InputSpec) -> np.ndarray:
-    return np.zeros((*spec.size, spec.channels), np.uint8)
+        return _Example(examples.blank(), 0.0, index, str(error))
 
 
 def _stack(examples: Sequence[_Example]) -> _Loaded:
     batch = Batch(
-        image=np.stack([example.image for example in examples]),
-        label=np.array([example.label for example in examples], np.int32),
+        arrays={name: np.stack([example.arrays[name] for example in examples]) for name in examples[0].arrays},
         weight=np.array([example.weight for example in examples], np.float32),
         index=np.array([example.index for example in examples], np.int64),
     )

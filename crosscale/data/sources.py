@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from crosscale.contracts import Source
+from crosscale.contracts import LabelledSource
 from crosscale.data.arrays import ArraySource as ArraySource
 from crosscale.data.arrays import open_digits, open_npz
 from crosscale.data.image_folder import VAL_NAMES, open_folder
@@ -25,7 +25,7 @@ def open_source(
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
-) -> Source:
+) -> LabelledSource:
     """Opens one split of a data set.
 
     Args:

@@ -43,7 +43,7 @@ def forward(
       **options: passed on to Linen's `apply`, such as `mutable` or `capture_intermediates`.
 
     Returns:
-      The method's result; logits (B, num_classes) by default.
+      The method's result; logits (B, classes) of a classifier by default.
     """
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = normalize(images, spec)

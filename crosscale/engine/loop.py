@@ -22,6 +22,7 @@ from crosscale.engine.spikes import WINDOW, usual_loss
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import EvalStep, TrainStep, parameter_names
 from crosscale.errors import WorkError
+from crosscale.tasks.metric import Metric
 
 MOST_VAIN_ROLLBACKS = 3
 
@@ -75,6 +76,7 @@ class Parts:
     """What the loop works with.
 
     Attributes:
+      metric: of the validation that `eval_step` was made for.
       open_train: the batches from a step on.
       open_eval: one pass over the held-out data.
       score: of a validation's metrics; of two, the larger tuple is the better.
@@ -85,6 +87,7 @@ class Parts:
 
     train_step: TrainStep
     eval_step: EvalStep
+    metric: Metric
     mesh: Mesh
     open_train: Callable[[int], Batches]
     open_eval: Callable[[], Batches]
@@ -173,7 +176,7 @@ class Loop:
         self.state, self._pending = state, report
         self.step += 1
         if self._compiled:
-            self.meter.images += len(batch.label) * jax.process_count()
+            self.meter.images += len(batch.weight) * jax.process_count()
         else:  # the first step compiles, which says nothing of the speed
             jax.block_until_ready(report)  # type: ignore[no-untyped-call]
             self._compiled, self.meter = True, Meter()
@@ -190,7 +193,8 @@ class Loop:
         if not report["finite"]:
             return self._not_finite(report)
         weight = float(report["weight"])
-        values = {name: (float(report[name]) * weight, weight) for name in ("loss", "grad_norm", "lr")}
+        parts = [name for name in report if name.startswith("loss_")]
+        values = {name: (float(report[name]) * weight, weight) for name in ("loss", *parts, "grad_norm", "lr")}
         self.progress.window = add(self.progress.window, values)
         self.progress.epoch_sums = add(self.progress.epoch_sums, values)
         if weight:
@@ -304,8 +308,9 @@ class Loop:
                 self._validated(),
                 batches,
                 self.parts.mesh,
+                self.parts.metric,
                 should_stop=lambda: signals.requested is not None,
-            )
+            ).metrics
         finally:
             batches.close()
 

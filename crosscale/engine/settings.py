@@ -93,8 +93,6 @@ class TrainSettings:
     """Passes over the training data."""
     batch_size: int = 256
     """Images per step, over all devices."""
-    label_smoothing: float = 0.1
-    """Share of each target that is spread over all classes."""
     ema_decay: float | None = None
     """Decay of the exponential moving average of the parameters; null keeps none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -120,8 +118,6 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _positive("train", self, "epochs", "batch_size", "eval_every", "log_every", "keep_checkpoints")
         _positive_or_null("train", self, "checkpoint_every", "early_stop_epochs")
-        if not 0 <= self.label_smoothing < 1:
-            raise RequestError(f"train.label_smoothing={self.label_smoothing}: must lie in 0 <= value < 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise RequestError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1, or be null")
         if not 0 <= self.seed < 2**31:
@@ -136,6 +132,8 @@ class ValidateSettings:
     """Images per forward, over all devices; the last one is filled up."""
     use_ema: bool = True
     """Whether the average of the parameters is validated and kept as best, where the run keeps one."""
+    best: str | None = None
+    """The measure that the best weights are chosen by; null is the task's own."""
 
     def __post_init__(self) -> None:
         _positive("validate", self, "batch_size")

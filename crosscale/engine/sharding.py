@@ -112,14 +112,26 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
     return sum(sizes)
 
 
+def spans_processes(mesh: Mesh) -> bool:
+    """Whether other processes hold some of the mesh's devices, so that they have to take part in what runs on it."""
+    return any(device.process_index != jax.process_index() for device in mesh.devices.flat)
+
+
 def put_batch(batch: Batch, mesh: Mesh) -> dict[str, Array]:
-    """This process's rows of a batch -> image, label and weight of the whole batch, an equal share on each device."""
-    place, processes = split_batch(mesh), jax.process_count()
-    arrays = {"image": batch.image, "label": batch.label, "weight": batch.weight}
+    """This process's rows of a batch -> its arrays and "weight" of the whole batch, an equal share on each device."""
+    place, processes = split_batch(mesh), jax.process_count() if spans_processes(mesh) else 1
+    arrays = {**batch.arrays, "weight": batch.weight}
     return {
         name: jax.make_array_from_process_local_data(place, rows, (len(rows) * processes, *rows.shape[1:]))
         for name, rows in arrays.items()
     }
+
+
+def own_rows(tree: Any, mesh: Mesh) -> Any:
+    """Arrays split as `split_batch` does -> this process's rows, on the host."""
+    if spans_processes(mesh):
+        tree = multihost_utils.global_array_to_host_local_array(tree, mesh, split_batch(mesh).spec)
+    return jax.device_get(tree)
 
 
 def put_whole(tree: Any, shardings: Any) -> Any:

@@ -1,6 +1,6 @@
 """One step of training and one of validation, compiled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,11 +15,12 @@ from crosscale.engine.forward import forward, normalize
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
-from crosscale.tasks.task import Metrics, Task
+from crosscale.tasks.metric import DeviceBatch, State
+from crosscale.tasks.task import Losses, Task
 
-DeviceBatch = Mapping[str, Array]  # "image" (B, H, W, C) uint8, "label", "weight" (B,)
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Array]]]
-EvalStep = Callable[[Any, DeviceBatch], Metrics]
+EvalStep = Callable[[Any, DeviceBatch], tuple[State, dict[str, Array]]]
+Gradient = tuple[tuple[Losses, Array], Any]  # the summed losses and their weight; the gradient
 
 
 def make_train_step(
@@ -39,9 +40,10 @@ def make_train_step(
     """Compiles a training step.
 
     The returned function takes (and gives up) the state and a batch, and returns the new state and
-    scalars: "loss" (mean over the examples of weight > 0), "weight" (their number), "skipped" (that of the
-    others), "grad_norm", "lr", "finite" (bool), and the vector "bad" (bool, one per parameter in the order of
-    `parameter_names`). A step whose loss or gradient is not finite changes nothing but the step number.
+    scalars: "loss" (mean over the examples of weight > 0) and, of a loss of several parts, "loss_<part>" of each,
+    "weight" (the number of these examples), "skipped" (that of the others), "grad_norm", "lr", "finite" (bool), and
+    the vector "bad" (bool, one per parameter in the order of `parameter_names`). A step whose loss or gradient is not
+    finite changes nothing but the step number.
 
     Args:
       accumulate: parts in which the batch is computed, one after another.
@@ -50,29 +52,23 @@ def make_train_step(
       compiler_options: XLA's, of this program; None for the defaults.
     """
 
-    def part_loss(params: Any, batch: DeviceBatch, key: Array) -> tuple[Array, Array]:
-        augment_key, dropout_key = jax.random.split(key)
-        images, targets = task.augment(augment_key, normalize(batch["image"], spec), batch)
-        outputs = forward(model, {"params": params}, images, spec, train=True, rng=dropout_key)
-        return task.loss(outputs, targets, batch["weight"])
-
     whole, rows = replicated(mesh), split_batch(mesh)
     states: Any = whole if layout is None else layout
     parameters = whole if layout is None else layout.params
 
-    def gradient(params: Any, batch: DeviceBatch, key: Array) -> tuple[tuple[Array, Array], Any]:
-        value, grads = jax.value_and_grad(part_loss, has_aux=True)(params, batch, key)
-        # Summed over the devices into the parts that the optimizer works on, not whole into each device.
-        return value, jax.lax.with_sharding_constraint(grads, parameters)
+    gradient = _gradient(model, spec, task, parameters)
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         key = step_key(seed, state.step)
-        (loss, weight), grads = _accumulated(gradient, state.params, batch, key, accumulate)
+        (losses, weight), grads = _accumulated(gradient, state.params, batch, key, accumulate)
         # A factor, unlike a division, is computed again wherever a gradient is read, without a pass of its own.
         share = 1.0 / jnp.maximum(weight, 1.0)
-        loss, grads = loss * share, jax.tree.map(lambda grad: grad * share, grads)
+        losses, grads = jax.tree.map(lambda value: value * share, (losses, grads))
+        loss = sum(losses.values(), jnp.float32(0))
         lr = schedule(state.step)
         report = {"loss": loss, "weight": weight, "skipped": (batch["weight"] == 0).sum(), "lr": lr, **_health(grads)}
+        if len(losses) > 1:
+            report |= {f"loss_{name}": value for name, value in losses.items()}
         report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
         new = _updated(state, grads, optimizer, lr, ema_decay)
         # A batch in which no picture decoded teaches nothing; not even the decay may act on it.
@@ -84,20 +80,42 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
 
 
-def make_eval_step(model: nn.Module, spec: InputSpec, task: Task, mesh: Mesh, layout: Any = None) -> EvalStep:
-    """Compiles a validation step: (params, batch) -> the task's (sum, count) pairs.
+def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any) -> Callable[..., Gradient]:
+    """(params, batch, key) -> the summed losses and their weight, and the gradient of their sum, laid out as told."""
+
+    def summed_loss(params: Any, batch: DeviceBatch, key: Array) -> tuple[Array, tuple[Losses, Array]]:
+        augment_key, dropout_key = jax.random.split(key)
+        images, targets = task.augment(augment_key, normalize(batch["image"], spec), batch)
+        outputs = forward(model, {"params": params}, images, spec, train=True, rng=dropout_key)
+        losses, weight = task.loss(outputs, targets, batch["weight"])
+        return sum(losses.values(), jnp.float32(0)), (losses, weight)
+
+    def gradient(params: Any, batch: DeviceBatch, key: Array) -> Gradient:
+        (_, summed), grads = jax.value_and_grad(summed_loss, has_aux=True)(params, batch, key)
+        # Summed over the devices into the parts that the optimizer works on, not whole into each device.
+        return summed, jax.lax.with_sharding_constraint(grads, layout)
+
+    return gradient
+
+
+def make_eval_step(
+    model: nn.Module, spec: InputSpec, task: Task, mesh: Mesh, layout: Any = None, *, collect: bool = False
+) -> EvalStep:
+    """Compiles a validation step: (params, batch) -> the state of the task's metric for this batch, and rows.
 
     Args:
       layout: the shardings of the parameters; None for whole on every device.
+      collect: whether the rows that the metric collects of each example are wanted even where it does without.
     """
+    metric = task.metric
+    collect = collect or metric.collects
 
-    def eval_step(params: Any, batch: DeviceBatch) -> Metrics:
-        return task.metrics(forward(model, {"params": params}, batch["image"], spec), batch)
+    def eval_step(params: Any, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
+        outputs = forward(model, {"params": params}, batch["image"], spec)
+        return metric.update(metric.init(), outputs, batch), metric.collect(outputs, batch) if collect else {}
 
-    whole = replicated(mesh)
-    return jax.jit(
-        eval_step, in_shardings=(whole if layout is None else layout, split_batch(mesh)), out_shardings=whole
-    )
+    whole, rows = replicated(mesh), split_batch(mesh)
+    return jax.jit(eval_step, in_shardings=(whole if layout is None else layout, rows), out_shardings=(whole, rows))
 
 
 def parameter_names(params: Any) -> list[str]:
@@ -130,16 +148,11 @@ def _updated(
 
 
 def _accumulated(
-    gradient: Callable[..., tuple[tuple[Array, Array], Any]],
-    params: Any,
-    batch: DeviceBatch,
-    key: Array,
-    parts: int,
-) -> tuple[tuple[Array, Array], Any]:
-    """Summed loss, weight and gradient of a batch, computed in `parts` equal parts."""
+    gradient: Callable[..., Gradient], params: Any, batch: DeviceBatch, key: Array, parts: int
+) -> Gradient:
+    """Summed losses, weight and gradient of a batch, computed in `parts` equal parts."""
     if parts == 1:
-        whole: tuple[tuple[Array, Array], Any] = gradient(params, batch, key)
-        return whole
+        return gradient(params, batch, key)
     # Example i goes to part i % parts, so that each device's share splits without moving anything.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch))
     keys = jax.random.split(key, parts)
@@ -151,5 +164,5 @@ def _accumulated(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], split), keys[0]),
     )
-    total: tuple[tuple[Array, Array], Any] = jax.lax.scan(add_part, zeros, (split, keys))[0]
+    total: Gradient = jax.lax.scan(add_part, zeros, (split, keys))[0]
     return total

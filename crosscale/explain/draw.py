@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from crosscale.errors import RequestError
 from crosscale.explain.coordinates import Map
+from crosscale.tasks.task import CaptionLine
 
 # Dark to bright with rising lightness, so that it also reads in grey and with any colour vision: positions in
 # 0..1 and RGB.
@@ -25,13 +25,6 @@ _PANEL = 224  # smallest side of a panel in pixels
 _GAP = 14
 _LINE = 20
 _INK, _PAPER, _FAINT = (24, 24, 27), (255, 255, 255), (110, 110, 118)
-
-
-class Prediction(NamedTuple):
-    """What stands beside the picture: class names and probabilities (0..1), best first."""
-
-    classes: Sequence[str]
-    probabilities: Sequence[float]
 
 
 def colours(values: np.ndarray) -> np.ndarray:
@@ -84,12 +77,12 @@ def figure(
     picture: np.ndarray,
     maps: Sequence[Map],
     values: Mapping[str, np.ndarray],
-    prediction: Prediction | None = None,
+    caption: Sequence[CaptionLine] = (),
     *,
     strength: float = 0.65,
     position: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """The picture with the prediction, and beside it one column per scale and one row per kind of attention.
+    """The picture with what the model says of it, and beside it one column per scale and one row per kind of attention.
 
     The brightest colour is a map's peak, but at least three times its average; under each map stands how many times
     the average its peak is.
@@ -98,6 +91,7 @@ def figure(
       picture: (H, W, C) uint8, as the model saw it.
       maps: which maps, as `describe_maps` gives them.
       values: (H, W) by map name.
+      caption: lines below the picture; five at most are drawn.
       position: a place to mark, (y, x) as fractions of the picture.
     """
     kinds, scales = (list(dict.fromkeys(getattr(m, name) for m in maps)) for name in ("kind", "scale"))
@@ -113,8 +107,7 @@ def figure(
     _write(pen, (_GAP, _GAP), "picture", width)
     canvas.paste(_panel(_rgb(picture), (height, width)), (_GAP, top))
     _mark(pen, position, (_GAP, top), (height, width))
-    if prediction is not None:
-        _draw_prediction(pen, prediction, (_GAP, top + height + _GAP), width)
+    _draw_caption(pen, caption[:5], (_GAP, top + height + _GAP), width)
     for column, scale in enumerate(scales, start=1):
         _write(pen, (_GAP + column * column_width, _GAP), scale, width)
     for m in maps:
@@ -139,14 +132,14 @@ def _mark(
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
 
 
-def _draw_prediction(pen: ImageDraw.ImageDraw, prediction: Prediction, at: tuple[int, int], width: int) -> None:
-    """Class names with bars of their probabilities."""
+def _draw_caption(pen: ImageDraw.ImageDraw, caption: Sequence[CaptionLine], at: tuple[int, int], width: int) -> None:
+    """The lines, with bars of their shares."""
     x, y = at
-    for name, probability in zip(prediction.classes[:5], prediction.probabilities[:5], strict=True):
+    for text, value, share in caption:
         pen.rectangle((x, y, x + width, y + _LINE - 4), fill=(238, 238, 242))
-        pen.rectangle((x, y, x + round(width * probability), y + _LINE - 4), fill=(178, 196, 240))
-        _write(pen, (x + 4, y), name, width - 70)
-        _write(pen, (x + width - 58, y), f"{100 * probability:.1f} %", 58)
+        pen.rectangle((x, y, x + round(width * (share or 0.0)), y + _LINE - 4), fill=(178, 196, 240))
+        _write(pen, (x + 4, y), text, width - 70)
+        _write(pen, (x + width - 58, y), value, 58)
         y += _LINE
 
 

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,8 +19,8 @@ class Program:
 
     Attributes:
       predictor: the model, weights, input spec and class names.
-      preprocessing: True takes uint8 pictures and gives probabilities; False takes normalised float32 pictures
-        and gives logits.
+      preprocessing: True takes uint8 pictures and gives what the task makes of the outputs, such as probabilities;
+        False takes normalised float32 pictures and gives the outputs themselves, such as logits.
       any_size: the pictures' height and width are left open, in multiples of `step` pixels.
       step: what height and width are multiples of where they are open.
       smallest: the smallest side in pixels where they are open.
@@ -39,12 +38,12 @@ class Program:
 
     @property
     def output_name(self) -> str:
-        return "probabilities" if self.preprocessing else "logits"
+        return self.predictor.task.activation if self.preprocessing else "logits"
 
     def __call__(self, variables: Variables, images: Array) -> Array:
         """(B, H, W, C) of `input_dtype` -> (B, classes) float32."""
-        logits = forward(self.predictor.model, variables, images, self.predictor.spec).astype(jnp.float32)
-        return jax.nn.softmax(logits, axis=-1) if self.preprocessing else logits
+        outputs = forward(self.predictor.model, variables, images, self.predictor.spec).astype(jnp.float32)
+        return self.predictor.task.activate(outputs) if self.preprocessing else outputs
 
     def prepare(self, pictures: np.ndarray) -> np.ndarray:
         """(B, H, W, C) uint8 -> the function's input."""
@@ -70,6 +69,7 @@ class Program:
             # How a picture becomes `size`: shorter side to floor(size / crop_pct), centre cut out.
             "input_spec": asdict(spec),
             "classes": list(self.predictor.classes),
+            "task": self.predictor.task.name,
             "model": type(self.predictor.model).__name__,
             **extra,
         }

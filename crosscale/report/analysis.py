@@ -1,45 +1,24 @@
-"""One pass of a run's best weights over its held-out pictures: confusions, mistakes, attention."""
+"""One pass of a run's best weights over its held-out pictures: what the task finds in them, and attention."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
-from crosscale.contracts import Array, InputSpec, Source, Variables
-from crosscale.data import eval_batches, open_source
-from crosscale.engine.forward import forward
+from crosscale.contracts import Source
+from crosscale.engine.sharding import local_mesh
 from crosscale.errors import RequestError, WorkError
 from crosscale.explain import describe_maps, explain
-from crosscale.explain.draw import Prediction, figure
-from crosscale.predictor import Predictor, best_folder, read_config
+from crosscale.explain.draw import figure
+from crosscale.predictor import Predictor
+from crosscale.runs.validate import DEFAULT_BATCH, HeldOut, measure, open_held_out, stored_data
+from crosscale.tasks.sections import Section
+from crosscale.tasks.task import Examined
 
-MAX_MISTAKES = 24
 MAX_EXPLAINED = 4
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A picture that the model was sure of, wrongly.
-
-    Attributes:
-      id: of the example in its source.
-      truth: label.
-      predicted: label.
-      probability: of the predicted class, 0..1.
-      image: (H, W, C) uint8, as the model saw it.
-    """
-
-    id: str
-    truth: int
-    predicted: int
-    probability: float
-    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -56,46 +35,22 @@ class Analysis:
     """What the pass found.
 
     Attributes:
-      classes: names in label order.
-      confusion: (classes, classes) counts; rows are the truth, columns what was predicted.
-      mistakes: the most confident first.
+      sections: the task's, of the held-out pictures.
+      examples: pictures that count.
       explained: a few pictures with their attention; empty where the model has no maps.
       skipped: pictures that did not decode.
       images_per_second: of the pass, loading included.
     """
 
-    classes: tuple[str, ...]
-    confusion: np.ndarray
-    mistakes: list[Mistake]
+    sections: list[Section]
+    examples: int
     explained: list[Explained] = field(default_factory=list)
     skipped: int = 0
     images_per_second: float = float("nan")
 
-    @property
-    def examples(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def per_class(self) -> list[tuple[int, int]]:
-        """(right, all) per label."""
-        return [
-            (int(right), int(count))
-            for right, count in zip(self.confusion.diagonal(), self.confusion.sum(1), strict=True)
-        ]
-
-    def confused(self, limit: int) -> list[tuple[int, int, int]]:
-        """(truth, predicted, count) of the pairs that were taken for each other most often."""
-        wrong = self.confusion.copy()
-        np.fill_diagonal(wrong, 0)
-        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-        pairs = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order]
-        return [
-            (truth, predicted, int(wrong[truth, predicted])) for truth, predicted in pairs if wrong[truth, predicted]
-        ]
-
 
 def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Analysis:
-    """Runs the pass over the part that the run held out.
+    """Runs the pass over the part that the run held out, on this process's devices alone.
 
     Args:
       on_progress: told (pictures done, all pictures).
@@ -104,97 +59,70 @@ def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done,
       RequestError: there are no best weights yet, or the data is no longer where the run had it.
       WorkError: the pass failed.
     """
-    predictor = Predictor.from_run(folder)
-    stored: dict[str, Any] = read_config(best_folder(folder)).get("data", {})
-    if not stored.get("dir"):
-        raise RequestError(f"{folder}: does not say what it was trained on")
-    source = open_source(stored["dir"], "val", val_fraction=stored.get("val_fraction", 0.2), seed=stored.get("seed", 0))
-    labels = _labels(source, predictor.classes, folder)
-    count = len(predictor.classes)
-    confusion = np.zeros((count, count), np.int64)
-    mistakes: list[_Candidate] = []
-    skipped = done = 0
-    began = time.perf_counter()
-    batch_size = min(int(stored.get("batch_size", 256)), len(source))
-    with eval_batches(source, predictor.spec, batch_size=batch_size, on_bad_image="skip") as batches:
-        for batch in batches:
-            probabilities = np.asarray(
-                _probabilities(predictor.model, predictor.variables, batch.image, predictor.spec)
-            )
-            keep = batch.weight > 0
-            skipped += int(((batch.index >= 0) & ~keep).sum())
-            predicted = probabilities.argmax(-1)
-            truth = labels[batch.label]
-            np.add.at(confusion, (truth[keep], predicted[keep]), 1)
-            for i in np.flatnonzero(keep & (predicted != truth)):
-                mistakes.append(
-                    _Candidate(
-                        float(probabilities[i].max()),
-                        int(batch.index[i]),
-                        int(truth[i]),
-                        int(predicted[i]),
-                        batch.image[i].copy(),
-                    )
-                )
-            mistakes = sorted(mistakes, key=lambda m: (-m.probability, m.place))[:MAX_MISTAKES]
-            done += int((batch.index >= 0).sum())
-            on_progress(done, len(source))
-    seconds = max(time.perf_counter() - began, 1e-9)
-    named = [Mistake(source[m.place].id, m.truth, m.predicted, m.probability, m.image) for m in mistakes]
-    explained = _explain_some(predictor, source, named)
-    return Analysis(predictor.classes, confusion, named, explained, skipped, done / seconds)
+    predictor, stored = Predictor.from_run(folder), stored_data(folder)
+    source, _ = open_held_out(predictor.task, HeldOut(), stored, folder)
+    mesh = local_mesh()
+    wanted = min(int(stored.get("batch_size", DEFAULT_BATCH)), len(source))
+    found = measure(
+        predictor,
+        predictor.spec,
+        source,
+        mesh,
+        batch_size=mesh.size * -(-wanted // mesh.size),
+        collect=True,
+        on_batch=lambda done: on_progress(done, len(source)),
+        on_bad_image="skip",
+    )
+    examples = predictor.task.examples(predictor.spec)
+
+    def picture(position: int) -> np.ndarray:
+        return np.asarray(examples.validation(source[position])["image"])
+
+    examined = Examined(found.rows, found.targets, found.rows["index"], lambda place: source[place].id, picture)
+    return Analysis(
+        sections=predictor.task.sections(examined),
+        examples=int(found.metrics["examples"]),
+        explained=_explain_some(predictor, source, examined),
+        skipped=int(found.metrics["skipped"]),
+        images_per_second=found.metrics["images_per_second"],
+    )
 
 
-class _Candidate(NamedTuple):
-    probability: float
-    place: int
-    truth: int
-    predicted: int
-    image: np.ndarray
-
-
-@partial(jax.jit, static_argnames=("model", "spec"))
-def _probabilities(model: Any, variables: Variables, images: Array, spec: InputSpec) -> Array:
-    return jax.nn.softmax(forward(model, variables, images, spec).astype("float32"), axis=-1)
-
-
-def _labels(source: Source, classes: tuple[str, ...], folder: Path) -> np.ndarray:
-    positions = {name: index for index, name in enumerate(classes)}
-    unknown = [name for name in source.classes if name not in positions]
-    if unknown:
-        raise RequestError(f"{folder}: the data now has a class '{unknown[0]}' that the run was not trained for")
-    return np.array([positions[name] for name in source.classes], np.int32)
-
-
-def _explain_some(predictor: Predictor, source: Source, mistakes: list[Mistake]) -> list[Explained]:
-    """Attention over the surest mistake, and over evenly spread other pictures."""
+def _explain_some(predictor: Predictor, source: Source, examined: Examined) -> list[Explained]:
+    """Attention over the most telling picture, and over evenly spread others."""
     try:
         maps = describe_maps(predictor.model, predictor.spec.size)
     except RequestError:
         return []
-    from crosscale.data import eval_transform
-    from crosscale.data.decode import decode
-
-    pictures = [(m.id, predictor.classes[m.truth], m.image) for m in mistakes[:1]]
-    transform = eval_transform(predictor.spec)
-    for index in np.linspace(0, len(source) - 1, 2 * MAX_EXPLAINED).astype(int)[1::2]:
-        record = source[int(index)]
-        if len(pictures) == MAX_EXPLAINED or record.id in [name for name, _, _ in pictures]:
+    task = predictor.task
+    spread = np.linspace(0, len(source) - 1, 2 * MAX_EXPLAINED).astype(int)[1::2]
+    names: list[str] = []
+    truths: list[str] = []
+    pictures: list[np.ndarray] = []
+    for position in (*task.telling(examined)[:1], *map(int, spread)):
+        if len(names) == MAX_EXPLAINED or examined.name(position) in names:
             continue
         try:
-            image = transform(decode(record.image, predictor.spec.channels, record.id))
+            image, truth = examined.picture(position), task.truth(source[position].target)
         except WorkError:
             continue
-        pictures.append((record.id, source.classes[record.label], image))
+        names.append(examined.name(position))
+        truths.append(truth)
+        pictures.append(image)
     if not pictures:
         return []
-    images = np.stack([image for _, _, image in pictures])
+    images = np.stack(pictures)
     outputs, values = explain(predictor.model, predictor.variables, images, spec=predictor.spec)
-    probabilities = np.asarray(jax.nn.softmax(outputs.astype(np.float32), axis=-1))
-    found = []
-    for i, (name, truth, image) in enumerate(pictures):
-        best = np.argsort(-probabilities[i])[:3]
-        prediction = Prediction([predictor.classes[k] for k in best], [float(probabilities[i, k]) for k in best])
-        own = {key: value[i] for key, value in values.items()}
-        found.append(Explained(name, truth, figure(image, maps, own, prediction)))
-    return found
+    results = predictor.results(np.asarray(outputs), names)
+    return [
+        Explained(name, truth, figure(image, maps, _of(values, i), _few(result.caption())))
+        for i, (name, truth, image, result) in enumerate(zip(names, truths, pictures, results, strict=True))
+    ]
+
+
+def _of(values: Any, position: int) -> dict[str, np.ndarray]:
+    return {key: value[position] for key, value in values.items()}
+
+
+def _few(lines: Sequence[Any]) -> Sequence[Any]:
+    return lines[:3]

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from crosscale.report.records import Points
@@ -12,6 +13,7 @@ from crosscale.report.records import Points
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 14, 12, 40
 _MAX_POINTS = 400
+_MAX_MARKS = 2000
 STYLES = 8  # of lines and marks in the style sheet; further series begin again
 
 
@@ -142,6 +144,59 @@ def scatter(
         '<figure class="chart"><figcaption>{title}</figcaption>{legend}'
         '<svg viewBox="0 0 {w} {h}" role="group" aria-label="{title}">{body}</svg></figure>'
     ).format(title=title, legend=_legend(groups, "mark"), w=_WIDTH, h=_HEIGHT + 80, body=Markup("").join(parts))
+
+
+def points_chart(title: str, points: np.ndarray, x_label: str, y_label: str, *, diagonal: bool = False) -> Markup:
+    """Pairs of numbers (N, 2) as dots; `diagonal` draws the line on which both are equal, over one range."""
+    if not len(points):
+        return Markup(
+            '<figure class="chart"><figcaption>{}</figcaption><p class="faint">nothing yet</p></figure>'
+        ).format(title)
+    (x_low, y_low), (x_high, y_high) = points.min(0), points.max(0)
+    if diagonal:
+        x_low = y_low = min(x_low, y_low)
+        x_high = y_high = max(x_high, y_high)
+    x = _Axis(*_range(float(x_low), float(x_high), from_zero=False), False, _LEFT, _WIDTH - _RIGHT)
+    y = _Axis(*_range(float(y_low), float(y_high), from_zero=False), False, _HEIGHT + 80 - _BOTTOM, _TOP)
+    parts = [_axes(x, y, "{:g}".format, "{:g}".format, x_label, y_label)]
+    if diagonal:
+        parts.append(
+            Markup('<line class="grid" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+                x(x.low), y(x.low), x(x.high), y(x.high)
+            )
+        )
+    step = -(-len(points) // _MAX_MARKS)
+    parts += [_mark(x(float(a)), y(float(b)), 0, False) for a, b in points[::step]]
+    return Markup(
+        '<figure class="chart"><figcaption>{title}</figcaption>'
+        '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}: {n} points">{body}</svg></figure>'
+    ).format(title=title, w=_WIDTH, h=_HEIGHT + 80, n=len(points), body=Markup("").join(parts))
+
+
+def histogram(title: str, edges: np.ndarray, counts: np.ndarray, *, x_label: str) -> Markup:
+    """Bars of `counts` between neighbouring `edges` (one more than the counts)."""
+    x = _Axis(float(edges[0]), float(edges[-1]), False, _LEFT, _WIDTH - _RIGHT)
+    y = _Axis(0.0, float(max(counts.max(), 1)) * 1.04, False, _HEIGHT - _BOTTOM, _TOP)
+    parts = [_axes(x, y, "{:g}".format, "{:g}".format, x_label, "pictures")]
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        parts.append(
+            Markup(
+                '<rect class="dot s0" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">'
+                "<title>{:g} to {:g}: {}</title></rect>"
+            ).format(
+                x(float(low)),
+                y(float(count)),
+                max(x(float(high)) - x(float(low)) - 1, 0.5),
+                y(0.0) - y(float(count)),
+                low,
+                high,
+                int(count),
+            )
+        )
+    return Markup(
+        '<figure class="chart"><figcaption>{title}</figcaption>'
+        '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}">{body}</svg></figure>'
+    ).format(title=title, w=_WIDTH, h=_HEIGHT, body=Markup("").join(parts))
 
 
 def thinned(points: Points) -> Points:

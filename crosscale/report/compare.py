@@ -1,13 +1,15 @@
 """Several runs on one page: their curves over each other, what differs, and published models beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from crosscale.measure import Costs
 from crosscale.report.charts import Mark, Series, line_chart, scatter
-from crosscale.report.page import percent, render, shown_share, shown_value
-from crosscale.report.published import FAMILIES, published_rows
+from crosscale.report.page import percent, render, shown_measure, shown_value
+from crosscale.report.published import FAMILIES, PUBLISHED_MEASURE, published_rows
 from crosscale.report.records import Points, Run, flat_recipe
+from crosscale.tasks.measure import Measure
+from crosscale.tasks.task import Task
 
 MISSING = "\N{EN DASH}"
 
@@ -21,16 +23,21 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None]) -> str
     names = distinct_names(runs)
     warnings = []
     data = {str(run.recipe.get("data", {}).get("dir")) for run in runs}
-    if len(data) > 1:
+    kinds = list(dict.fromkeys(run.kind for run in runs))
+    if len(kinds) > 1:
+        learnt = ", ".join(kind.name for kind in kinds)
+        warnings.append(f"these runs learn different things ({learnt}), so their numbers do not compare.")
+    elif len(data) > 1:
         warnings.append("these runs were trained on different data, so their numbers do not compare directly.")
+    measures = {name: measure for kind in kinds for name, measure in kind.measures.items()}
     return render(
         "compare.html",
         title=f"{len(runs)} runs side by side",
         names=names,
         warnings=warnings,
-        result_columns=_RESULT_COLUMNS,
-        results=[_result(name, run, cost) for name, run, cost in zip(names, runs, costs, strict=True)],
-        charts=_charts(names, runs),
+        result_columns=("run", *(measure.label_with_unit for measure in measures.values()), *_COLUMNS),
+        results=[_result(name, run, cost, measures) for name, run, cost in zip(names, runs, costs, strict=True)],
+        charts=_charts(names, runs, kinds),
         differences=recipe_differences(runs),
         scatters=_scatters(names, runs, costs),
         published=published_rows(),
@@ -55,17 +62,14 @@ def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-_RESULT_COLUMNS = ("run", "top-1", "top-5", "loss, nats", "best epoch", "epochs", "parameters, M", "GMACs", "images/s")
+_COLUMNS = ("best epoch", "epochs", "parameters, M", "GMACs", "images/s")
 
 
-def _result(name: str, run: Run, costs: Costs | None) -> list[str]:
-    metrics = run.metrics
-    loss, rates = metrics.get("loss"), sorted(value for _, value in run.curves.rate)
+def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Measure]) -> list[str]:
+    rates = sorted(value for _, value in run.curves.rate)
     return [
         name,
-        shown_share(metrics.get("top1")),
-        shown_share(metrics.get("top5")),
-        f"{loss:.4f}" if isinstance(loss, float) else MISSING,
+        *(shown_measure(run, key) if key in run.kind.measures else MISSING for key in measures),
         str(run.best.get("epoch", MISSING)),
         f"{run.epochs:.4g}",
         f"{costs.parameters / 1e6:.2f}" if costs else MISSING,
@@ -74,24 +78,38 @@ def _result(name: str, run: Run, costs: Costs | None) -> list[str]:
     ]
 
 
-def _charts(names: Sequence[str], runs: Sequence[Run]) -> list[Any]:
-    def lines(curve: str, scale: bool = False) -> list[Series]:
+def _charts(names: Sequence[str], runs: Sequence[Run], kinds: Sequence[type[Task]]) -> list[Any]:
+    def lines(curve: Callable[[Run], Points], scale: bool = False) -> list[Series]:
         found: list[Series] = []
         for i, (name, run) in enumerate(zip(names, runs, strict=True)):
-            points: Points = getattr(run.curves, curve)
+            points = curve(run)
             found.append(Series(name, percent(points) if scale else points, i))
         return found
 
+    def measured(name: str) -> Callable[[Run], Points]:
+        return lambda run: run.curves.measures.get(name, [])
+
     in_percent = "{:.4g} %".format
+    loss_label = " or ".join(dict.fromkeys(kind.loss_label for kind in kinds))
+    main = [
+        line_chart(
+            f"{kind.measures[chart.names[0]].label.capitalize()} on held-out pictures",
+            lines(measured(chart.names[0]), chart.share),
+            y_label=chart.y_label,
+            shown=in_percent if chart.share else "{:.4g}".format,
+        )
+        for kind in kinds
+        for chart in kind.charts
+    ]
     return [
-        line_chart("Top-1 on held-out pictures", lines("top1", True), y_label="accuracy, %", shown=in_percent),
-        line_chart("Loss on held-out pictures", lines("val_loss"), y_label="cross-entropy, nats"),
-        line_chart("Training loss", lines("loss"), y_label="cross-entropy, nats"),
-        line_chart("Learning rate", lines("lr"), y_label="learning rate", from_zero=True),
-        line_chart("Training speed", lines("rate"), y_label="images/s", from_zero=True),
+        *main,
+        line_chart("Loss on held-out pictures", lines(measured("loss")), y_label=loss_label),
+        line_chart("Training loss", lines(lambda run: run.curves.loss), y_label=loss_label),
+        line_chart("Learning rate", lines(lambda run: run.curves.lr), y_label="learning rate", from_zero=True),
+        line_chart("Training speed", lines(lambda run: run.curves.rate), y_label="images/s", from_zero=True),
         line_chart(
             "Waiting for data",
-            lines("data_wait", True),
+            lines(lambda run: run.curves.data_wait, True),
             y_label="share of the time, %",
             shown=in_percent,
             from_zero=True,
@@ -101,13 +119,13 @@ def _charts(names: Sequence[str], runs: Sequence[Run]) -> list[Any]:
 
 def _scatters(names: Sequence[str], runs: Sequence[Run], costs: Sequence[Costs | None]) -> list[Any]:
     rows = published_rows()
-    by_macs = [Mark(r.name, r.family, r.gmacs, r.top1, 1 + FAMILIES.index(r.family)) for r in rows]
-    by_params = [Mark(r.name, r.family, r.params, r.top1, 1 + FAMILIES.index(r.family)) for r in rows]
+    by_macs = [Mark(r.name, r.family, r.gmacs, r.accuracy, 1 + FAMILIES.index(r.family)) for r in rows]
+    by_params = [Mark(r.name, r.family, r.params, r.accuracy, 1 + FAMILIES.index(r.family)) for r in rows]
     for name, run, cost in zip(names, runs, costs, strict=True):
-        top1 = run.metrics.get("top1")
-        if cost is not None and isinstance(top1, int | float):
-            by_macs.append(Mark(name, "these runs", cost.formula_macs / 1e9, 100 * top1, 0, True))
-            by_params.append(Mark(name, "these runs", cost.parameters / 1e6, 100 * top1, 0, True))
+        accuracy = run.metrics.get(PUBLISHED_MEASURE)
+        if cost is not None and isinstance(accuracy, int | float):
+            by_macs.append(Mark(name, "these runs", cost.formula_macs / 1e9, 100 * accuracy, 0, True))
+            by_params.append(Mark(name, "these runs", cost.parameters / 1e6, 100 * accuracy, 0, True))
     shown = "{:.3g}".format
     return [
         scatter(

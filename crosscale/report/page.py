@@ -1,28 +1,23 @@
 """The page of one run: what the template shows, put into words and numbers with units."""
 
-import base64
 import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
-from crosscale.experiment import package_version
-from crosscale.report.analysis import Analysis, Mistake
+from crosscale.report.analysis import Analysis, Explained
+from crosscale.report.blocks import data_url, drawn_section
 from crosscale.report.charts import Series, line_chart
 from crosscale.report.records import Run, repeat_command
-
-TABLE_CLASSES = 25  # up to here the confusion matrix is a table of numbers, beyond a picture
-MAX_CONFUSED = 30
-THUMBNAIL = 160  # longest side in pixels
+from crosscale.runtime import package_version
+from crosscale.tasks.task import Chart
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -35,29 +30,25 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
       warnings: sentences for the top of the page.
       costs: the model's `measure.Costs`, where they are known.
     """
-    curves = run.curves
-    found = {} if analysis is None else _analysis_parts(analysis)
-    names = ["curves", *(("classes", "confusion", "mistakes") if analysis else ())]
-    names += ["attention"] if analysis and analysis.explained else []
+    curves, kind = run.curves, run.kind
+    sections = analysis.sections if analysis else []
+    contents = [("curves", "Curves"), *((section.id, section.short) for section in sections)]
+    contents += [("attention", "Attention")] if analysis and analysis.explained else []
     return render(
         "run.html",
         title=f"Run {run.name}",
         subtitle=_subtitle(run),
-        sections=[(name, name.capitalize()) for name in (*names, "speed", "repeat", "recipe")],
+        contents=[*contents, ("speed", "Speed"), ("repeat", "Repeat"), ("recipe", "Recipe")],
         tiles=_tiles(run, costs),
         warnings=[*_own_warnings(run), *warnings],
         charts=[
             line_chart(
                 "Loss",
-                [Series("training", curves.loss), Series("held-out pictures", curves.val_loss, 1)],
-                y_label="cross-entropy, nats",
+                [Series("training", curves.loss), Series("held-out pictures", curves.measures.get("loss", []), 1)],
+                y_label=kind.loss_label,
             ),
-            line_chart(
-                "Accuracy on held-out pictures",
-                [Series("top-1", percent(curves.top1)), Series("top-5", percent(curves.top5), 1)],
-                y_label="accuracy, %",
-                shown="{:.4g} %".format,
-            ),
+            *_part_charts(run),
+            *(measure_chart(chart, run) for chart in kind.charts),
             line_chart("Learning rate", [Series("learning rate", curves.lr)], y_label="learning rate", from_zero=True),
             line_chart(
                 "Waiting for data",
@@ -68,13 +59,14 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
             ),
         ],
         analysis=analysis,
+        sections=[drawn_section(section) for section in sections],
+        explained=[_explained(entry) for entry in analysis.explained] if analysis else [],
         best_epoch=run.best.get("epoch", "unknown"),
         speed=_speed(run, analysis),
         command=repeat_command(run),
         original_command=run.environment.get("command"),
         versions=list(run.environment.get("versions", {}).items()),
         recipe=_recipe(run.recipe),
-        **found,
     )
 
 
@@ -93,6 +85,16 @@ def render(template: str, **values: Any) -> str:
     )
 
 
+def measure_chart(chart: Chart, run: Run) -> Markup:
+    """A task's chart of its measures over the epochs."""
+    lines = []
+    for style, name in enumerate(chart.names):
+        points = run.curves.measures.get(name, [])
+        lines.append(Series(run.kind.measures[name].label, percent(points) if chart.share else points, style))
+    shown = "{:.4g} %" if chart.share else "{:.4g}"
+    return line_chart(chart.title, lines, y_label=chart.y_label, shown=shown.format)
+
+
 def percent(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Fractions as percent."""
     return [(x, 100 * y) for x, y in points]
@@ -103,12 +105,6 @@ def shown_bytes(value: Any) -> str:
     if not isinstance(value, int):
         return "not known"
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
-
-
-def shown_share(value: Any) -> str:
-    """A fraction as percent; a dash where there is none."""
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return f"{100 * value:.2f} %" if known else "\N{EN DASH}"
 
 
 @lru_cache(maxsize=1)
@@ -134,12 +130,14 @@ def _own_warnings(run: Run) -> list[str]:
 
 
 def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
-    metrics, planned = run.metrics, run.planned_epochs
-    loss, epoch = metrics.get("loss"), run.best.get("epoch", "?")
-    tiles = [
-        ("best top-1", shown_share(metrics.get("top1")), f"epoch {epoch}"),
-        ("top-5", shown_share(metrics.get("top5")), "at the same time"),
-        ("loss", f"{loss:.4f}" if isinstance(loss, float) else "\N{EN DASH}", "nats, at the same time"),
+    planned, measures = run.planned_epochs, run.kind.measures
+    best = run.best_measure
+    tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {run.best.get('epoch', '?')}")]
+    for name, measure in measures.items():
+        if name != best:
+            unit = f"{measure.unit}, " if measure.unit else ""
+            tiles.append((measure.label, shown_measure(run, name), f"{unit}at the same time"))
+    tiles += [
         ("epochs", f"{run.epochs:.4g}", f"of {planned}" if planned else ""),
         ("steps", f"{run.steps:,}", ""),
     ]
@@ -149,6 +147,26 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
             ("GMACs", f"{costs.macs / 1e9:.3g}", "10\N{SUPERSCRIPT NINE} per picture"),
         ]
     return [{"name": name, "value": value, "note": note} for name, value, note in tiles]
+
+
+def shown_measure(run: Run, name: str) -> str:
+    """A number of the run's best validation, as its task reads it; a dash where there is none."""
+    value = run.metrics.get(name)
+    return run.kind.measures[name].shown(value if isinstance(value, int | float) else None)
+
+
+def _part_charts(run: Run) -> list[Markup]:
+    """Of a training loss of several parts, each of them."""
+    parts = run.curves.parts
+    if not parts:
+        return []
+    lines = [Series(name, points, style) for style, (name, points) in enumerate(parts.items())]
+    return [line_chart("Parts of the training loss", lines, y_label=run.kind.loss_label)]
+
+
+def _explained(entry: Explained) -> dict[str, Any]:
+    size = {"width": entry.figure.width, "height": entry.figure.height}
+    return {"id": entry.id, "truth": entry.truth, "image": data_url(entry.figure), **size}
 
 
 def _speed(run: Run, analysis: Analysis | None) -> list[tuple[str, str]]:
@@ -186,102 +204,3 @@ def shown_value(value: Any) -> str:
     """A recipe's value as YAML would write it on one line, long lists cut."""
     text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else value
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _analysis_parts(analysis: Analysis) -> dict[str, Any]:
-    names = analysis.classes
-    rows = [
-        {
-            "name": name,
-            "right": right,
-            "count": count,
-            "percent": f"{100 * right / count:.1f}" if count else "0",
-            "shown": f"{100 * right / count:.1f} %" if count else "no pictures",
-        }
-        for name, (right, count) in sorted(
-            zip(names, analysis.per_class, strict=True), key=lambda row: _lowest_first(*row[1])
-        )
-    ]
-    small = len(names) <= TABLE_CLASSES
-    return {
-        "classes": names,
-        "class_rows": rows,
-        "confused": [(names[t], names[p], n) for t, p, n in analysis.confused(MAX_CONFUSED)],
-        "matrix_rows": _matrix_rows(analysis) if small else None,
-        "matrix_image": None if small else _matrix_image(analysis.confusion),
-        "matrix_data": None if small else _matrix_data(analysis),
-        "mistakes": [_mistake(m, names) for m in analysis.mistakes],
-        "explained": [
-            {
-                "id": e.id,
-                "truth": e.truth,
-                "image": data_url(e.figure),
-                "width": e.figure.width,
-                "height": e.figure.height,
-            }
-            for e in analysis.explained
-        ],
-        "attention_note": "crosscale explain draws the same for any picture.",
-    }
-
-
-def _lowest_first(right: int, count: int) -> tuple[bool, float]:
-    """Sorts by accuracy, classes without a picture last."""
-    return count == 0, right / max(count, 1)
-
-
-def _matrix_rows(analysis: Analysis) -> list[tuple[str, list[dict[str, Any]]]]:
-    rows = []
-    for t, (name, counts) in enumerate(zip(analysis.classes, analysis.confusion, strict=True)):
-        total = max(int(counts.sum()), 1)
-        cells = [
-            {
-                "count": int(n),
-                "percent": f"{85 * n / total:.0f}",
-                "wrong": bool(n) and p != t,
-                "taken": analysis.classes[p],
-            }
-            for p, n in enumerate(counts)
-        ]
-        rows.append((name, cells))
-    return rows
-
-
-def _matrix_image(confusion: np.ndarray) -> str:
-    """One pixel a cell, or a whole number of them; a single mistake among a thousand is still seen."""
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    shade = np.where(confusion > 0, 0.25 + 0.75 * np.sqrt(share), 0.0)[..., None]
-    right = np.eye(len(confusion), dtype=bool)[..., None]
-    colour = np.where(right, np.array([29.0, 95, 208]), np.array([194.0, 65, 12]))
-    pixels = np.rint(255 + shade * (colour - 255)).astype(np.uint8)
-    image = Image.fromarray(pixels)
-    factor = max(1, 720 // len(confusion))
-    return data_url(image.resize((image.width * factor,) * 2, Image.Resampling.NEAREST), "PNG")
-
-
-def _matrix_data(analysis: Analysis) -> Markup:
-    cells = [[int(t), int(p), int(analysis.confusion[t, p])] for t, p in np.argwhere(analysis.confusion)]
-    text = json.dumps({"classes": analysis.classes, "cells": cells}, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))  # a class name must not end the script element
-
-
-def _mistake(mistake: Mistake, names: Sequence[str]) -> dict[str, Any]:
-    image = Image.fromarray(mistake.image[..., 0] if mistake.image.shape[-1] == 1 else mistake.image[..., :3])
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return {
-        "id": mistake.id,
-        "truth": names[mistake.truth],
-        "predicted": names[mistake.predicted],
-        "shown": f"{100 * mistake.probability:.1f} % sure",
-        "image": data_url(image),
-        "width": image.width,
-        "height": image.height,
-        "tiny": max(image.size) < THUMBNAIL // 2,
-    }
-
-
-def data_url(image: Image.Image, kind: str = "WEBP") -> str:
-    """The picture inside the page."""
-    buffer = BytesIO()
-    image.save(buffer, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -9,9 +9,14 @@ from typing import Any
 
 from crosscale.engine.run_folder import BEST, ENVIRONMENT, METRICS, RECIPE, holds_run
 from crosscale.errors import RequestError
+from crosscale.tasks.registry import DEFAULT, task_kind
+from crosscale.tasks.task import Task
 from crosscale.typed import read_yaml
 
 Points = list[tuple[float, float]]  # (epoch, value)
+
+_RATE = "images_per_second"
+_PART = "loss_"  # before the name of a part of the training loss
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,8 @@ class Curves:
 
     Attributes:
       loss: training loss, averaged over the steps between two lines of the log.
-      val_loss: loss on the held-out part.
-      top1: accuracy there, as a fraction.
-      top5: likewise.
+      parts: of a training loss of several parts, each of them by name.
+      measures: what each validation gave, by name, such as "loss".
       lr: learning rate.
       data_wait: share of the training time that was spent waiting for data.
       rate: training images a second.
@@ -30,9 +34,8 @@ class Curves:
     """
 
     loss: Points = field(default_factory=list)
-    val_loss: Points = field(default_factory=list)
-    top1: Points = field(default_factory=list)
-    top5: Points = field(default_factory=list)
+    parts: dict[str, Points] = field(default_factory=dict)
+    measures: dict[str, Points] = field(default_factory=dict)
     lr: Points = field(default_factory=list)
     data_wait: Points = field(default_factory=list)
     rate: Points = field(default_factory=list)
@@ -63,8 +66,19 @@ class Run:
     @property
     def epochs(self) -> float:
         """How far the run has come."""
-        ends = [points[-1][0] for points in (self.curves.loss, self.curves.val_loss) if points]
+        ends = [points[-1][0] for points in (self.curves.loss, *self.curves.measures.values()) if points]
         return max(ends, default=0.0)
+
+    @property
+    def kind(self) -> type[Task]:
+        """What the run learns."""
+        name = self.best.get("task") or (self.recipe.get("task") or {}).get("name", DEFAULT)
+        return task_kind(name)
+
+    @property
+    def best_measure(self) -> str:
+        """The measure that the best weights were chosen by."""
+        return (self.recipe.get("validate") or {}).get("best") or self.kind.best
 
     @property
     def planned_epochs(self) -> int | None:
@@ -73,7 +87,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Of the best validation: "top1", "top5", "loss", "examples", ..."""
+        """Of the best validation: the task's measures, "examples", ..."""
         return dict(self.best.get("metrics") or {})
 
 
@@ -147,15 +161,21 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
 
 def _curves(lines: list[dict[str, Any]]) -> Curves:
     curves = Curves()
-    wanted = {
-        "train": {"loss": "loss", "lr": "lr", "data_wait": "data_wait", "rate": "images_per_second"},
-        "validate": {"val_loss": "loss", "top1": "top1", "top5": "top5", "val_rate": "images_per_second"},
+    own = {
+        "train": {"loss": curves.loss, "lr": curves.lr, "data_wait": curves.data_wait, _RATE: curves.rate},
+        "validate": {_RATE: curves.val_rate},
     }
     for line in lines:
-        for curve, key in wanted.get(str(line.get("kind")), {}).items():
-            epoch, value = _number(line.get("epoch")), _number(line.get(key))
-            if epoch is not None and value is not None:
-                getattr(curves, curve).append((epoch, value))
+        kind, epoch = str(line.get("kind")), _number(line.get("epoch"))
+        for name, found in line.items():
+            if epoch is None or (value := _number(found)) is None or name in ("kind", "step", "epoch"):
+                continue
+            if name in own.get(kind, {}):
+                own[kind][name].append((epoch, value))
+            elif kind == "validate":
+                curves.measures.setdefault(name, []).append((epoch, value))
+            elif kind == "train" and name.startswith(_PART):
+                curves.parts.setdefault(name.removeprefix(_PART), []).append((epoch, value))
     return curves
 
 

@@ -49,7 +49,7 @@ class Service:
         self._device = ThreadPoolExecutor(1, "device")
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
         self._batcher = Batcher(
-            served.logits,
+            served.outputs,
             sizes=settings.batch_sizes,
             max_delay=settings.max_delay,
             executor=self._device,
@@ -90,7 +90,7 @@ class Service:
         return await self._answer(request, "explanations", self._explain_one)
 
     async def _answer(
-        self, request: Request, key: str, work: Callable[[Asked, np.ndarray], Awaitable[dict[str, Any]]]
+        self, request: Request, key: str, work: Callable[[Asked, str, np.ndarray], Awaitable[dict[str, Any]]]
     ) -> Response:
         settings = self.settings
         if not self.ready:
@@ -100,7 +100,7 @@ class Service:
             body = await read_body(request, settings)
             try:
                 async with asyncio.timeout(settings.answer_seconds):
-                    asked = await parse(kind, request.headers, body, settings)
+                    asked = await parse(kind, request.headers, body, settings, self.served.task.result_options)
                     with self.pictures.hold(len(asked.uploads)):
                         results = await asyncio.gather(*(self._one(asked, item, work) for item in asked.uploads))
             except TimeoutError:
@@ -115,26 +115,26 @@ class Service:
         return JSONResponse(answer, status)
 
     async def _one(
-        self, asked: Asked, upload: Upload, work: Callable[[Asked, np.ndarray], Awaitable[dict[str, Any]]]
+        self, asked: Asked, upload: Upload, work: Callable[[Asked, str, np.ndarray], Awaitable[dict[str, Any]]]
     ) -> tuple[int, dict[str, Any]]:
         """The status and the result of one picture."""
-        result: dict[str, Any] = {"source": upload.name, "classes": [], "probabilities": [], "error": None}
         try:
             image = await self._on(
                 self._decoders, self.served.prepare, upload.data, upload.name, self.settings.max_pixels
             )
-            result |= await work(asked, image)
+            result = await work(asked, upload.name, image)
         except Refused as refusal:
             self.metrics.pictures.labels("refused").inc()
-            return refusal.status, {**result, "error": refusal.reason}
+            return refusal.status, self.served.failure(upload.name, refusal.reason)
         self.metrics.pictures.labels("answered").inc()
         return 200, result
 
-    async def _predict_one(self, asked: Asked, image: np.ndarray) -> dict[str, Any]:
-        return self.served.decode(await self._batcher.submit(image), asked.top_k)
+    async def _predict_one(self, asked: Asked, name: str, image: np.ndarray) -> dict[str, Any]:
+        return self.served.result(await self._batcher.submit(image), name, asked.options)
 
-    async def _explain_one(self, asked: Asked, image: np.ndarray) -> dict[str, Any]:
-        return await self._on(self._device, self.served.explain, image, asked.position, asked.top_k)
+    async def _explain_one(self, asked: Asked, name: str, image: np.ndarray) -> dict[str, Any]:
+        found = await self._on(self._device, self.served.explain, image, name, asked.position, asked.options)
+        return dict(found)
 
     async def _on(self, pool: ThreadPoolExecutor, work: Callable[..., Any], *words: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *words)
@@ -156,7 +156,10 @@ class Service:
         return JSONResponse(
             {
                 "model": served.name,
-                "classes": list(served.classes),
+                "task": served.task.name,
+                "title": served.task.title,
+                "noun": served.task.noun,
+                "classes": list(served.task.labels),
                 "size": list(served.spec.size),
                 "channels": served.spec.channels,
                 "maps": [{"name": m.name, "kind": m.kind, "scale": m.scale} for m in served.maps],
@@ -171,7 +174,7 @@ class Service:
 
     async def describe(self, request: Request) -> Response:
         """GET /openapi.json."""
-        return JSONResponse(openapi(self.settings))
+        return JSONResponse(openapi(self.settings, self.served.task))
 
     async def home(self, request: Request) -> Response:
         """GET /: the page."""

@@ -5,7 +5,7 @@ import base64
 import binascii
 import json
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,8 +14,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from crosscale.serve.settings import Refused, Settings
+from crosscale.tasks.task import ResultOption
 
 _LONGEST_NAME = 100
+
+Options = Mapping[str, ResultOption]
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Asked:
 
     Attributes:
       uploads: the pictures, one or more.
-      top_k: how many classes to name.
+      options: of the results, as the task has them.
       position: (y, x) as fractions of height and width; None asks of no place in particular.
     """
 
     uploads: tuple[Upload, ...]
-    top_k: int = 5
+    options: Mapping[str, int] = field(default_factory=dict)
     position: tuple[float, float] | None = None
 
 
@@ -82,12 +85,16 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(parts)
 
 
-async def parse(kind: str, headers: Any, body: bytes, settings: Settings) -> Asked:
-    """The pictures and options in a body. Raises Refused: 400 malformed, 413 too many pictures."""
+async def parse(kind: str, headers: Any, body: bytes, settings: Settings, options: Options) -> Asked:
+    """The pictures and options in a body. Raises Refused: 400 malformed, 413 too many pictures.
+
+    Args:
+      options: of the task's results.
+    """
     if kind == "json":
-        asked = await asyncio.to_thread(_parse_json, body)
+        asked = await asyncio.to_thread(_parse_json, body, options)
     else:
-        asked = await _parse_multipart(headers, body, settings)
+        asked = await _parse_multipart(headers, body, settings, options)
     if not asked.uploads:
         raise Refused(400, 'no pictures in the request; send files, or {"images": ["<base64>", ...]}')
     if len(asked.uploads) > settings.max_images:
@@ -95,7 +102,7 @@ async def parse(kind: str, headers: Any, body: bytes, settings: Settings) -> Ask
     return asked
 
 
-def _parse_json(body: bytes) -> Asked:
+def _parse_json(body: bytes, options: Options) -> Asked:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -103,10 +110,11 @@ def _parse_json(body: bytes) -> Asked:
         raise Refused(400, f"the body is not JSON ({reason}); it may have been cut off") from None
     if not isinstance(found, dict) or not isinstance(found.get("images"), list):
         raise Refused(400, 'the body must be {"images": ["<base64>", ...]}')
-    if unknown := sorted(set(found) - {"images", "top_k", "position"}):
-        raise Refused(400, f"unknown key '{unknown[0]}'; there are images, top_k and position")
+    if unknown := sorted(set(found) - {"images", *options, "position"}):
+        known = ", ".join(["images", *options])
+        raise Refused(400, f"unknown key '{unknown[0]}'; there are {known} and position")
     uploads = tuple(_json_upload(index, entry) for index, entry in enumerate(found["images"]))
-    return Asked(uploads, _top_k(found.get("top_k")), _position(found.get("position")))
+    return Asked(uploads, _given(found, options), _position(found.get("position")))
 
 
 def _json_upload(index: int, entry: Any) -> Upload:
@@ -123,7 +131,7 @@ def _json_upload(index: int, entry: Any) -> Upload:
         raise Refused(400, f"images[{index}] is not base64; encode the bytes of the image file") from None
 
 
-async def _parse_multipart(headers: Any, body: bytes, settings: Settings) -> Asked:
+async def _parse_multipart(headers: Any, body: bytes, settings: Settings, options: Options) -> Asked:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -141,19 +149,19 @@ async def _parse_multipart(headers: Any, body: bytes, settings: Settings) -> Ask
             raise Refused(413, f"too many pictures; the limit is {settings.max_images} a request") from None
         raise Refused(400, f"the form is malformed ({reason})") from None
     try:
-        return await _read_form(form)
+        return await _read_form(form, options)
     finally:
         await form.close()
 
 
-async def _read_form(form: FormData) -> Asked:
+async def _read_form(form: FormData, options: Options) -> Asked:
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     uploads = [Upload(clean_name(file.filename, index), await file.read()) for index, file in enumerate(files)]
     texts: Mapping[str, Any] = {key: value for key, value in form.multi_items() if isinstance(value, str)}
     position: Any = texts.get("position") or None
     if position is not None:
         position = position.split(",")
-    return Asked(tuple(uploads), _top_k(texts.get("top_k") or None), _position(position))
+    return Asked(tuple(uploads), _given(texts, options), _position(position))
 
 
 def clean_name(name: Any, index: int) -> str:
@@ -163,13 +171,20 @@ def clean_name(name: Any, index: int) -> str:
     return text or f"image/{index}"
 
 
-def _top_k(value: Any) -> int:
-    if value is None:
-        return 5
+def _given(found: Mapping[str, Any], options: Options) -> dict[str, int]:
+    """The options that are given: neither null nor an empty field."""
+    return {
+        name: _whole(name, found[name], option.minimum)
+        for name, option in options.items()
+        if found.get(name) not in (None, "")
+    }
+
+
+def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise Refused(400, f"top_k={str(value)[:20]}: a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise Refused(400, f"{name}={str(value)[:20]}: a whole number of at least {least}")
     return value
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from crosscale.serve.settings import Settings
+from crosscale.tasks.task import Task
 
 _REASONS = {
     400: "The body is malformed: not JSON, not base64, a form that is cut off, a bad option.",
@@ -17,8 +18,8 @@ _REASONS = {
 }
 
 
-def openapi(settings: Settings) -> dict[str, Any]:
-    """The document for a service with these limits."""
+def openapi(settings: Settings, task: Task) -> dict[str, Any]:
+    """The document for a service of this task with these limits."""
     from crosscale import __version__
 
     security: list[Any] = [{"token": []}] if settings.token is not None else []
@@ -27,10 +28,10 @@ def openapi(settings: Settings) -> dict[str, Any]:
         "info": {
             "title": "crosscale serve",
             "version": __version__,
-            "description": "Classes of pictures by a cross-scale vision transformer, and where it looked.",
+            "description": f"{task.title} of pictures by a cross-scale vision transformer, and where it looked.",
         },
         "paths": {
-            "/v1/predict": {"post": _post("Classes and probabilities of pictures", "Predictions", settings, security)},
+            "/v1/predict": {"post": _post(f"{task.title} of pictures", "Predictions", settings, security)},
             "/v1/explain": {
                 "post": _post("As predict, with the attention over each picture", "Explanations", settings, security)
             },
@@ -58,7 +59,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
             },
         },
         "components": {
-            "schemas": _schemas(settings),
+            "schemas": _schemas(settings, task),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -103,15 +104,19 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _schemas(settings: Settings) -> dict[str, Any]:
+def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
     text, number = {"type": "string"}, {"type": "number"}
     base64 = {"type": "string", "contentEncoding": "base64"}
     image = {"anyOf": [base64, _object({"name": text, "data": base64}, "data")]}
-    top_k = {"type": "integer", "minimum": 1, "default": 5}
+    options = {
+        name: {"type": "integer", "minimum": option.minimum, "default": option.default, "description": option.help}
+        for name, option in task.result_options.items()
+    }
+    line = _object({"text": text, "value": text, "share": {"type": ["number", "null"]}})
     found = {
         "source": text,
-        "classes": {"type": "array", "items": text},
-        "probabilities": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+        **task.schema,
+        "caption": {"type": "array", "items": line, "description": "the result in lines for people"},
         "error": {"type": ["string", "null"]},
     }
     place = {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 2, "maxItems": 2}
@@ -125,7 +130,7 @@ def _schemas(settings: Settings) -> dict[str, Any]:
         "Request": _object(
             {
                 "images": {"type": "array", "minItems": 1, "maxItems": settings.max_images, "items": image},
-                "top_k": top_k,
+                **options,
                 "position": {**place, "description": "y and x as fractions; CrossFormer only"},
             },
             "images",
@@ -133,7 +138,7 @@ def _schemas(settings: Settings) -> dict[str, Any]:
         "Form": _object(
             {
                 "images": files,
-                "top_k": top_k,
+                **options,
                 "position": {"type": "string", "description": "y,x as fractions; CrossFormer only"},
             }
         ),
@@ -142,6 +147,9 @@ def _schemas(settings: Settings) -> dict[str, Any]:
         "Model": _object(
             {
                 "model": text,
+                "task": text,
+                "title": text,
+                "noun": text,
                 "classes": texts,
                 "size": {"type": "array", "items": {"type": "integer"}},
                 "channels": {"type": "integer"},

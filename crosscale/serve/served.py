@@ -1,7 +1,7 @@
-"""The model behind the service: from the bytes of a picture to its input, classes and attention maps."""
+"""The model behind the service: from the bytes of a picture to its input, result and attention maps."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -32,7 +32,7 @@ class Served:
         self.predictor = predictor
         self.name = name
         self.spec = predictor.spec
-        self.classes = predictor.classes
+        self.task = predictor.task
         try:
             self.maps = describe_maps(predictor.model, self.spec.size)
         except RequestError:
@@ -75,21 +75,30 @@ class Served:
         if width * height > max_pixels:
             raise Refused(413, f"{name}: too large: {width:,} x {height:,} pixels; the limit is {max_pixels:,} in all")
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, C) uint8 -> (B, classes) float32."""
-        return np.asarray(self.predictor.logits(images), np.float32)
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) uint8 -> the model's outputs, (B, ...) float32."""
+        return np.asarray(self.predictor.outputs(images), np.float32)
 
-    def decode(self, logits: Array, top_k: int) -> dict[str, Any]:
-        """One picture's logits (classes,) -> its most probable classes and their probabilities.
+    def result(self, outputs: Array, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """One picture's outputs -> what the task says of it, in JSON's types, and lines of it for people.
+
+        Args:
+          options: of the task's results, checked.
 
         Raises:
-          WorkError: the logits are not finite.
+          WorkError: the outputs are not finite.
         """
-        (best,) = self.predictor.decode(logits[None], top_k)
-        return {"classes": [name for name, _ in best], "probabilities": [value for _, value in best]}
+        (result,) = self.predictor.results(outputs[None], [name], **options)
+        return {**result.json(), "caption": [line._asdict() for line in result.caption()]}
 
-    def explain(self, image: np.ndarray, position: tuple[float, float] | None, top_k: int) -> dict[str, Any]:
-        """One picture's classes, the picture as the model sees it, and its attention maps, as base64 PNG.
+    def failure(self, name: str, reason: str) -> dict[str, Any]:
+        """What stands in the place of a picture that could not be used."""
+        return {**self.task.failure(name, reason).json(), "caption": []}
+
+    def explain(
+        self, image: np.ndarray, name: str, position: tuple[float, float] | None, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """One picture's result, the picture as the model sees it, and its attention maps, as base64 PNG.
 
         White is the value that `crosscale explain` draws brightest; "peak" says how many times even attention the
         largest weight is.
@@ -118,7 +127,7 @@ class Served:
                 }
             )
         picture = image[:, :, 0] if image.shape[2] == 1 else image
-        return {**self.decode(found.outputs[0], top_k), "picture": _png(picture), "maps": maps}
+        return {**self.result(found.outputs[0], name, options), "picture": _png(picture), "maps": maps}
 
     def warm_up(
         self, sizes: Sequence[int], on_shape: Callable[[str, int, int], None] = lambda what, done, total: None
@@ -134,11 +143,11 @@ class Served:
         total = len(sizes) + bool(self.maps)
         for done, size in enumerate(sizes):
             on_shape(f"compiling for {size} picture{'s' if size > 1 else ''} at once", done, total)
-            logits = self.logits(np.zeros((size, *self.spec.size, self.spec.channels), np.uint8))
-            self.decode(logits[0], 1)
+            outputs = self.outputs(np.zeros((size, *self.spec.size, self.spec.channels), np.uint8))
+            self.result(outputs[0], "", {})
         if self.maps:
             on_shape("compiling the attention maps", len(sizes), total)
-            self.explain(np.zeros((*self.spec.size, self.spec.channels), np.uint8), None, 1)
+            self.explain(np.zeros((*self.spec.size, self.spec.channels), np.uint8), "", None, {})
         on_shape("compiled", total, total)
 
 

@@ -1,11 +1,11 @@
-"""Classification with a teacher: soft or hard distillation (Touvron et al.: DeiT, ICML 2021, section 4).
+"""Any task with logits, with a teacher: soft or hard distillation (Touvron et al.: DeiT, ICML 2021, section 4).
 
 DeiT gives the teacher's share a token and a classifier of its own; the models here have none, so that both shares
 act on the same logits, as in the paper's ablation without that token ("usual" and "hard" distillation, Table 3).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,14 +15,15 @@ import optax
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
-from crosscale.tasks.classification import Classification
+from crosscale.tasks.metric import DeviceBatch
+from crosscale.tasks.task import Losses, Task
 
 _USUAL = {"soft": 0.1, "hard": 0.5}  # the paper's shares
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """A teacher whose answers are learnt beside the labels."""
+    """A teacher whose answers are learnt beside the targets."""
 
     teacher: str | None = None
     """A run folder, or a preset; null trains without a teacher."""
@@ -33,7 +34,7 @@ class DistillSettings:
     temperature: float = 3.0
     """Divides both models' logits (soft)."""
     share: float | None = None
-    """Of the teacher in the loss, the rest is the labels'; null is 0.1 for soft and 0.5 for hard."""
+    """The teacher's share of the loss, the targets have the rest; null is 0.1 for soft and 0.5 for hard."""
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -42,38 +43,53 @@ class DistillSettings:
             raise RequestError(f"distill.share={self.share}: must lie in 0 <= value <= 1")
 
 
-@dataclass(frozen=True)
-class Distillation(Classification):
-    """Classification that also learns from a teacher; validation is that of `Classification`.
+class Distilled:
+    """A task that also learns from a teacher; in all but the training loss it is the task itself."""
 
-    Attributes:
-      teacher: normalised (and augmented) images (B, H, W, C) -> logits (B, num_classes).
-      distill: how its answers count.
-    """
+    def __init__(self, task: Task, teacher: Callable[[Array], Array], settings: DistillSettings) -> None:
+        """
+        Args:
+          task: whose outputs are logits, with the classes last.
+          teacher: normalised (and augmented) images (B, H, W, C) -> logits of the outputs' shape.
+          settings: how its answers count.
 
-    teacher: Callable[[Array], Array] | None = None
-    distill: DistillSettings = DistillSettings()
+        Raises:
+          RequestError: the task has no logits.
+        """
+        if not task.has_logits:
+            raise RequestError(f"distill.teacher: the task '{task.name}' has no logits that a teacher could teach")
+        self.task = task
+        self.teacher = teacher
+        self.settings = settings
 
-    def augment(self, key: Array, images: Array, batch: Mapping[str, Array]) -> tuple[Array, Any]:
-        """As `Classification.augment`; the targets come with the teacher's logits on the same images."""
-        assert self.teacher is not None
-        images, targets = super().augment(key, images, batch)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Any]:
+        """As the task's; the targets come with the teacher's logits on the same images."""
+        images, targets = self.task.augment(key, images, batch)
         return images, (targets, jax.lax.stop_gradient(self.teacher(images)))
 
-    def loss(self, outputs: Array, targets: Any, weight: Array) -> tuple[Array, Array]:
-        """(1 - share) * cross-entropy + share * the teacher's part (DeiT, eqs. 2 and 3), summed; sum of weights.
+    def loss(self, outputs: Array, targets: Any, weight: Array) -> tuple[Losses, Array]:
+        """(1 - share) * the task's parts, and share * the teacher's part (DeiT, eqs. 2 and 3); sum of weights.
 
         Soft: temperature^2 * KL(teacher || student) of the probabilities at that temperature. Hard: the
-        cross-entropy with the teacher's most probable class.
+        cross-entropy with the teacher's most probable class. Of maps the mean over the places.
         """
-        labels, teacher = targets
-        share = _USUAL[self.distill.kind] if self.distill.share is None else self.distill.share
-        logits, teacher = outputs.astype(jnp.float32), teacher.astype(jnp.float32)
-        if self.distill.kind == "hard":
-            taught = optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(-1))
-        else:
-            tau = self.distill.temperature
-            log_p, log_q = (jax.nn.log_softmax(z / tau) for z in (teacher, logits))
-            taught = tau**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
-        losses = (1 - share) * optax.softmax_cross_entropy(logits, labels) + share * taught
-        return jnp.where(weight > 0, losses * weight, 0.0).sum(), weight.sum()
+        own, taught = targets
+        settings = self.settings
+        share = _USUAL[settings.kind] if settings.share is None else settings.share
+        parts, count = self.task.loss(outputs, own, weight)
+        losses = _taught(outputs.astype(jnp.float32), taught.astype(jnp.float32), settings)
+        losses = losses.reshape(losses.shape[0], -1).mean(-1)
+        teacher = jnp.where(weight > 0, losses * weight, 0.0).sum()
+        return {**{name: (1 - share) * part for name, part in parts.items()}, "teacher": share * teacher}, count
+
+
+def _taught(logits: Array, teacher: Array, settings: DistillSettings) -> Array:
+    """(..., classes) twice -> (...)."""
+    if settings.kind == "hard":
+        return optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(-1))
+    tau = settings.temperature
+    log_p, log_q = (jax.nn.log_softmax(z / tau) for z in (teacher, logits))
+    return tau**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)

@@ -1,32 +1,321 @@
-"""What the engine asks of a task. Another task is another file here; the engine stays as it is."""
+"""What the rest of the package asks of a task. Another task is another folder here, and one line in `registry`.
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+A task is made twice in its life: by `from_data`, from a recipe's options and the opened training data, and by
+`from_artifact`, from what a trained model's folder says. Both make the same object, so that training, validation,
+prediction, export and the service read the model's outputs in one way.
+"""
 
-from crosscale.contracts import Array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, count), both scalars
+import numpy as np
+
+from crosscale.contracts import Array, Examples, InputSpec, Source
+from crosscale.data.augment import Augment
+from crosscale.errors import RequestError
+from crosscale.tasks.measure import Measure
+from crosscale.tasks.metric import DeviceBatch, Metric
+from crosscale.tasks.sections import Section
+
+Split = Literal["train", "val", "all"]
+Losses = dict[str, Array]  # parts by name, each summed over the examples times their weights
+
+
+@dataclass(frozen=True)
+class DeclaredData:
+    """How large the data is, where it is not at hand; None where the recipe does not say.
+
+    Attributes:
+      train_images: examples to train on.
+      val_images: examples held out.
+      outputs: classes, or whatever else the model's outputs stand for.
+      labels: their names.
+    """
+
+    train_images: int | None = None
+    val_images: int | None = None
+    outputs: int | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of numbers over the epochs, as the report draws it.
+
+    Attributes:
+      names: of the measures, a line each.
+      y_label: of the axis.
+      share: the numbers are fractions, drawn as percent.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    y_label: str
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A pass over held-out examples, for the report.
+
+    Attributes:
+      rows: what the task's metric collected of each example, (N, ...) by name.
+      targets: the examples' target arrays, (N, ...) by name.
+      index: (N,) positions in the source.
+      name: position in the source -> the example's id.
+      picture: position in the source -> (H, W, C) uint8, as the model saw it.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+    index: np.ndarray
+    name: Callable[[int], str]
+    picture: Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ResultOption:
+    """A whole number that says how much a result tells.
+
+    Attributes:
+      help: for the command line.
+    """
+
+    default: int
+    minimum: int
+    metavar: str
+    help: str
+
+
+class CaptionLine(NamedTuple):
+    """A line beside a picture: text, what stands at its end, and the share of it that is shaded (None for none)."""
+
+    text: str
+    value: str
+    share: float | None = None
+
+
+class Result(Protocol):
+    """What a model says of one picture, or why nothing can be said of it.
+
+    Attributes:
+      source: the file's path, or "image/<position>" for bytes and arrays.
+      error: one line on why the picture could not be used; None where it could.
+    """
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def error(self) -> str | None: ...
+
+    def json(self) -> dict[str, Any]:
+        """In JSON's types, "source" and "error" among them; the same keys whether there is an error or not."""
+        ...
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Cells for people, a line or several, under the task's `columns`; none where there is an error."""
+        ...
+
+    def caption(self) -> list[CaptionLine]:
+        """A few short lines for beside a drawing of the picture; none where there is an error."""
+        ...
 
 
 class Task(Protocol):
-    """Everything that depends on what is learnt. All methods but `decode` are pure and run inside jit."""
+    """Everything that depends on what is learnt.
 
-    def augment(self, key: Array, images: Array, batch: Mapping[str, Array]) -> tuple[Array, Any]:
+    Attributes:
+      name: as the recipe and the artifact spell it.
+      Options: dataclass of the keys of the recipe's section `task`; its field `name` is the task's.
+      labels: what the model's outputs are called, in order.
+      best: the measure that chooses the best checkpoint where the recipe does not say.
+      measures: of each number that `metric` gives, in the order in which they are shown.
+      metric: what a validation counts.
+      has_logits: whether the outputs are class scores whose softmax means something, so that a teacher can be learnt.
+      columns: headers of the results' rows, behind the one of the source.
+      numeric: those of them that are set to the right.
+      activation: what `activate` gives, for the description of an exported program.
+      noun: what the labels are, in plural: "classes".
+      result_options: of `results`, by name.
+      schema: of the results' JSON, as OpenAPI describes properties.
+      title: above a result, for people.
+      loss_label: of the loss's axis in a chart.
+      charts: of the other measures.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    has_logits: ClassVar[bool]
+    columns: ClassVar[tuple[str, ...]]
+    numeric: ClassVar[tuple[str, ...]]
+    activation: ClassVar[str]
+    noun: ClassVar[str]
+    result_options: ClassVar[Mapping[str, ResultOption]]
+    schema: ClassVar[Mapping[str, Any]]
+    title: ClassVar[str]
+    best: ClassVar[str]
+    measures: ClassVar[Mapping[str, Measure]]
+    loss_label: ClassVar[str]
+    charts: ClassVar[tuple[Chart, ...]]
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    # Made from data or from an artifact.
+
+    @classmethod
+    def open(cls, place: str | Path, split: Split, *, val_fraction: float, seed: int, options: Any = None) -> Source:
+        """One part of a data set for training. Raises RequestError, WorkError.
+
+        Args:
+          options: the recipe's, of the class `Options`; None is their defaults.
+        """
+        ...
+
+    @classmethod
+    def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
+        """Sources of the declared sizes, without examples. Raises RequestError where a size is missing."""
+        ...
+
+    @classmethod
+    def from_data(cls, options: Any, augment: Augment, source: Source) -> "Task":
+        """The task that a recipe asks for on its training data. Raises RequestError."""
+        ...
+
+    @classmethod
+    def from_artifact(cls, labels: Sequence[str], options: Mapping[str, Any]) -> "Task":
+        """The task of a trained model: `labels` and `artifact_options` as they were. Raises RequestError."""
+        ...
+
+    def artifact_options(self) -> dict[str, Any]:
+        """What `from_artifact` needs besides the labels, as JSON holds it."""
+        ...
+
+    # The model's end.
+
+    def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
+        """Constructor fields that the task decides, such as the number of outputs.
+
+        Args:
+          given: the recipe's constructor fields.
+          place: of the data, for the error.
+
+        Raises:
+          RequestError: one of them says otherwise.
+        """
+        ...
+
+    def check_outputs(self, shape: Sequence[int]) -> None:
+        """Raises RequestError unless outputs of one picture of this shape are the task's."""
+        ...
+
+    # On the host.
+
+    def examples(
+        self, spec: InputSpec, augment: Augment | None = None, decode: Literal["exact", "fast"] = "exact"
+    ) -> Examples:
+        """What becomes of a record; without `augment` for validation alone."""
+        ...
+
+    def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
+        """Any data for a task that is trained, with its targets counted as the task counts them.
+
+        Raises:
+          RequestError: the data is not there, or of other labels.
+        """
+        ...
+
+    def check_recorded(self, recorded: Sequence[str], place: str | Path) -> None:
+        """Raises RequestError unless the labels are those that a recipe recorded."""
+        ...
+
+    def target_bytes(self) -> int:
+        """Of one example's targets on the device, for the estimate of memory."""
+        ...
+
+    # On the device: pure, inside jit.
+
+    def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Any]:
         """Normalised training images and their batch -> the images and the targets of this step."""
         ...
 
-    def loss(self, outputs: Any, targets: Any, weight: Array) -> tuple[Array, Array]:
-        """The summed loss of the examples, each times its weight, and the sum of the weights."""
+    def loss(self, outputs: Any, targets: Any, weight: Array) -> tuple[Losses, Array]:
+        """The loss's parts, each summed over the examples times their weights, and the sum of the weights.
+
+        The training minimises the sum of the parts; where there are several, each is logged.
+        """
         ...
 
-    def metrics(self, outputs: Any, batch: Mapping[str, Array]) -> Metrics:
-        """(sum, count) pairs on a validation batch; examples of weight 0 do not count."""
+    def activate(self, outputs: Any) -> Array:
+        """The outputs as an exported program gives them."""
         ...
 
-    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """What "best" means: of two validations the one with the larger tuple."""
+    # What people see.
+
+    def results(self, outputs: Any, sources: Sequence[str], **options: Any) -> list[Any]:
+        """A `Result` of each picture.
+
+        Args:
+          outputs: of the pictures, on the host.
+          **options: those of `result_options`; `check_result_options` checks them.
+        """
         ...
 
-    def decode(self, outputs: Any, classes: Sequence[str], k: int) -> list[Any]:
-        """Readable results, one per example."""
+    def failure(self, source: str, error: str) -> Any:
+        """The `Result` of a picture that could not be used."""
         ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a dry run tells of the task, by JSON key."""
+        ...
+
+    def headline(self, metrics: Mapping[str, float | None]) -> str:
+        """A validation in a few words, the best measure first."""
+        ...
+
+    def sections(self, examined: Examined) -> list[Section]:
+        """The report's sections about held-out examples."""
+        ...
+
+    def telling(self, examined: Examined) -> list[int]:
+        """Positions in the source of the examples to look at first, such as the surest mistakes."""
+        ...
+
+    def truth(self, target: Any) -> str:
+        """A record's target in words."""
+        ...
+
+
+def check_labels(wanted: Sequence[str], found: Sequence[str], message: str, *, one: str, many: str) -> None:
+    """Raises RequestError unless the names are the same in the same order.
+
+    Args:
+      message: of the error, with {} where the difference is named.
+      one: what a name is of, such as "class".
+      many: the same of several, such as "classes".
+    """
+    if tuple(wanted) == tuple(found):
+        return
+    missing = [name for name in wanted if name not in found]
+    further = [name for name in found if name not in wanted]
+    if missing:
+        what = f"the {one} '{missing[0]}' is missing"
+    else:
+        what = f"there is a further {one} '{further[0]}'" if further else f"the {many} stand in another order"
+    raise RequestError(message.format(what))
+
+
+def check_result_options(task: Task | type[Task], options: Mapping[str, int]) -> None:
+    """Raises RequestError for an option of `results` that the task does not have, or that is below its minimum."""
+    for name, value in options.items():
+        if name not in task.result_options:
+            known = ", ".join(task.result_options) or "none"
+            raise RequestError(f"{name} does not go with the task {task.name}; it has {known}")
+        if value < (least := task.result_options[name].minimum):
+            raise RequestError(f"{name}={value}: at least {least}")

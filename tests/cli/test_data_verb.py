@@ -48,8 +48,8 @@ def test_written_folder_holds_the_same_pictures(capsys, tmp_path):
     assert again["splits"] == result["splits"]
     source = open_source("digits", "val")
     record = source[0]
-    files = sorted((out / "val" / source.classes[record.label]).glob("*.png"))
-    assert len(files) == result["splits"]["val"]["counts"][source.classes[record.label]]
+    files = sorted((out / "val" / source.classes[record.target]).glob("*.png"))
+    assert len(files) == result["splits"]["val"]["counts"][source.classes[record.target]]
     pictures = [np.asarray(Image.open(file)) for file in files]
     assert any(np.array_equal(picture, record.image) for picture in pictures)
 

@@ -27,7 +27,7 @@ def counted(tiny_run):
     for item, record in zip(
         predictor.predict([record.image for record in records], top_k=10, batch_size=64), records, strict=True
     ):
-        rank = item.classes.index(source.classes[record.label])
+        rank = item.classes.index(source.classes[record.target])
         top1 += rank < 1
         top5 += rank < 5
         loss -= np.log(item.probabilities[rank])
@@ -65,7 +65,7 @@ def folder(tmp_path):
     written = {"3": 0, "7": 0}
     for index in range(len(source)):
         record = source[index]
-        name = source.classes[record.label]
+        name = source.classes[record.target]
         if written.get(name, 6) < 6:
             place = tmp_path / "data" / ("train" if written[name] % 2 else "val") / name
             place.mkdir(parents=True, exist_ok=True)

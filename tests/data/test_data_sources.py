@@ -16,7 +16,7 @@ def test_digits_are_split_once_and_for_all():
     assert len(set(ids[0]) | set(ids[1])) == 1797
     # The split is part of the published number: it must not move with library versions.
     assert ids[1][:5] == [f"digits/{i:04d}" for i in (48, 49, 160, 178, 292)]
-    labels = np.array([val[i].label for i in range(len(val))])
+    labels = np.array([val[i].target for i in range(len(val))])
     assert set(np.bincount(labels)) <= {35, 36, 37}
 
 
@@ -26,7 +26,7 @@ def test_digits_pixels():
     for i in range(0, len(source), 50):
         record = source[i]
         original = int(record.id.split("/")[1])
-        assert record.label == data.target[original]
+        assert record.target == data.target[original]
         assert record.image.dtype == np.uint8
         np.testing.assert_allclose(record.image, data.images[original] * 255 / 16, atol=0.5)
 

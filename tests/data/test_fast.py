@@ -11,6 +11,7 @@ from PIL import Image
 from crosscale.contracts import InputSpec, Record
 from crosscale.data import Augment, train_batches, train_transform
 from crosscale.data.decode import BadImage, decode
+from crosscale.data.examples import ImageExamples
 from crosscale.data.fast import fast_train_transform, warp_affine
 from crosscale.data.rand_augment import RandAugment, pillow_affine
 from crosscale.data.transforms import operations
@@ -115,7 +116,7 @@ def test_full_recipe_in_the_loader(jpeg):
     options = {"batch_size": 4, "seed": 1, "epochs": 1}
     found = []
     for _ in range(2):
-        with train_batches(Photos(), SPEC, Augment(), decode="fast", **options) as batches:
+        with train_batches(Photos(), ImageExamples(SPEC, Augment(), decode="fast"), **options) as batches:
             found.append(np.stack([batch.image for batch in batches]))
     assert found[0].shape == (2, 4, 96, 96, 3)
     np.testing.assert_array_equal(*found)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosscale.build import run_training
 from crosscale.data import fast, open_source
 from crosscale.recipe import load
+from crosscale.runs.train import run_training
 
 # Two standard errors of the difference of two accuracies around 96 %, each of 360 held-out digits: 2 sqrt(2) 1.03.
 POINTS = 3.0
@@ -34,7 +34,7 @@ def digits_as_jpegs(tmp_path_factory):
         for index in range(len(source)):
             record = source[index]
             grey = Image.fromarray(np.asarray(record.image).reshape(8, 8)).resize((SIZES[index % 2],) * 2, 3)
-            path = root / split / source.classes[record.label] / f"{index}.jpg"
+            path = root / split / source.classes[record.target] / f"{index}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             grey.convert("RGB").save(path, quality=92)
     return root

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import crosscale.build as building
-from crosscale.build import run_training
+import crosscale.runs.train as building
 from crosscale.errors import WorkError
 from crosscale.recipe import load
+from crosscale.runs.train import run_training
 
 SMALL = {
     "model.options.img_size": "[16]",

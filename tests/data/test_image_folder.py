@@ -36,12 +36,12 @@ def test_train_and_val_folders(make_folder, grey):
     )
     train, val = open_source(root, "train"), open_source(root, "val")
     assert list(train.classes) == list(val.classes) == ["a", "b"]
-    assert [(train[i].id, train[i].label) for i in range(len(train))] == [
+    assert [(train[i].id, train[i].target) for i in range(len(train))] == [
         ("train/a/1.PNG", 0),
         ("train/a/deep/er/0.Png", 0),
         ("train/b/2.png", 1),
     ]
-    assert [(val[i].id, val[i].label) for i in range(len(val))] == [("val/a/3.png", 0), ("val/b/4.png", 1)]
+    assert [(val[i].id, val[i].target) for i in range(len(val))] == [("val/a/3.png", 0), ("val/b/4.png", 1)]
     assert int(np.asarray(decode(train[2].image, 1, "x"))[0, 0]) == 2
 
 
@@ -73,7 +73,7 @@ def test_symbolic_links(make_folder, grey):
     (root / "a" / "self").symlink_to("self")
     (root / "b" / "linked.png").symlink_to(root / "a" / "0.png")
     train, val = open_source(root, "train"), open_source(root, "val")
-    labels = [source[i].label for source in (train, val) for i in range(len(source))]
+    labels = [source[i].target for source in (train, val) for i in range(len(source))]
     assert labels.count(1) == 2  # b's own picture and the linked one; a's loop ends
     assert all(source[i].image for source in (train, val) for i in range(len(source)))
 
@@ -88,7 +88,7 @@ def test_class_of_train_that_val_lacks(make_folder, grey, caplog):
     with caplog.at_level(logging.WARNING, "crosscale.data"):
         val = open_source(root, "val")
     assert [(record.name, "'a'" in record.getMessage()) for record in caplog.records] == [("crosscale.data", True)]
-    assert (len(val), val[0].label) == (1, 1)
+    assert (len(val), val[0].target) == (1, 1)
 
 
 @pytest.mark.parametrize("layout", ["train/{}", "{}"])
@@ -146,7 +146,7 @@ def test_digits_written_as_a_folder_are_the_same_data(tmp_path):
         folder = open_source(tmp_path / "digits", split)
         assert (len(folder), list(folder.classes)) == (len(source), list(source.classes))
         for i in range(len(source)):  # in the same order, so that training is the same too
-            assert folder[i].label == source[i].label
+            assert folder[i].target == source[i].target
             np.testing.assert_array_equal(np.asarray(decode(folder[i].image, 1, "x")), source[i].image)
     with pytest.raises(RequestError, match="already exists"):
         write_image_folder(sources, tmp_path / "digits")

@@ -22,7 +22,7 @@ def refusal(data_dir, split="train"):
 
 
 def pairs(source):
-    return [(source[i].id, source[i].label) for i in range(len(source))]
+    return [(source[i].id, source[i].target) for i in range(len(source))]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from crosscale.contracts import InputSpec
 from crosscale.data import Augment, eval_batches, open_source, steps_per_epoch, train_batches
+from crosscale.data.examples import ImageExamples
 from crosscale.data.sources import ArraySource
 from crosscale.errors import RequestError, WorkError
 
@@ -40,7 +41,7 @@ def assert_same(found, expected):
 
 def train(source, **options):
     defaults = {"batch_size": 8, "seed": 3, "epochs": 3, "threads": 2}
-    return train_batches(source, SPEC, Augment(), **(defaults | options))
+    return train_batches(source, ImageExamples(SPEC, Augment()), **(defaults | options))
 
 
 def test_batches_hold_what_they_say():
@@ -48,9 +49,9 @@ def test_batches_hold_what_they_say():
     (first, *_) = batches = take(train(source, epochs=1))
     assert len(batches) == steps_per_epoch(source, 8) == 2
     assert (first.image.shape, first.image.dtype) == ((8, 16, 16, 1), np.uint8)
-    assert (first.label.dtype, first.weight.dtype, first.index.dtype) == (np.int32, np.float32, np.int64)
+    assert (first.arrays["label"].dtype, first.weight.dtype, first.index.dtype) == (np.int32, np.float32, np.int64)
     assert (first.weight == 1).all()
-    np.testing.assert_array_equal(first.label, first.index % 3)
+    np.testing.assert_array_equal(first.arrays["label"], first.index % 3)
 
 
 def test_epochs_are_shuffled_anew_and_drop_another_remainder():
@@ -118,7 +119,8 @@ def test_seed_changes_order_and_pixels():
 def test_evaluation_counts_every_example_once(hosts, count):
     source = numbered(count)
     runs = [
-        take(eval_batches(source, SPEC, batch_size=8, threads=1, host_index=i, host_count=hosts)) for i in range(hosts)
+        take(eval_batches(source, ImageExamples(SPEC), batch_size=8, threads=1, host_index=i, host_count=hosts))
+        for i in range(hosts)
     ]
     assert {len(run) for run in runs} == {-(-count // 8)}
     seen = []
@@ -127,7 +129,7 @@ def test_evaluation_counts_every_example_once(hosts, count):
             assert batch.image.shape == (8 // hosts, 16, 16, 1)
             real = batch.weight == 1
             seen += batch.index[real].tolist()
-            np.testing.assert_array_equal(batch.label[real], batch.index[real] % 3)
+            np.testing.assert_array_equal(batch.arrays["label"][real], batch.index[real] % 3)
             assert (batch.index[~real] == -1).all()
             assert (batch.weight[~real] == 0).all()
     assert sorted(seen) == list(range(count))
@@ -136,7 +138,10 @@ def test_evaluation_counts_every_example_once(hosts, count):
 def test_evaluation_with_workers():
     source = numbered(23)
     options = {"batch_size": 8, "threads": 1}
-    assert_same(take(eval_batches(source, SPEC, workers=2, **options)), take(eval_batches(source, SPEC, **options)))
+    assert_same(
+        take(eval_batches(source, ImageExamples(SPEC), workers=2, **options)),
+        take(eval_batches(source, ImageExamples(SPEC), **options)),
+    )
 
 
 @pytest.fixture
@@ -150,7 +155,7 @@ def damaged(make_folder, grey, encode, photo):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_image_is_an_error_that_names_the_file(damaged, workers):
     source = open_source(damaged, "train")
-    iterator = train_batches(source, SPEC, Augment(), batch_size=7, seed=0, workers=workers)
+    iterator = train_batches(source, ImageExamples(SPEC, Augment()), batch_size=7, seed=0, workers=workers)
     with (
         iterator,
         pytest.raises(WorkError, match=r"^train/a/3\.png: .*truncated.*on_bad_image: skip") as caught,
@@ -164,7 +169,9 @@ def test_bad_image_is_an_error_that_names_the_file(damaged, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_image_is_skipped_and_told(damaged, workers):
     source = open_source(damaged, "train")
-    with train_batches(source, SPEC, Augment(), batch_size=7, seed=0, workers=workers, on_bad_image="skip") as iterator:
+    with train_batches(
+        source, ImageExamples(SPEC, Augment()), batch_size=7, seed=0, workers=workers, on_bad_image="skip"
+    ) as iterator:
         batch = next(iterator)
         assert len(iterator.errors) == 1
         assert iterator.errors[0].startswith("train/a/3.png: ")
@@ -177,18 +184,18 @@ def test_bad_image_is_skipped_and_told(damaged, workers):
 def test_bad_image_in_evaluation(damaged):
     source = open_source(damaged, "val")
     with (
-        eval_batches(source, SPEC, batch_size=4) as iterator,
+        eval_batches(source, ImageExamples(SPEC), batch_size=4) as iterator,
         pytest.raises(WorkError, match=r"val/a/3\.png"),
     ):
         next(iterator)
-    batches = take(eval_batches(source, SPEC, batch_size=4, on_bad_image="skip"))
+    batches = take(eval_batches(source, ImageExamples(SPEC), batch_size=4, on_bad_image="skip"))
     assert sum(batch.weight.sum() for batch in batches) == 6
 
 
 def test_file_that_disappears(damaged):
     source = open_source(damaged, "val")
     (damaged / "val/a/5.png").unlink()
-    with eval_batches(source, SPEC, batch_size=4, on_bad_image="skip") as iterator:
+    with eval_batches(source, ImageExamples(SPEC), batch_size=4, on_bad_image="skip") as iterator:
         errors = [error for _ in iterator for error in iterator.errors]
     assert any("val/a/5.png" in error and "no such file" in error for error in errors)
 
@@ -223,11 +230,12 @@ def test_closed_iterator_ends():
 ORPHAN = """
 import multiprocessing, sys, time
 from crosscale.contracts import InputSpec
-from crosscale.data import Augment, open_source, train_batches
+from crosscale.data import Augment, ImageExamples, open_source, train_batches
 
 if __name__ == "__main__":
     spec = InputSpec(size=(16, 16), channels=1, mean=(.5,), std=(.5,))
-    batches = train_batches(open_source("digits", "train"), spec, Augment(), batch_size=16, seed=0, workers=1)
+    examples = ImageExamples(spec, Augment())
+    batches = train_batches(open_source("digits", "train"), examples, batch_size=16, seed=0, workers=1)
     next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
     time.sleep(60)

@@ -17,6 +17,7 @@ from crosscale.contracts import InputSpec, Source
 from crosscale.data import Augment, open_source, train_batches
 from crosscale.data import index_cache as cache
 from crosscale.data.decode import BadImage, decode
+from crosscale.data.examples import ImageExamples
 from crosscale.errors import RequestError, WorkError
 
 
@@ -77,7 +78,7 @@ def contents(source):
     assert len({record.id for record in records}) == len(records)
     again = pickle.loads(pickle.dumps(source))
     assert [again[i] for i in range(len(again))] == records
-    return [(value(record), record.label) for record in records]
+    return [(value(record), record.target) for record in records]
 
 
 def test_webdataset_shards(make_tar, tmp_path):
@@ -177,7 +178,9 @@ def test_parquet_reads_each_row_group_once_an_epoch(make_parquet, tmp_path, monk
         lambda self, g: (reads.append(g) if g not in self._cached else None, original(self, g))[1],
     )
     spec = InputSpec(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
-    with train_batches(source, spec, Augment.none(), batch_size=8, seed=3, epochs=2, threads=0) as batches:
+    with train_batches(
+        source, ImageExamples(spec, Augment.none()), batch_size=8, seed=3, epochs=2, threads=0
+    ) as batches:
         seen = [batch.index.tolist() for batch in batches]
     assert len(reads) == 10  # five groups in each of two epochs
     for epoch in (seen[:5], seen[5:]):
@@ -218,7 +221,7 @@ import sys, crosscale.data as d
 from crosscale.errors import RequestError, WorkError
 try:
     source = d.open_source(sys.argv[1], "train")
-    print(len(source), list(source.classes), source[0].label)
+    print(len(source), list(source.classes), source[0].target)
 except (RequestError, WorkError) as error:
     print(type(error).__name__, error)
 """
@@ -292,7 +295,7 @@ def test_npz_with_splits(tmp_path):
     np.savez(tmp_path / "x.npz", **arrays, test_images=images[:1], test_labels=np.array([[2]]))
     train, val = (open_source(tmp_path / "x.npz", split) for split in ("train", "val"))
     assert list(train.classes) == list(val.classes) == ["0", "1", "2"]
-    assert ([train[i].label for i in range(3)], val[0].label) == ([0, 1, 2], 2)
+    assert ([train[i].target for i in range(3)], val[0].target) == ([0, 1, 2], 2)
 
 
 def test_npz_refusals(tmp_path):

@@ -57,7 +57,8 @@ class Trainer:
             ema_decay=0.9,
             layout=self.layout,
         )
-        self.eval_step = make_eval_step(model, SPEC, task, mesh, self.layout.params)
+        self.metric = task.metric
+        self.eval_step = make_eval_step(model, SPEC, task, mesh, self.layout.params, collect=True)
 
     def train(self, steps: range) -> list[float]:
         losses = []
@@ -67,19 +68,25 @@ class Trainer:
             assert int(report["skipped"]) == 1
         return losses
 
-    def validate(self) -> dict[str, float]:
-        metrics = evaluate(self.eval_step, self.state.ema_params, iter([batch(7), batch(8, padding=5)]), self.mesh)
-        return {name: value for name, value in metrics.items() if name != "images_per_second"}
+    def validate(self) -> tuple[dict[str, float], dict[str, list[int]]]:
+        """The numbers, and each example's record: its position, its target and what was predicted."""
+        batches = iter([batch(7), batch(8, padding=5)])
+        found = evaluate(self.eval_step, self.state.ema_params, batches, self.mesh, self.metric)
+        metrics = {name: value for name, value in found.metrics.items() if name != "images_per_second"}
+        rows = {"index": found.rows["index"], "label": found.targets["label"], "predicted": found.rows["predicted"]}
+        return metrics, {name: values.tolist() for name, values in rows.items()}
 
     def report(self) -> dict[str, Any]:
         trained = self.train(range(STEPS))
+        metrics, rows = self.validate()
         on_first = {
             name: sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(getattr(self.state, name)))
             for name in ("params", "opt_state", "ema_params")
         }
         return {
             "losses": trained,
-            "metrics": self.validate(),
+            "metrics": metrics,
+            "rows": rows,
             "bytes": on_first,
             "declared": bytes_per_device(self.state.params, self.layout.params),
             "weights": {name: np.asarray(value).tolist() for name, value in to_host(self.state.params)["head"].items()},
@@ -92,7 +99,7 @@ def batch(step: int, padding: int = 0) -> Batch:
     weight, index = np.ones(32, np.float32), np.arange(32)
     weight[3] = 0  # a picture that did not decode
     weight[32 - padding :], index[32 - padding :] = 0, -1
-    return Batch(images, labels, weight, index)
+    return Batch({"image": images, "label": labels}, weight, index)
 
 
 def mesh_of(data: int, fsdp: int) -> Mesh:

@@ -23,6 +23,7 @@ from crosscale.engine.sharding import data_mesh, replicated
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.measure import score
 
 STEPS_PER_EPOCH = 4
 
@@ -47,7 +48,7 @@ class Stream:
         self._step += 1
         label = rng.integers(0, 4, 16, dtype=np.int32)
         image = rng.integers(0, 60, (16, 8, 8, 1), dtype=np.uint8) + (60 * label).astype(np.uint8)[:, None, None, None]
-        return Batch(image, label, np.ones(16, np.float32), np.arange(16))
+        return Batch({"image": image, "label": label}, np.ones(16, np.float32), np.arange(16))
 
     def close(self) -> None:
         self.closed = True
@@ -64,7 +65,8 @@ class Runs:
         schedule = lambda step: jnp.float32(0.02)  # noqa: E731
         self.train_step = make_train_step(self.model, spec, task, self.optimizer, schedule, self.mesh, seed=0)
         self.eval_step = make_eval_step(self.model, spec, task, self.mesh)
-        self.score = task.score
+        self.metric = task.metric
+        self.score = lambda metrics: score(metrics, task.measures, task.best)
 
     def go(self, folder: Path, in_validation: Callable[[], None] = lambda: None) -> Loop:
         folder.mkdir(exist_ok=True)
@@ -72,6 +74,7 @@ class Runs:
         parts = Parts(
             train_step=self.train_step,
             eval_step=self.eval_step,
+            metric=self.metric,
             mesh=self.mesh,
             open_train=Stream,
             open_eval=lambda: Stream(1000, 1003, in_validation),

@@ -10,9 +10,9 @@ import pytest
 from crosscale.engine.forward import forward
 from crosscale.engine.remat import compiler_options
 from crosscale.engine.sharding import data_mesh
-from crosscale.experiment import build, estimate_memory
 from crosscale.models.registry import create_model
 from crosscale.recipe import load
+from crosscale.runs.experiment import build, estimate_memory
 from crosscale.trees import flatten
 from tests.seeded import seeded_variables
 

@@ -22,6 +22,7 @@ from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.errors import WorkError
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.measure import score
 
 STEPS = 10  # of an epoch
 TOTAL = 3 * STEPS
@@ -47,7 +48,7 @@ class Stream:
         if self._step in self._wrong:
             label = (label + 2) % 4
         weight = np.full(16, np.nan if self._step in self._nan else 1, np.float32)
-        return Batch(image, label, weight, np.arange(16))
+        return Batch({"image": image, "label": label}, weight, np.arange(16))
 
     def close(self) -> None:
         pass
@@ -60,7 +61,8 @@ class Harness:
         self.model, self.params = make_tiny(0.2)
         self.mesh = data_mesh()
         task = Classification(4)
-        self.score = task.score
+        self.metric = task.metric
+        self.score = lambda metrics: score(metrics, task.measures, task.best)
         self.optimizer = make_optimizer(OptimizerSettings(), self.params)
         schedule = lambda step: jnp.float32(0.03)  # noqa: E731
         self.train_step = make_train_step(
@@ -93,6 +95,7 @@ class Harness:
         parts = Parts(
             train_step=self.train_step,
             eval_step=self.eval_step,
+            metric=self.metric,
             mesh=self.mesh,
             open_train=lambda step: Stream(step, frozenset(nan), frozenset(wrong), self.visited),
             open_eval=lambda: Held(),

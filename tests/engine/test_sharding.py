@@ -45,6 +45,8 @@ def assert_as_one_device(layouts: Any, layout: str) -> None:
     assert (other["metrics"]["examples"], other["metrics"]["skipped"]) == (32 + 27 - 2, 2)
     for name, value in one["metrics"].items():
         np.testing.assert_allclose(other["metrics"][name], value, rtol=1e-5, err_msg=name)
+    assert len(other["rows"]["index"]) == 32 + 27 - 2
+    assert other["rows"] == one["rows"]
     assert np.shape(other["weights"]["kernel"]) == (8, 4)
     # Adam's step has the size of the learning rate, 0.01, however small the gradient: rounding grows by it.
     np.testing.assert_allclose(other["weights"]["kernel"], one["weights"]["kernel"], atol=1e-4)

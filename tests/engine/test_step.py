@@ -166,12 +166,13 @@ def test_the_state_keeps_an_average_only_where_asked(make_tiny: Any, spec: Any, 
 
 def test_evaluation_ignores_padding(make_tiny: Any, spec: Any, device_batch: Any) -> None:
     model, params = make_tiny()
-    step = make_eval_step(model, spec, Classification(4), data_mesh())
+    step = make_eval_step(model, spec, Classification(4), data_mesh(), collect=True)
     weight = jnp.asarray([1.0] * 10 + [0.0] * 6)
-    got = step(params, {**device_batch, "weight": weight})
+    got, rows = step(params, {**device_batch, "weight": weight})
     logits = np.asarray(forward(model, {"params": params}, device_batch["image"], spec))[:10]
     right = (logits.argmax(-1) == np.asarray(device_batch["label"])[:10]).sum()
     assert (float(got["top1"][0]), float(got["top1"][1])) == (right, 10)
+    np.testing.assert_array_equal(rows["predicted"][:10], logits.argmax(-1))
     assert float(got["top5"][0]) == 10  # four classes: top-5 is clipped to top-4
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from crosscale.errors import RequestError
 from crosscale.explain.coordinates import Map, Placement, place
-from crosscale.explain.draw import Prediction, brightest, colours, figure, overlay, peak
+from crosscale.explain.draw import brightest, colours, figure, overlay, peak
+from crosscale.tasks.task import CaptionLine
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
@@ -66,8 +67,9 @@ def test_a_figure_has_a_column_per_scale_and_a_row_per_kind(channels):
     maps = [Map("a", "row 1", "small", 4), Map("b", "row 1", "large", 4), Map("c", "row 2", "large", 4)]
     picture = np.random.default_rng(0).integers(0, 256, (32, 48, channels)).astype(np.uint8)
     values = {m.name: np.random.default_rng(i).random((32, 48)) for i, m in enumerate(maps)}
-    prediction = Prediction(["a very long name of a class that has to be cut " * 3, "b"], [0.75, 0.25])
-    image = figure(picture, maps, values, prediction)
+    name = "a very long name of a class that has to be cut " * 3
+    lines = [CaptionLine(name, "75.0 %", 0.75), CaptionLine("b", "25.0 %", 0.25), CaptionLine("c", "3 g")]
+    image = figure(picture, maps, values, lines)
     height, width = 32 * 7, 48 * 7  # the shorter side is at least 224 pixels, in whole multiples
     assert image.width > 3 * width
     assert image.height > 2 * height

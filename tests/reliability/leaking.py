@@ -12,9 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-from crosscale.build import run_training
 from crosscale.errors import WorkError
 from crosscale.recipe import load
+from crosscale.runs.train import run_training
 from tests.reliability.runs import SMALL, children, open_files, records
 
 TIMES = 4

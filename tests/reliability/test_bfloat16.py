@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from crosscale.build import run_training
 from crosscale.recipe import load
+from crosscale.runs.train import run_training
 from tests.reliability.record import trying
 from tests.reliability.runs import last_state
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crosscale.build import run_training
 from crosscale.recipe import load
+from crosscale.runs.train import run_training
 from tests.reliability.record import trying
 from tests.reliability.runs import SMALL, assert_same_run, checkpoints
 

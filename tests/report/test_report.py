@@ -8,14 +8,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from crosscale.build import evaluate_run
 from crosscale.cli.main import main
-from crosscale.report.analysis import Analysis, Mistake, analyse
+from crosscale.report.analysis import Analysis, analyse
 from crosscale.report.compare import distinct_names, recipe_differences
 from crosscale.report.page import render_run
 from crosscale.report.published import FAMILIES, published_rows
 from crosscale.report.records import read_run
 from crosscale.report.write import LiveReport
+from crosscale.runs.validate import evaluate_run
+from crosscale.tasks.registry import task_kind
+from crosscale.tasks.task import Examined
 
 VOID = {"meta", "link", "img", "input", "br", "option", "path", "rect", "line", "circle", "polyline"}
 
@@ -83,18 +85,21 @@ def test_the_page_is_written_after_every_epoch_and_whole_at_the_end(refreshed):
 
 def test_the_pass_agrees_with_validation(trained):
     analysis = analyse(trained)
-    result = evaluate_run(run=trained)
+    result = evaluate_run(run=trained).numbers
     assert analysis.examples == result["examples"] == 359
-    assert analysis.confusion.trace() / analysis.examples == pytest.approx(result["top1"])
-    assert sum(right for right, _ in analysis.per_class) == analysis.confusion.trace()
-    sure = [mistake.probability for mistake in analysis.mistakes]
+    per_class, confused = analysis.sections[0].blocks
+    (matrix,), (gallery,) = (section.blocks for section in analysis.sections[1:])
+    right = matrix.counts.trace()
+    assert right / analysis.examples == pytest.approx(result["top1"])
+    assert sum(int(row[1].split(" of ")[0]) for row in per_class.rows) == right
+    assert [float(bar) for bar in per_class.bars] == sorted(float(bar) for bar in per_class.bars)
+    sure = [float(picture.more.split(" %")[0]) for picture in gallery.pictures]
     assert sure == sorted(sure, reverse=True)
-    assert all(mistake.truth != mistake.predicted for mistake in analysis.mistakes)
-    assert all(mistake.id.startswith("digits/") for mistake in analysis.mistakes)
-    truth, predicted, count = analysis.confused(5)[0]
-    assert analysis.confusion[truth, predicted] == count
-    off_diagonal = analysis.confusion - np.diag(analysis.confusion.diagonal())
-    assert count == off_diagonal.max()
+    assert all(f"taken for {picture.truth}" != picture.said for picture in gallery.pictures)
+    assert all(picture.id.startswith("digits/") for picture in gallery.pictures)
+    truth, predicted, count = confused.rows[0]
+    assert matrix.counts[int(truth), int(predicted)] == int(count)
+    assert int(count) == (matrix.counts - np.diag(matrix.counts.diagonal())).max()
 
 
 def test_a_run_without_validation_has_curves_and_says_what_is_missing(written, capsys):
@@ -127,7 +132,17 @@ def test_readable_at_two_and_at_a_thousand_classes(written, count):
     confusion[1, 0] = 7
     names = tuple(f"</script><b>{k}" for k in range(count))
     image = rng.integers(0, 256, (300, 200, 3)).astype(np.uint8)
-    analysis = Analysis(names, confusion, [Mistake("a/b.jpg", 1, 0, 0.97, image)])
+    truth, predicted = np.nonzero(confusion)
+    truth, predicted = (np.repeat(labels, confusion[truth, predicted]) for labels in (truth, predicted))
+    examined = Examined(
+        rows={"predicted": predicted, "probability": np.full(len(truth), 0.97)},
+        targets={"label": truth},
+        index=np.arange(len(truth)),
+        name=lambda position: "a/b.jpg",
+        picture=lambda position: image,
+    )
+    task = task_kind("classification").from_artifact(names, {})
+    analysis = Analysis(task.sections(examined), len(truth))
     text = render_run(read_run(written("run", [])), analysis)
     page = checked(text)
     assert "<b>" not in text

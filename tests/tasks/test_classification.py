@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from crosscale.data.augment import Augment
+from crosscale.errors import RequestError
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.measure import check_best
+from crosscale.tasks.measure import score as measure_score
+from crosscale.tasks.task import check_result_options
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(12, 7)).astype(np.float32) * 3
@@ -19,9 +23,27 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def counted(task: Classification, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, tuple]:
+    """The state of the task's metric after one batch: (sum, count) by name."""
+    return task.metric.update(task.metric.init(), outputs, batch)
+
+
+def test_states_merge_to_what_one_batch_gives() -> None:
+    metric, halves = Classification(7).metric, [slice(0, 5), slice(5, 12)]
+    whole = counted(Classification(7), LOGITS, {"label": LABELS, "weight": WEIGHT})
+    merged = metric.init()
+    for half in halves:
+        part = counted(Classification(7), LOGITS[half], {"label": LABELS[half], "weight": WEIGHT[half]})
+        merged = metric.merge(merged, part)
+    got, want = metric.compute(merged, {}), metric.compute(whole, {})
+    assert got == {name: pytest.approx(value, rel=1e-6) for name, value in want.items()}
+    assert all(np.isnan(value) for value in metric.compute(metric.init(), {}).values())
+
+
 def test_loss_is_cross_entropy_with_soft_targets() -> None:
     targets = RNG.dirichlet(np.ones(7), 12).astype(np.float32)
-    total, count = Classification(7).loss(jnp.asarray(LOGITS), jnp.asarray(targets), jnp.asarray(WEIGHT))
+    parts, count = Classification(7).loss(jnp.asarray(LOGITS), jnp.asarray(targets), jnp.asarray(WEIGHT))
+    (total,) = parts.values()
     want = -(targets * log_softmax(LOGITS)).sum(-1)[:9].sum()
     assert (float(total), float(count)) == (pytest.approx(want, rel=1e-5), 9.0)
 
@@ -30,14 +52,14 @@ def test_an_infinite_padded_example_does_not_spoil_the_loss() -> None:
     logits = jnp.asarray(LOGITS).at[11].set(jnp.nan)
     targets = jax.nn.one_hot(LABELS, 7)
     task = Classification(7)
-    value, gradient = jax.value_and_grad(lambda x: task.loss(x, targets, jnp.asarray(WEIGHT))[0])(logits)
+    value, gradient = jax.value_and_grad(lambda x: task.loss(x, targets, jnp.asarray(WEIGHT))[0]["labels"])(logits)
     assert np.isfinite(float(value))
     assert np.isfinite(np.asarray(gradient)[:11]).all()
 
 
 def test_metrics_equal_a_sort() -> None:
     batch = {"label": jnp.asarray(LABELS), "weight": jnp.asarray(WEIGHT)}
-    got = {k: tuple(map(float, v)) for k, v in Classification(7).metrics(jnp.asarray(LOGITS), batch).items()}
+    got = {k: tuple(map(float, v)) for k, v in counted(Classification(7), jnp.asarray(LOGITS), batch).items()}
     order = np.argsort(-LOGITS, axis=-1)
     rank = (order == LABELS[:, None]).argmax(-1)[:9]
     assert got["top1"] == ((rank == 0).sum(), 9)
@@ -48,13 +70,13 @@ def test_metrics_equal_a_sort() -> None:
 
 def test_top5_of_three_classes_is_top3() -> None:
     batch = {"label": jnp.arange(3), "weight": jnp.ones(3)}
-    got = Classification(3).metrics(jnp.eye(3), batch)
+    got = counted(Classification(3), jnp.eye(3), batch)
     assert float(got["top5"][0]) == 3
 
 
 def test_nan_logits_are_no_hit() -> None:
     batch = {"label": jnp.zeros(2, jnp.int32), "weight": jnp.ones(2)}
-    got = jax.jit(Classification(3).metrics)(jnp.full((2, 3), jnp.nan), batch)
+    got = jax.jit(lambda outputs, batch: counted(Classification(3), outputs, batch))(jnp.full((2, 3), jnp.nan), batch)
     assert float(got["top1"][0]) == float(got["top5"][0]) == 0
 
 
@@ -76,14 +98,45 @@ def test_mixing_keeps_each_row_of_targets_a_distribution() -> None:
 
 
 def test_better_is_more_top1_then_less_loss() -> None:
-    score = Classification(4).score
+    def score(metrics: dict[str, float]) -> tuple[float, ...]:
+        return measure_score(metrics, Classification.measures, "top1")
+
     low, high = {"top1": 0.5, "loss": 0.1}, {"top1": 0.6, "loss": 0.9}
     assert score(high) > score(low)
     assert score({"top1": 0.6, "loss": 0.8}) > score(high) > score({"top1": 0.6, "loss": float("nan")})
 
 
 def test_decode_names_the_best_first() -> None:
-    ((first, second),) = Classification(3).decode(jnp.asarray([[0.0, 2.0, 1.0]]), ["a", "b", "c"], 2)
-    assert (first[0], second[0]) == ("b", "c")
-    assert first[1] == pytest.approx(np.exp(2) / (1 + np.exp(1) + np.exp(2)), rel=1e-5)
-    assert len(Classification(3).decode(jnp.zeros((1, 3)), ["a", "b", "c"], 9)[0]) == 3
+    task = Classification.from_artifact(["a", "b", "c"], {})
+    (found,) = task.results(jnp.asarray([[0.0, 2.0, 1.0]]), ["x.png"], top_k=2)
+    assert (found.source, found.classes, found.error) == ("x.png", ("b", "c"), None)
+    assert found.probabilities[0] == pytest.approx(np.exp(2) / (1 + np.exp(1) + np.exp(2)), rel=1e-5)
+    assert found.rows()[0] == ("b", f"{100 * found.probabilities[0]:.2f} %")
+    assert [line.text for line in found.caption()] == ["b", "c"]
+    assert found.json() == {
+        "source": "x.png",
+        "classes": ["b", "c"],
+        "probabilities": list(found.probabilities),
+        "error": None,
+    }
+    assert len(task.results(jnp.zeros((1, 3)), ["x"], top_k=9)[0].classes) == 3
+    failed = task.failure("y.png", "the file is empty")
+    assert (failed.rows(), failed.caption(), failed.json()["classes"]) == ([], [], [])
+
+
+def test_any_measure_can_choose_the_best() -> None:
+    first, second = {"top1": 0.5, "top5": 0.9, "loss": 0.3}, {"top1": 0.6, "top5": 0.8, "loss": 0.4}
+    for best, better, other in (("top1", second, first), ("top5", first, second), ("loss", first, second)):
+        scores = [measure_score(metrics, Classification.measures, best) for metrics in (better, other)]
+        assert scores[0] > scores[1]
+    assert check_best(None, Classification.measures, "top1") == "top1"
+    with pytest.raises(RequestError, match=r"validate\.best=top_1: one of top1, top5, loss; did you mean 'top1'"):
+        check_best("top_1", Classification.measures, "top1")
+
+
+def test_options_of_results_are_checked() -> None:
+    check_result_options(Classification, {"top_k": 1})
+    with pytest.raises(RequestError, match="top_k=0: at least 1"):
+        check_result_options(Classification, {"top_k": 0})
+    with pytest.raises(RequestError, match="threshold does not go with the task classification; it has top_k"):
+        check_result_options(Classification, {"threshold": 1})

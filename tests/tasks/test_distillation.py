@@ -12,12 +12,22 @@ from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.tasks.classification import Classification
-from crosscale.tasks.distillation import Distillation, DistillSettings
+from crosscale.tasks.distillation import Distilled, DistillSettings
 
 
 def softmax(z):
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
+
+
+def distilled(settings):
+    return Distilled(Classification(4), lambda images: images, settings)
+
+
+def total(task, outputs, targets, weight):
+    """The sum of the loss's parts, and the weight."""
+    parts, count = task.loss(outputs, targets, weight)
+    return sum(parts.values()), count
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def numbers():
 def test_soft(numbers):
     student, teacher, targets, weight = numbers
     settings = DistillSettings(teacher="x", temperature=2.0, share=0.3)
-    loss, count = Distillation(4, distill=settings).loss(student, (targets, teacher), weight)
+    loss, count = total(distilled(settings), student, (targets, teacher), weight)
     p, q = softmax(teacher / 2), softmax(student / 2)
     taught = 4 * (p * (np.log(p) - np.log(q))).sum(-1)
     labels = -(targets * np.log(softmax(student))).sum(-1)
@@ -44,17 +54,42 @@ def test_hard_and_the_usual_shares(numbers):
     log_q = np.log(softmax(student))
     taught = -log_q[np.arange(6), teacher.argmax(-1)]
     labels = -(targets * log_q).sum(-1)
-    hard = Distillation(4, distill=DistillSettings(teacher="x", kind="hard"))
+    hard = distilled(DistillSettings(teacher="x", kind="hard"))
     np.testing.assert_allclose(
-        hard.loss(student, (targets, teacher), weight)[0], ((labels + taught) / 2 * weight).sum(), rtol=1e-5
+        total(hard, student, (targets, teacher), weight)[0], ((labels + taught) / 2 * weight).sum(), rtol=1e-5
     )
-    same = Distillation(4, distill=DistillSettings(teacher="x"))
+    same = distilled(DistillSettings(teacher="x"))
     np.testing.assert_allclose(
-        same.loss(student, (targets, student), weight)[0], 0.9 * (labels * weight).sum(), rtol=1e-5
+        total(same, student, (targets, student), weight)[0], 0.9 * (labels * weight).sum(), rtol=1e-5
     )
-    none = Distillation(4, distill=DistillSettings(teacher="x", share=0.0))
-    plain = Classification(4).loss(student, targets, weight)[0]
-    np.testing.assert_allclose(none.loss(student, (targets, teacher), weight)[0], plain, rtol=1e-6)
+    none = distilled(DistillSettings(teacher="x", share=0.0))
+    plain = total(Classification(4), student, targets, weight)[0]
+    np.testing.assert_allclose(total(none, student, (targets, teacher), weight)[0], plain, rtol=1e-6)
+
+
+def test_it_takes_any_task_with_logits_and_is_that_task_otherwise():
+    """Of maps (B, H, W, classes) too: the mean over the places."""
+
+    class Maps:
+        name, has_logits, labels = "maps", True, ("a", "b", "c")
+
+        def loss(self, outputs, targets, weight):
+            return {"one": (targets * weight).sum(), "two": weight.sum()}, weight.sum()
+
+    rng = np.random.default_rng(1)
+    student, teacher = rng.normal(0, 2, (2, 5, 4, 4, 3)).astype(np.float32)
+    weight = np.array([1, 1, 0, 1, 1], np.float32)
+    task = Distilled(Maps(), None, DistillSettings(teacher="x", temperature=1.0, share=0.25))
+    parts, count = task.loss(student, (np.arange(5.0), teacher), weight)
+    p, q = softmax(teacher), softmax(student)
+    taught = (p * (np.log(p) - np.log(q))).sum(-1).mean((1, 2))
+    assert (task.labels, float(count)) == (("a", "b", "c"), 4)
+    assert set(parts) == {"one", "two", "teacher"}
+    np.testing.assert_allclose(parts["one"], 0.75 * 8, rtol=1e-6)
+    np.testing.assert_allclose(parts["teacher"], 0.25 * (taught * weight).sum(), rtol=1e-5)
+    Maps.has_logits = False
+    with pytest.raises(RequestError, match="the task 'maps' has no logits"):
+        Distilled(Maps(), None, DistillSettings(teacher="x"))
 
 
 def test_the_teacher_sees_the_students_images_and_gets_no_gradient():
@@ -64,7 +99,7 @@ def test_the_teacher_sees_the_students_images_and_gets_no_gradient():
         seen.append(images)
         return images.reshape(len(images), -1)[:, :3]
 
-    task = Distillation(3, teacher=teacher, distill=DistillSettings(teacher="x"))
+    task = Distilled(Classification(3), teacher, DistillSettings(teacher="x"))
     images = np.random.default_rng(0).standard_normal((2, 2, 2, 1)).astype(np.float32)
     batch = {"label": np.array([0, 2]), "weight": np.ones(2, np.float32)}
     augmented, (targets, logits) = task.augment(jax.random.key(0), images, batch)

@@ -28,11 +28,11 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     source = open_source("digits", "train", val_fraction=0.2, seed=0)
-    records = [record for record in map(source.__getitem__, range(len(source))) if record.label < KNOWN]
+    records = [record for record in map(source.__getitem__, range(len(source))) if record.target < KNOWN]
     pixels = np.stack([np.asarray(record.image, np.float32).reshape(8, 8) for record in records])
     images = torch.from_numpy((pixels / 255 - 0.3) / 0.37)[:, None]
     images = torch.nn.functional.interpolate(images, size=(16, 16), mode="bicubic", antialias=True)
-    labels = torch.tensor([record.label for record in records])
+    labels = torch.tensor([record.target for record in records])
     model = CrossVit(
         img_size=16,
         img_scale=(1.0, 1.0),

@@ -1,25 +1,20 @@
-"""Training runs and validations as a whole: the only place that knows every part at once."""
+"""A training run as a whole: its folder, its parts, its log and its end."""
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
-from crosscale.contracts import InputSpec, Source
-from crosscale.data import eval_batches, open_source, train_batches
-from crosscale.data.pipeline import OnBadImage
+from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.environment import git_state, record_environment
-from crosscale.engine.evaluate import evaluate
 from crosscale.engine.hosts import from_first, is_first, wait_for_all, wait_for_file
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress
@@ -35,22 +30,21 @@ from crosscale.engine.run_folder import (
     whole_checkpoints,
     write_text,
 )
-from crosscale.engine.sharding import check_divides, data_mesh, put_whole, replicated, split_parameters
+from crosscale.engine.sharding import split_parameters
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.errors import RequestError, WorkError
-from crosscale.experiment import (
+from crosscale.recipe import Recipe, differences, dump, load, parse
+from crosscale.runs.experiment import (
     Experiment,
     abstract_state,
     build,
     describe,
     initial_state,
-    package_version,
     save_best,
 )
-from crosscale.predictor import Predictor, best_folder, read_config
-from crosscale.recipe import Recipe, differences, dump, load, parse
-from crosscale.tasks.classification import Classification
+from crosscale.runtime import package_version
+from crosscale.tasks.measure import score
 
 # May differ between the processes of a run: where and how fast they read.
 LOADING_KEYS = frozenset({"data.dir", "data.workers", "data.threads"})
@@ -69,8 +63,8 @@ def run_training(
       on_epoch: called with the run folder after each epoch; the training waits for it.
 
     Returns:
-      "top1", "top5", "loss" and "examples" of the best validation (null where there was none),
-      "images_per_second" of training, "steps", "epochs", "best_step", "best_epoch", "skipped_images",
+      The task's measures and "examples" of the best validation (null where there was none), "images_per_second" of
+      training, "steps", "epochs", "best_step", "best_epoch", "skipped_images",
       "skipped_steps", "rollbacks", "stopped" (a signal's name or None) and "output_dir".
 
     Raises:
@@ -143,7 +137,7 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
             parts = replace(_parts(experiment, optimizer, layout, folder), on_epoch=on_epoch, restore=restore)
             loop = Loop(parts, state, progress, checkpoints, log)
             loop.run()
-            result = _summary(loop, folder)
+            result = _summary(loop, experiment, folder)
             log.line(_closing(result, experiment))
         return result
     finally:
@@ -158,6 +152,9 @@ def _open_log(folder: Path, step: int, epoch: int, total_steps: int) -> RunLog:
 
 def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState, folder: Path) -> Parts:
     recipe, model, spec, mesh = experiment.recipe, experiment.model, experiment.spec, experiment.mesh
+    task = experiment.task
+    trained = task.examples(spec, recipe.augment, recipe.data.decode)
+    validated = task.examples(spec)
     loading = {name: getattr(recipe.data, name) for name in ("workers", "threads", "on_bad_image")}
     loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
 
@@ -169,7 +166,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
         train_step=make_train_step(
             model,
             spec,
-            experiment.task,
+            task,
             optimizer,
             experiment.schedule,
             mesh,
@@ -179,121 +176,27 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
             layout=layout,
             compiler_options=compiler_options(model, mesh),
         ),
-        eval_step=make_eval_step(model, spec, experiment.task, mesh, layout.params),
+        eval_step=make_eval_step(model, spec, task, mesh, layout.params),
+        metric=task.metric,
         mesh=mesh,
         open_train=lambda step: train_batches(
             experiment.train_source,
-            spec,
-            recipe.augment,
+            trained,
             batch_size=recipe.train.batch_size,
             seed=recipe.train.seed,
             start_step=step,
-            decode=recipe.data.decode,
+            repeats=recipe.augment.repeats,
             **loading,
         ),
-        open_eval=lambda: eval_batches(experiment.val_source, spec, batch_size=recipe.validate.batch_size, **loading),
-        score=experiment.task.score,
+        open_eval=lambda: eval_batches(
+            experiment.val_source, validated, batch_size=recipe.validate.batch_size, **loading
+        ),
+        score=lambda metrics: score(metrics, task.measures, experiment.best),
         save_best=keep_best,
         steps_per_epoch=experiment.steps_per_epoch,
         settings=recipe.train,
         use_ema=recipe.validate.use_ema,
     )
-
-
-def evaluate_run(
-    *,
-    run: str | Path | None = None,
-    model: str | None = None,
-    weights: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    split: Literal["train", "val", "all"] = "val",
-    val_fraction: float | None = None,
-    seed: int | None = None,
-    batch_size: int | None = None,
-    crop_pct: float | None = None,
-    workers: int = 0,
-    on_bad_image: OnBadImage = "error",
-    **options: Any,
-) -> dict[str, Any]:
-    """Validates a run's best weights, or a model with a weight file.
-
-    Args:
-      run: a run folder, or its best/ alone.
-      model: a preset, with `weights` and `data_dir`.
-      data_dir: None is the run's own.
-      split: "val", "train", or "all" of data that comes as one part.
-      val_fraction: None is the run's own, or 0.2; counts where the data comes as one part.
-      seed: of that split; None is the run's own, or 0.
-      batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
-      crop_pct: None is the weights' own.
-      **options: the model's fields, with `model`.
-
-    Returns:
-      "top1", "top5" (fractions), "loss", "examples", "skipped", "images_per_second", "classes" (their
-      number), "data_dir" and "split".
-
-    Raises:
-      RequestError: the run, the weights or the data are missing or do not fit together.
-      WorkError: a picture does not decode and `on_bad_image` is "error".
-    """
-    if (run is None) == (model is None) or (model is not None and (weights is None or data_dir is None)):
-        raise RequestError("give either a run, or a model with its weights and a data folder")
-    stored: dict[str, Any] = read_config(best_folder(run)).get("data", {}) if run is not None else {}
-    place = stored.get("dir") if data_dir is None else data_dir
-    if place is None:
-        raise RequestError(f"{run}: does not say what it was trained on; give --data-dir")
-    source = open_source(
-        place,
-        split,
-        val_fraction=stored.get("val_fraction", 0.2) if val_fraction is None else val_fraction,
-        seed=stored.get("seed", 0) if seed is None else seed,
-    )
-    if run is not None:
-        predictor = Predictor.from_run(run)
-    else:
-        predictor = Predictor.from_weights(str(model), str(weights), classes=source.classes, **options)
-    mesh = data_mesh()
-    if batch_size is None:  # the metrics do not depend on it
-        batch_size = mesh.size * -(-stored.get("batch_size", 256) // mesh.size)
-    check_divides("batch_size", batch_size, 1, mesh)
-    spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
-    result = _evaluate(predictor, spec, source, place, mesh, batch_size, workers, on_bad_image)
-    return {**result, "classes": len(predictor.classes), "data_dir": str(place), "split": split}
-
-
-def _evaluate(
-    predictor: Predictor,
-    spec: InputSpec,
-    source: Source,
-    place: str | Path,
-    mesh: Mesh,
-    batch_size: int,
-    workers: int,
-    on_bad_image: OnBadImage,
-) -> dict[str, float]:
-    labels = _labels_by_name(source.classes, predictor.classes, place)
-    step = make_eval_step(predictor.model, spec, Classification(len(predictor.classes)), mesh)
-    params = put_whole(predictor.variables["params"], replicated(mesh))
-    loading: dict[str, Any] = {
-        "workers": workers,
-        "on_bad_image": on_bad_image,
-        "host_index": jax.process_index(),
-        "host_count": jax.process_count(),
-    }
-    with eval_batches(source, spec, batch_size=batch_size, **loading) as batches:
-        relabelled = (batch._replace(label=labels[batch.label]) for batch in batches)
-        return evaluate(step, params, relabelled, mesh)
-
-
-def _labels_by_name(found: Sequence[str], known: Sequence[str], place: str | Path) -> np.ndarray:
-    """The data's labels -> the model's, by class name; the data may lack classes, but have no others."""
-    positions = {name: index for index, name in enumerate(known)}
-    for name in found:
-        if name not in positions:
-            raise RequestError(
-                f"{place}: the class '{name}' is none of the {len(known)} that the model was trained for"
-            )
-    return np.array([positions[name] for name in found], np.int32)
 
 
 def _check_processes(experiment: Experiment) -> None:
@@ -333,7 +236,7 @@ def _announce(log: RunLog, experiment: Experiment, folder: Path, step: int) -> N
     )
     log.line(
         f"{facts['model']}: {facts['parameters']:,} parameters; {facts['train_images']} images to train on, "
-        f"{facts['val_images']} held out, {facts['classes']} classes; {facts['steps']} steps"
+        f"{facts['val_images']} held out, {len(experiment.task.labels)} {experiment.task.noun}; {facts['steps']} steps"
     )
     log.line(f"{'going on from' if step else 'from'} step {step}, into {folder}")
 
@@ -343,11 +246,11 @@ def _git_text() -> str:
     return f", git {state['commit'][:12]}{' and changes' if state['dirty'] else ''}" if state else ""
 
 
-def _summary(loop: Loop, folder: Path) -> dict[str, Any]:
+def _summary(loop: Loop, experiment: Experiment, folder: Path) -> dict[str, Any]:
     best = loop.progress.best
     metrics = best["metrics"] if best else {}
     return {
-        **{name: metrics.get(name) for name in ("top1", "top5", "loss", "examples")},
+        **{name: metrics.get(name) for name in (*experiment.task.measures, "examples")},
         "images_per_second": loop.meter.rate,
         "steps": loop.step,
         "epochs": loop.progress.epoch,
@@ -367,10 +270,9 @@ def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
             f"stopped by {result['stopped']} at step {result['steps']} of {experiment.total_steps}; "
             f"all is saved. To go on: crosscale train --output-dir {result['output_dir']} --resume"
         )
-    if result["top1"] is None:
+    if result["best_step"] is None:
         return f"done: {result['steps']} steps, no validation; {result['output_dir']}"
     skipped = f", {result['skipped_images']} pictures skipped" if result["skipped_images"] else ""
     return (
-        f"done: best top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f} "
-        f"(epoch {result['best_epoch']}){skipped}; {result['output_dir']}"
+        f"done: best {experiment.task.headline(result)} (epoch {result['best_epoch']}){skipped}; {result['output_dir']}"
     )

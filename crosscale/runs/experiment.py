@@ -14,8 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from crosscale.contracts import InputSpec, Source, Variables
-from crosscale.data import open_source, steps_per_epoch
-from crosscale.data.declared import DeclaredSource
+from crosscale.data import steps_per_epoch
 from crosscale.data.sources import HUB
 from crosscale.engine.forward import forward
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
@@ -27,9 +26,12 @@ from crosscale.models.model import ImageModel
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import fetch_weights, load_weights, save_weights
 from crosscale.pretrained.teacher import load_teacher
-from crosscale.recipe import DataSettings, Recipe
-from crosscale.tasks.classification import Classification
-from crosscale.tasks.distillation import Distillation
+from crosscale.recipe import Recipe
+from crosscale.runtime import package_version
+from crosscale.tasks.distillation import Distilled
+from crosscale.tasks.measure import check_best
+from crosscale.tasks.registry import task_kind
+from crosscale.tasks.task import Task
 
 CURVE_POINTS = 60
 
@@ -40,7 +42,9 @@ class Experiment:
 
     Attributes:
       recipe: with the class names and the data's absolute path filled in.
-      options: the model's constructor fields as JSON holds them, without num_classes.
+      options: the model's constructor fields as JSON holds them, without those that the task decides.
+      task: what is learnt; with a teacher, the task that learns from it too.
+      best: the measure that the best weights are chosen by.
       total_steps: of the whole run.
     """
 
@@ -48,16 +52,13 @@ class Experiment:
     model: ImageModel
     options: dict[str, Any]
     spec: InputSpec
-    task: Classification
+    task: Task
+    best: str
     train_source: Source
     val_source: Source
     schedule: Schedule
     steps_per_epoch: int
     mesh: Mesh
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.train_source.classes)
 
     @cached_property
     def parameter_shapes(self) -> Any:
@@ -80,18 +81,17 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
       RequestError: something is missing or does not fit; one line that names the recipe's key.
     """
     data, train = recipe.data, recipe.train
-    train_source, val_source = _declared(data) if data.dir is None and without_data else _open(recipe)
-    classes = tuple(train_source.classes)
-    if data.dir is not None and data.classes is not None and data.classes != classes:
-        raise RequestError(f"data.classes: {first_difference(data.classes, classes)} in {data.dir}")
-    options = dict(recipe.model.options)
-    given = options.pop("num_classes", len(classes))
-    if given != len(classes):
-        raise RequestError(f"model.options.num_classes={given}, but {data.dir} has {len(classes)} classes")
+    kind = task_kind(recipe.task.name)
+    train_source, val_source = _open(kind, recipe, without_data)
+    plain = kind.from_data(recipe.task, recipe.augment, train_source)
+    if data.dir is not None and data.classes is not None:
+        plain.check_recorded(data.classes, data.dir)
+    decided = plain.model_options(recipe.model.options, data.dir)
+    options = {name: value for name, value in recipe.model.options.items() if name not in decided}
     if train.dtype != "float32":
         options["dtype"] = train.dtype
     remat = {"remat": True} if train.remat == "blocks" else {}
-    model = create_model(recipe.model.name, num_classes=len(classes), **{**options, **remat})
+    model = create_model(recipe.model.name, **{**options, **decided, **remat})
     spec = _input_spec(recipe, model)
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
@@ -105,15 +105,14 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
         epochs=train.epochs,
     )
     if data.dir is not None:
-        kept = data.dir == "digits" or data.dir.startswith(HUB)
-        where = data.dir if kept else str(Path(data.dir).expanduser().resolve())
-        recipe = replace(recipe, data=replace(data, dir=where, classes=classes))
+        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), classes=plain.labels))
     return Experiment(
         recipe=recipe,
         model=model,
         options=options,
         spec=spec,
-        task=_task(recipe, classes, spec),
+        task=_with_teacher(plain, recipe, spec),
+        best=check_best(recipe.validate.best, plain.measures, plain.best),
         train_source=train_source,
         val_source=val_source,
         schedule=schedule,
@@ -122,30 +121,27 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     )
 
 
-def _task(recipe: Recipe, classes: tuple[str, ...], spec: InputSpec) -> Classification:
-    smoothing, settings = recipe.train.label_smoothing, recipe.distill
+def _place(data_dir: str) -> str:
+    """Where the data is, wherever the run goes on from."""
+    kept = data_dir == "digits" or data_dir.startswith(HUB)
+    return data_dir if kept else str(Path(data_dir).expanduser().resolve())
+
+
+def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
+    settings = recipe.distill
     if settings.teacher is None:
-        return Classification(len(classes), smoothing, recipe.augment)
-    teacher = load_teacher(settings.teacher, settings.weights, classes, spec)
-    return Distillation(len(classes), smoothing, recipe.augment, teacher, settings)
+        return task
+    return Distilled(task, load_teacher(settings.teacher, settings.weights, task.labels, spec), settings)
 
 
-def _declared(data: DataSettings) -> tuple[Source, Source]:
-    if data.num_classes is None or data.train_images is None or data.val_images is None:
-        raise RequestError(
-            "data.dir is not set: give --data-dir FOLDER (or digits), or for a dry run data.train_images, "
-            "data.val_images and data.num_classes"
-        )
-    classes = data.classes or tuple(str(label) for label in range(data.num_classes))
-    return DeclaredSource(classes, data.train_images), DeclaredSource(classes, data.val_images)
-
-
-def _open(recipe: Recipe) -> tuple[Source, Source]:
+def _open(kind: type[Task], recipe: Recipe, without_data: bool) -> tuple[Source, Source]:
     data = recipe.data
+    if data.dir is None and without_data:
+        return kind.declared(data.declared)
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
-    options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed}
-    return open_source(data.dir, "train", **options), open_source(data.dir, "val", **options)
+    options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
+    return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
 
 
 def estimate_memory(experiment: Experiment) -> dict[str, int]:
@@ -177,7 +173,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
         "gradients": parameters,
         "optimizer": bytes_per_device(slots, split_parameters(slots, experiment.mesh)),
         "ema": parameters if recipe.train.ema_decay is not None else 0,
-        "batch": per_device * (_bytes(images) + 4 * len(experiment.classes)),
+        "batch": per_device * (_bytes(images) + experiment.task.target_bytes()),
         "activations": kept * one_part,
     }
 
@@ -199,7 +195,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "model": experiment.recipe.model.name,
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(experiment.parameter_shapes)),
         "input": [*experiment.spec.size, experiment.spec.channels],
-        "classes": len(experiment.classes),
+        **experiment.task.facts(),
         "train_images": len(experiment.train_source),
         "val_images": len(experiment.val_source),
         "steps_per_epoch": per_epoch,
@@ -256,9 +252,9 @@ def save_best(folder: Path, experiment: Experiment, params: Any, record: Mapping
     config = {
         "model": recipe.model.name,
         "options": experiment.options,
-        "num_classes": len(experiment.classes),
+        "num_classes": len(experiment.task.labels),
         "input_spec": asdict(experiment.spec),
-        "classes": list(experiment.classes),
+        "classes": list(experiment.task.labels),
         "metrics": record["metrics"],
         "step": record["step"],
         "epoch": record["epoch"],
@@ -279,16 +275,6 @@ def save_best(folder: Path, experiment: Experiment, params: Any, record: Mapping
     replace_folder(folder, fill)
 
 
-def package_version() -> str:
-    """Of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("crosscale")
-    except PackageNotFoundError:  # run from a source tree
-        return "0+source"
-
-
 def _pretrained(experiment: Experiment) -> Variables:
     """The recipe's weights on the model; what does not carry over, such as another head, is made anew."""
     settings = experiment.recipe.model
@@ -297,7 +283,7 @@ def _pretrained(experiment: Experiment) -> Variables:
         experiment.model,
         adapt=True,
         only=settings.pretrained_only,
-        classes=experiment.classes,
+        classes=experiment.task.labels,
         seed=experiment.recipe.train.seed,
     )
 
@@ -317,13 +303,3 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
 
 def _blank(spec: InputSpec) -> Any:
     return jnp.zeros((1, *spec.size, spec.channels), jnp.float32)
-
-
-def first_difference(wanted: tuple[str, ...], found: tuple[str, ...]) -> str:
-    for name in wanted:
-        if name not in found:
-            return f"the class '{name}' is missing"
-    for name in found:
-        if name not in wanted:
-            return f"there is a further class '{name}'"
-    return "the classes stand in another order"

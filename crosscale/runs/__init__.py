@@ -1,0 +1,1 @@
+"""A run as a whole: a recipe's parts put together, trained and validated."""

@@ -1,0 +1,163 @@
+"""A validation: of a run's best weights, or of a model with a weight file, on any labelled data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from crosscale.contracts import InputSpec, Source
+from crosscale.data import eval_batches
+from crosscale.data.pipeline import OnBadImage
+from crosscale.engine.evaluate import Pass, evaluate
+from crosscale.engine.sharding import check_divides, data_mesh, put_whole, replicated, spans_processes
+from crosscale.engine.step import make_eval_step
+from crosscale.errors import RequestError
+from crosscale.predictor import Predictor, best_folder, read_config
+from crosscale.tasks.registry import DEFAULT, task_kind
+from crosscale.tasks.task import Task
+
+DEFAULT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Where the data is, and which part of it is measured.
+
+    Attributes:
+      place: as `crosscale.data.open_source` takes it; None is the run's own.
+      split: "val", "train", or "all" of data that comes as one part.
+      val_fraction: None is the run's own, or 0.2; counts where the data comes as one part.
+      seed: of that split; None is the run's own, or 0.
+    """
+
+    place: str | Path | None = None
+    split: Literal["train", "val", "all"] = "val"
+    val_fraction: float | None = None
+    seed: int | None = None
+
+
+class Validation(NamedTuple):
+    """What was measured, and the task that says how to read it."""
+
+    numbers: dict[str, Any]
+    task: Task
+
+
+def evaluate_run(
+    *,
+    run: str | Path | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    split: Literal["train", "val", "all"] = "val",
+    val_fraction: float | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    crop_pct: float | None = None,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "error",
+    **options: Any,
+) -> Validation:
+    """Validates a run's best weights, or a model with a weight file.
+
+    Args:
+      run: a run folder, or its best/ alone.
+      model: a preset, with `weights` and `data_dir`.
+      data_dir: None is the run's own; for it and the next three see `HeldOut`.
+      batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
+      crop_pct: None is the weights' own.
+      **options: the model's fields, with `model`.
+
+    Returns:
+      The numbers: the task's measures, "examples", "skipped", "images_per_second", the task's facts (such as a
+      classification's number of "classes"), "data_dir" and "split".
+
+    Raises:
+      RequestError: the run, the weights or the data are missing or do not fit together.
+      WorkError: a picture does not decode and `on_bad_image` is "error".
+    """
+    if (run is None) == (model is None) or (model is not None and (weights is None or data_dir is None)):
+        raise RequestError("give either a run, or a model with its weights and a data folder")
+    asked = HeldOut(data_dir, split, val_fraction, seed)
+    if run is not None:
+        predictor, stored = Predictor.from_run(run), stored_data(run)
+        source, place = open_held_out(predictor.task, asked, stored, run)
+    else:
+        stored, place = {}, str(data_dir)
+        source = task_kind(DEFAULT).open(place, split, **_held_out(asked, stored))
+        names = getattr(source, "classes", None)
+        predictor = Predictor.from_weights(str(model), str(weights), classes=names, **options)
+    spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
+    mesh = data_mesh()
+    if batch_size is None:  # the metrics do not depend on it
+        batch_size = mesh.size * -(-stored.get("batch_size", DEFAULT_BATCH) // mesh.size)
+    check_divides("batch_size", batch_size, 1, mesh)
+    loading: dict[str, Any] = {"workers": workers, "on_bad_image": on_bad_image}
+    found = measure(predictor, spec, source, mesh, batch_size=batch_size, **loading)
+    numbers = {**found.metrics, **predictor.task.facts(), "data_dir": str(place), "split": split}
+    return Validation(numbers, predictor.task)
+
+
+def stored_data(run: str | Path) -> dict[str, Any]:
+    """What a run's best weights say of their data: "dir", "val_fraction", "seed" and "batch_size", as far as known.
+
+    Raises:
+      RequestError: the folder has no best weights, or they cannot be read.
+    """
+    return dict(read_config(best_folder(run)).get("data", {}))
+
+
+def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: str | Path) -> tuple[Source, str | Path]:
+    """The source that is measured, counted as the task counts, and where it is.
+
+    Args:
+      stored: as `stored_data` gives it.
+      run: stands in the error.
+
+    Raises:
+      RequestError: nobody says where the data is, it is not there, or it is of other labels.
+    """
+    place = stored.get("dir") if asked.place is None else asked.place
+    if place is None:
+        raise RequestError(f"{run}: does not say what it was trained on; give --data-dir")
+    return task.reopen(place, asked.split, **_held_out(asked, stored)), place
+
+
+def measure(
+    predictor: Predictor,
+    spec: InputSpec,
+    source: Source,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    collect: bool = False,
+    on_batch: Callable[[int], None] = lambda images: None,
+    **loading: Any,
+) -> Pass:
+    """One pass with a predictor's weights over a source; all processes of the mesh have to call it.
+
+    Args:
+      spec: the predictor's, or one with another crop.
+      source: counted as the predictor's task counts.
+      batch_size: over all devices of the mesh.
+      collect: whether the rows of each example are wanted even where the metric does without.
+      **loading: see `crosscale.data.eval_batches`.
+    """
+    task = predictor.task
+    step = make_eval_step(predictor.model, spec, task, mesh, collect=collect)
+    params = put_whole(predictor.variables["params"], replicated(mesh))
+    if spans_processes(mesh):
+        loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    with eval_batches(source, task.examples(spec), batch_size=batch_size, **loading) as batches:
+        return evaluate(step, params, batches, mesh, task.metric, on_batch=on_batch)
+
+
+def _held_out(asked: HeldOut, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """How data of one part is split."""
+    return {
+        "val_fraction": stored.get("val_fraction", 0.2) if asked.val_fraction is None else asked.val_fraction,
+        "seed": stored.get("seed", 0) if asked.seed is None else asked.seed,
+    }

@@ -1,0 +1,103 @@
+"""The report's sections of a classification: accuracy per class, the confusion matrix, the surest mistakes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from crosscale.tasks.sections import Confusion, Gallery, Picture, Section, Table
+from crosscale.tasks.task import Examined
+
+MAX_CONFUSED = 30
+MAX_MISTAKES = 24
+MANY_CLASSES = 20  # from here on the table can be filtered
+
+
+def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
+    """Of the held-out examples."""
+    counts = confusion(len(labels), examined)
+    return [
+        Section(
+            "classes",
+            "Classes",
+            "Classes",
+            [_per_class(labels, counts), _confused(labels, counts)],
+            side_by_side=True,
+        ),
+        Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),
+        Section("mistakes", "Mistakes", "Most confident mistakes", [_mistakes(labels, examined)]),
+    ]
+
+
+def confusion(classes: int, examined: Examined) -> np.ndarray:
+    """(classes, classes) counts; rows are the truth, columns what was predicted."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (examined.targets["label"], examined.rows["predicted"]), 1)
+    return counts
+
+
+def telling(examined: Examined) -> list[int]:
+    """Positions in the source of the most confident mistakes."""
+    return [int(examined.index[i]) for i in _surest(examined)]
+
+
+def most_confused(counts: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
+    """(truth, predicted, count) of the pairs that were taken for each other most often."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    pairs = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order]
+    return [(truth, predicted, int(wrong[truth, predicted])) for truth, predicted in pairs if wrong[truth, predicted]]
+
+
+def _surest(examined: Examined) -> list[int]:
+    """Rows of the mistakes, the most confident first."""
+    wrong = np.flatnonzero(examined.rows["predicted"] != examined.targets["label"])
+    order = np.lexsort((examined.index[wrong], -examined.rows["probability"][wrong]))
+    return [int(i) for i in wrong[order][:MAX_MISTAKES]]
+
+
+def _per_class(labels: Sequence[str], counts: np.ndarray) -> Table:
+    found = zip(labels, counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+    # The lowest accuracy first, classes without a picture last.
+    ordered = sorted(found, key=lambda row: (row[2] == 0, row[1] / max(row[2], 1)))
+    return Table(
+        id="per-class",
+        label="accuracy per class",
+        title="Accuracy per class, lowest first",
+        columns=("class", "right", "accuracy"),
+        numeric=frozenset({1, 2}),
+        rows=[
+            (name, f"{right} of {count}", f"{100 * right / count:.1f} %" if count else "no pictures")
+            for name, right, count in ordered
+        ],
+        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count in ordered],
+        filter_label="filter classes" if len(ordered) > MANY_CLASSES else "",
+    )
+
+
+def _confused(labels: Sequence[str], counts: np.ndarray) -> Table:
+    return Table(
+        id="confused",
+        label="most often confused classes",
+        title="Most often confused",
+        columns=("class", "taken for", "pictures"),
+        numeric=frozenset({2}),
+        rows=[(labels[t], labels[p], str(count)) for t, p, count in most_confused(counts, MAX_CONFUSED)],
+        empty="No picture was taken for another class.",
+    )
+
+
+def _mistakes(labels: Sequence[str], examined: Examined) -> Gallery:
+    pictures = []
+    for row in _surest(examined):
+        position = int(examined.index[row])
+        pictures.append(
+            Picture(
+                pixels=examined.picture(position),
+                id=examined.name(position),
+                truth=labels[int(examined.targets["label"][row])],
+                said=f"taken for {labels[int(examined.rows['predicted'][row])]}",
+                more=f"{100 * float(examined.rows['probability'][row]):.1f} % sure",
+            )
+        )
+    return Gallery(pictures, "None: every held-out picture was classified rightly.")

@@ -1,0 +1,253 @@
+"""One label per picture: cross-entropy on soft targets, top-1 and top-5."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from crosscale.contracts import Array, InputSpec, LabelledSource, Source
+from crosscale.data.augment import Augment
+from crosscale.data.declared import DeclaredSource
+from crosscale.data.examples import ImageExamples
+from crosscale.data.mix import erase, mix
+from crosscale.data.sources import open_source
+from crosscale.errors import RequestError
+from crosscale.tasks.classification.report import sections, telling
+from crosscale.tasks.classification.result import Prediction
+from crosscale.tasks.classification.source import Relabelled, label_order
+from crosscale.tasks.measure import Measure
+from crosscale.tasks.metric import DeviceBatch, Means
+from crosscale.tasks.sections import Section
+from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split, check_labels
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """One label per picture."""
+
+    name: Literal["classification"] = "classification"
+    """What is learnt."""
+    label_smoothing: float = 0.1
+    """Share of each target that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise RequestError(f"task.label_smoothing={self.label_smoothing}: must lie in 0 <= value < 1")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Single-label classification.
+
+    Attributes:
+      num_classes: width of the logits.
+      label_smoothing: in [0, 1); share of each training target that is spread over all classes.
+      augmentation: supplies random erasing, mixup and CutMix; what else it holds is the loader's.
+      classes: names in label order; () calls them "0", "1", ...
+    """
+
+    num_classes: int
+    label_smoothing: float = 0.0
+    augmentation: Augment = field(default_factory=Augment.none)
+    classes: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "classification"
+    Options: ClassVar[type] = ClassificationOptions
+    has_logits: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("class", "probability")
+    numeric: ClassVar[tuple[str, ...]] = ("probability",)
+    activation: ClassVar[str] = "probabilities"
+    noun: ClassVar[str] = "classes"
+    result_options: ClassVar[Mapping[str, ResultOption]] = {
+        "top_k": ResultOption(5, 1, "K", "classes to name per image"),
+    }
+    schema: ClassVar[Mapping[str, Any]] = {
+        "classes": {"type": "array", "items": {"type": "string"}},
+        "probabilities": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+    }
+    title: ClassVar[str] = "Most probable classes"
+    best: ClassVar[str] = "top1"
+    loss_label: ClassVar[str] = "cross-entropy, nats"
+    charts: ClassVar[tuple[Chart, ...]] = (
+        Chart("Accuracy on held-out pictures", ("top1", "top5"), "accuracy, %", share=True),
+    )
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "top1": Measure("top-1", True, share=True),
+        "top5": Measure("top-5", True, share=True),
+        "loss": Measure("loss", False, unit="nats"),
+    }
+
+    @classmethod
+    def open(
+        cls, place: str | Path, split: Split, *, val_fraction: float, seed: int, options: Any = None
+    ) -> LabelledSource:
+        """One part of a labelled data set; see `crosscale.data.open_source`."""
+        return open_source(place, split, val_fraction=val_fraction, seed=seed)
+
+    @classmethod
+    def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
+        """Sources of the declared sizes, without examples. Raises RequestError where a size is missing."""
+        if data.outputs is None or data.train_images is None or data.val_images is None:
+            raise RequestError(
+                "data.dir is not set: give --data-dir FOLDER (or digits), or for a dry run data.train_images, "
+                "data.val_images and data.num_classes"
+            )
+        classes = data.labels or tuple(str(label) for label in range(data.outputs))
+        return DeclaredSource(classes, data.train_images), DeclaredSource(classes, data.val_images)
+
+    @classmethod
+    def from_data(cls, options: Any, augment: Augment, source: Any) -> "Classification":
+        """The classes are the source's."""
+        classes = tuple(source.classes)
+        return cls(len(classes), options.label_smoothing, augment, classes)
+
+    @classmethod
+    def from_artifact(cls, labels: Sequence[str], options: Mapping[str, Any]) -> "Classification":
+        """The labels are the class names; there are no options."""
+        return cls(len(labels), classes=tuple(labels))
+
+    def artifact_options(self) -> dict[str, Any]:
+        """None: the labels say it all."""
+        return {}
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.classes or tuple(map(str, range(self.num_classes)))
+
+    def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
+        """`num_classes`. Raises RequestError where another number was given."""
+        if given.get("num_classes", self.num_classes) != self.num_classes:
+            raise RequestError(
+                f"model.options.num_classes={given['num_classes']}, but {place} has {self.num_classes} classes"
+            )
+        return {"num_classes": self.num_classes}
+
+    def check_outputs(self, shape: Sequence[int]) -> None:
+        """Raises RequestError unless the logits are as many as the classes."""
+        if tuple(shape) != (self.num_classes,):
+            raise RequestError(f"{self.num_classes} class names for a model of {shape[-1]} classes; give one per class")
+
+    def examples(
+        self, spec: InputSpec, augment: Augment | None = None, decode: Literal["exact", "fast"] = "exact"
+    ) -> ImageExamples:
+        """ "image", and the class index as "label"."""
+        return ImageExamples(spec, augment, decode=decode)
+
+    def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
+        """The labels are in this task's order, by class name; the data may lack classes, but have no others."""
+        source = self.open(place, split, val_fraction=val_fraction, seed=seed)
+        order = label_order(source.classes, self.labels, place)
+        return source if tuple(source.classes) == self.labels else Relabelled(source, self.labels, order)
+
+    def check_recorded(self, recorded: Sequence[str], place: str | Path) -> None:
+        """Raises RequestError unless the data has the classes that a recipe recorded."""
+        check_labels(recorded, self.labels, f"data.classes: {{}} in {place}", one="class", many="classes")
+
+    def target_bytes(self) -> int:
+        """Of a soft target."""
+        return 4 * self.num_classes
+
+    def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:
+        """Erases and mixes.
+
+        Args:
+          images: (B, H, W, C) normalised.
+          batch: "label" (B,) and "weight" (B,).
+
+        Returns:
+          images of the same shape and targets (B, num_classes) whose rows sum to 1.
+        """
+        erase_key, mix_key = jax.random.split(key)
+        images = erase(erase_key, images, self.augmentation.erase_prob, mode=self.augmentation.erase_mode)
+        return mix(
+            mix_key,
+            images,
+            batch["label"],
+            num_classes=self.num_classes,
+            label_smoothing=self.label_smoothing,
+            augment=self.augmentation,
+            weight=batch["weight"],
+        )
+
+    def loss(self, outputs: Array, targets: Array, weight: Array) -> tuple[Losses, Array]:
+        """Softmax cross-entropy in float32, one part."""
+        losses = optax.softmax_cross_entropy(outputs.astype(jnp.float32), targets)
+        # where, not only a product: a padded example's loss may be infinite, and 0 * inf is NaN
+        return {"labels": jnp.where(weight > 0, losses * weight, 0.0).sum()}, weight.sum()
+
+    @cached_property
+    def metric(self) -> Means:
+        """Cross-entropy with the hard label, top-1 and top-5 (top-k where there are fewer classes)."""
+        return Means(("loss", "top1", "top5"), _Hits(min(5, self.num_classes)), _predicted)
+
+    def activate(self, outputs: Array) -> Array:
+        """Logits (..., classes) -> probabilities in float32."""
+        return jax.nn.softmax(jnp.asarray(outputs, jnp.float32), axis=-1)
+
+    def results(self, outputs: Array, sources: Sequence[str], **options: Any) -> list[Prediction]:
+        """The most probable classes of each picture with their probabilities, best first.
+
+        Args:
+          outputs: (B, num_classes) logits.
+          **options: `top_k`, how many classes; no more than there are.
+        """
+        top_k = options.get("top_k", self.result_options["top_k"].default)
+        probabilities = np.asarray(self.activate(outputs))
+        order = np.argsort(-probabilities, axis=-1, kind="stable")[:, : min(top_k, self.num_classes)]
+        return [
+            Prediction(name, tuple(self.labels[i] for i in best), tuple(float(row[i]) for i in best))
+            for name, row, best in zip(sources, probabilities, order, strict=True)
+        ]
+
+    def failure(self, source: str, error: str) -> Prediction:
+        """Without classes."""
+        return Prediction(source, (), (), error)
+
+    def facts(self) -> dict[str, Any]:
+        """ "classes": their number."""
+        return {"classes": self.num_classes}
+
+    def headline(self, metrics: Mapping[str, float | None]) -> str:
+        """ "top-1 98.61%, top-5 100.00%, loss 0.1168"."""
+        top1, top5, loss = (np.nan if metrics.get(name) is None else metrics[name] for name in self.measures)
+        return f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}"
+
+    def sections(self, examined: Examined) -> list[Section]:
+        """Classes, confusion matrix, mistakes."""
+        return sections(self.labels, examined)
+
+    def telling(self, examined: Examined) -> list[int]:
+        """The surest mistakes."""
+        return telling(examined)
+
+    def truth(self, target: Any) -> str:
+        """The class name."""
+        return self.labels[int(target)]
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """(logits, batch) -> each example's loss and whether its label is first, or among the first `depth`."""
+
+    depth: int
+
+    def __call__(self, outputs: Array, batch: DeviceBatch) -> dict[str, Array]:
+        label, logits = batch["label"], outputs.astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        _, best = jax.lax.top_k(logits, self.depth)
+        # A NaN among the logits must not pass for a hit, whatever order top_k puts it in.
+        hits = (best == label[:, None]) & jnp.isfinite(logits).all(-1)[:, None]
+        return {"loss": losses, "top1": hits[:, 0], "top5": hits.any(-1)}
+
+
+def _predicted(outputs: Array, batch: DeviceBatch) -> dict[str, Array]:
+    """The most probable class and its probability."""
+    probabilities = jax.nn.softmax(outputs.astype(jnp.float32), axis=-1)
+    return {"predicted": probabilities.argmax(-1), "probability": probabilities.max(-1)}

@@ -1,0 +1,88 @@
+"""How a validation adds up: states that any number of batches, devices and processes give alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crosscale.contracts import Array
+
+State = Any  # a tree of arrays; what `init` gives, `update` and `merge` give too
+Rows = Mapping[str, Array]  # per-example arrays, (B, ...) each
+DeviceBatch = Mapping[str, Array]  # a batch's arrays by name, and "weight" (B,)
+
+
+class Metric:
+    """A validation's numbers, from a state that is summed over the batches.
+
+    `update` runs inside jit on a whole batch, however many devices hold it. The engine merges the batches' states on
+    the host, in float64, so that the result depends on neither their number nor their order beyond rounding.
+    A metric that no sum can express (a ranking, a calibration) sets `collects` and reads the examples' rows.
+
+    Attributes:
+      collects: whether `compute` needs the rows of `collect`.
+    """
+
+    collects: bool = False
+
+    def init(self) -> State:
+        """The state before the first example."""
+        raise NotImplementedError
+
+    def update(self, state: State, outputs: Any, batch: DeviceBatch) -> State:
+        """The state with a batch added; examples of weight 0 change nothing. Pure."""
+        raise NotImplementedError
+
+    def collect(self, outputs: Any, batch: DeviceBatch) -> dict[str, Array]:
+        """Each example's own record, (B, ...) arrays by name. Pure."""
+        return {}
+
+    def merge(self, total: State, new: State) -> State:
+        """Two states as one, on the host."""
+        return jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b, np.float64), total, new)
+
+    def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The numbers by name; NaN where nothing was counted.
+
+        Args:
+          rows: of all examples in the order of their source, empty unless `collects`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Means(Metric):
+    """Weighted means over the examples of what a function gives for each of them.
+
+    Attributes:
+      names: what `values` gives, in the order in which it is reported.
+      values: (outputs, batch) -> (B,) arrays by name.
+      rows: (outputs, batch) -> what is recorded of each example.
+    """
+
+    names: tuple[str, ...]
+    values: Callable[[Any, DeviceBatch], dict[str, Array]]
+    rows: Callable[[Any, DeviceBatch], dict[str, Array]] = lambda outputs, batch: {}
+
+    def init(self) -> State:
+        """(sum, count) by name."""
+        return {name: (np.float32(0), np.float32(0)) for name in self.names}
+
+    def update(self, state: State, outputs: Any, batch: DeviceBatch) -> State:
+        weight = batch["weight"]
+        count = weight.sum()
+        values = self.values(outputs, batch)
+        # where, not only a product: a padded example's value may be infinite, and 0 * inf is NaN
+        return {
+            name: (total + jnp.where(weight > 0, values[name] * weight, 0.0).sum(), number + count)
+            for name, (total, number) in state.items()
+        }
+
+    def collect(self, outputs: Any, batch: DeviceBatch) -> dict[str, Array]:
+        return self.rows(outputs, batch)
+
+    def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {name: float(total / count) if count else float("nan") for name, (total, count) in state.items()}

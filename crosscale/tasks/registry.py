@@ -1,0 +1,31 @@
+"""The tasks, written out. A new task is a folder beside this file and one more line here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.tasks.classification import Classification
+from crosscale.tasks.task import Task
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+}
+DEFAULT = "classification"
+
+
+def task_kind(name: Any) -> type[Task]:
+    """The class of a task by its name. Raises RequestError for an unknown one, with the nearest."""
+    if not isinstance(name, str) or name not in TASKS:
+        hint = did_you_mean(str(name), TASKS)
+        raise RequestError(f"unknown task '{name}'{hint or '; one of: ' + ', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def stored_task(name: str, labels: Sequence[str], options: dict[str, Any]) -> Task:
+    """The task of a trained model, from what its artifact says. Raises RequestError."""
+    return task_kind(name).from_artifact(labels, options)
+
+
+def plain_task(labels: Sequence[str]) -> Task:
+    """The task of weights that come without an artifact: as published models are, a classification."""
+    return TASKS[DEFAULT].from_artifact(labels, {})
