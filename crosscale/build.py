@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from crosscale.artifact import best_folder, package_version, read_artifact
 from crosscale.contracts import InputSpec, Source
 from crosscale.data import eval_batches, open_source, train_batches
 from crosscale.data.pipeline import OnBadImage
@@ -45,10 +46,9 @@ from crosscale.experiment import (
     build,
     describe,
     initial_state,
-    package_version,
     save_best,
 )
-from crosscale.predictor import Predictor, best_folder, read_config
+from crosscale.predictor import Predictor
 from crosscale.recipe import Recipe, differences, dump, load, parse
 from crosscale.tasks.classification import Classification
 
@@ -238,7 +238,7 @@ def evaluate_run(
     """
     if (run is None) == (model is None) or (model is not None and (weights is None or data_dir is None)):
         raise RequestError("give either a run, or a model with its weights and a data folder")
-    stored: dict[str, Any] = read_config(best_folder(run)).get("data", {}) if run is not None else {}
+    stored = read_artifact(best_folder(run)).data if run is not None else {}
     place = stored.get("dir") if data_dir is None else data_dir
     if place is None:
         raise RequestError(f"{run}: does not say what it was trained on; give --data-dir")

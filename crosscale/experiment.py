@@ -1,8 +1,7 @@
 """Recipe -> experiment: the data, the model, the task and the schedule, checked against each other."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from crosscale.artifact import WEIGHTS, Artifact, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import open_source, steps_per_epoch
 from crosscale.data.declared import DeclaredSource
@@ -58,6 +58,24 @@ class Experiment:
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.train_source.classes)
+
+    @property
+    def artifact(self) -> Artifact:
+        """What `best/` will say, but for the numbers of a validation."""
+        recipe = self.recipe
+        return Artifact(
+            model=recipe.model.name,
+            options=self.options,
+            labels=self.classes,
+            num_outputs=len(self.classes),
+            input_spec=self.spec,
+            data={
+                "dir": recipe.data.dir,
+                "val_fraction": recipe.data.val_fraction,
+                "seed": recipe.train.seed,
+                "batch_size": recipe.validate.batch_size,
+            },
+        )
 
     @cached_property
     def parameter_shapes(self) -> Any:
@@ -108,7 +126,7 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
         kept = data.dir == "digits" or data.dir.startswith(HUB)
         where = data.dir if kept else str(Path(data.dir).expanduser().resolve())
         recipe = replace(recipe, data=replace(data, dir=where, classes=classes))
-    return Experiment(
+    experiment = Experiment(
         recipe=recipe,
         model=model,
         options=options,
@@ -120,6 +138,8 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
         steps_per_epoch=per_epoch,
         mesh=mesh,
     )
+    _ = experiment.artifact  # refuses now what could not be written after the first validation
+    return experiment
 
 
 def _task(recipe: Recipe, classes: tuple[str, ...], spec: InputSpec) -> Classification:
@@ -252,41 +272,14 @@ def save_best(folder: Path, experiment: Experiment, params: Any, record: Mapping
     Args:
       params: whole NumPy arrays.
     """
-    recipe = experiment.recipe
-    config = {
-        "model": recipe.model.name,
-        "options": experiment.options,
-        "num_classes": len(experiment.classes),
-        "input_spec": asdict(experiment.spec),
-        "classes": list(experiment.classes),
-        "metrics": record["metrics"],
-        "step": record["step"],
-        "epoch": record["epoch"],
-        "data": {
-            "dir": recipe.data.dir,
-            "val_fraction": recipe.data.val_fraction,
-            "seed": recipe.train.seed,
-            "batch_size": recipe.validate.batch_size,
-        },
-        "crosscale_version": package_version(),
-    }
+    numbers = {name: record[name] for name in ("metrics", "step", "epoch")}
+    artifact = replace(experiment.artifact, **numbers)
 
     def fill(new: Path) -> None:
-        save_weights(new / "model.safetensors", {"params": params}, experiment.model)
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        (new / "config.json").write_text(text + "\n", encoding="utf-8")
+        save_weights(new / WEIGHTS, {"params": params}, experiment.model)
+        write_artifact(new, artifact)
 
     replace_folder(folder, fill)
-
-
-def package_version() -> str:
-    """Of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("crosscale")
-    except PackageNotFoundError:  # run from a source tree
-        return "0+source"
 
 
 def _pretrained(experiment: Experiment) -> Variables:

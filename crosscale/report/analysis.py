@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from PIL import Image
 
+from crosscale.artifact import best_folder, read_artifact
 from crosscale.contracts import Array, InputSpec, Source, Variables
 from crosscale.data import eval_batches, open_source
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError, WorkError
 from crosscale.explain import describe_maps, explain
 from crosscale.explain.draw import Prediction, figure
-from crosscale.predictor import Predictor, best_folder, read_config
+from crosscale.predictor import Predictor
 
 MAX_MISTAKES = 24
 MAX_EXPLAINED = 4
@@ -105,7 +106,7 @@ def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done,
       WorkError: the pass failed.
     """
     predictor = Predictor.from_run(folder)
-    stored: dict[str, Any] = read_config(best_folder(folder)).get("data", {})
+    stored = read_artifact(best_folder(folder)).data
     if not stored.get("dir"):
         raise RequestError(f"{folder}: does not say what it was trained on")
     source = open_source(stored["dir"], "val", val_fraction=stored.get("val_fraction", 0.2), seed=stored.get("seed", 0))

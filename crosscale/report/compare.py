@@ -66,7 +66,7 @@ def _result(name: str, run: Run, costs: Costs | None) -> list[str]:
         shown_share(metrics.get("top1")),
         shown_share(metrics.get("top5")),
         f"{loss:.4f}" if isinstance(loss, float) else MISSING,
-        str(run.best.get("epoch", MISSING)),
+        MISSING if run.best_epoch is None else str(run.best_epoch),
         f"{run.epochs:.4g}",
         f"{costs.parameters / 1e6:.2f}" if costs else MISSING,
         f"{costs.macs / 1e9:.3g}" if costs else MISSING,

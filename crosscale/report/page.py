@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from crosscale.experiment import package_version
+from crosscale.artifact import package_version
 from crosscale.report.analysis import Analysis, Mistake
 from crosscale.report.charts import Series, line_chart
 from crosscale.report.records import Run, repeat_command
@@ -68,7 +68,7 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
             ),
         ],
         analysis=analysis,
-        best_epoch=run.best.get("epoch", "unknown"),
+        best_epoch="unknown" if run.best_epoch is None else run.best_epoch,
         speed=_speed(run, analysis),
         command=repeat_command(run),
         original_command=run.environment.get("command"),
@@ -119,7 +119,8 @@ def _environment() -> Environment:
 
 
 def _subtitle(run: Run) -> str:
-    model = run.recipe.get("model", {}).get("name") or run.best.get("model") or "unknown model"
+    trained = run.best.model if run.best is not None else "unknown model"
+    model = run.recipe.get("model", {}).get("name") or trained
     data = run.recipe.get("data", {}).get("dir") or "unknown data"
     return f"{model} on {data}"
 
@@ -135,7 +136,7 @@ def _own_warnings(run: Run) -> list[str]:
 
 def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
     metrics, planned = run.metrics, run.planned_epochs
-    loss, epoch = metrics.get("loss"), run.best.get("epoch", "?")
+    loss, epoch = metrics.get("loss"), "?" if run.best_epoch is None else run.best_epoch
     tiles = [
         ("best top-1", shown_share(metrics.get("top1")), f"epoch {epoch}"),
         ("top-5", shown_share(metrics.get("top5")), "at the same time"),
