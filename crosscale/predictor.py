@@ -1,10 +1,9 @@
 """Image files or arrays in, results of the model's task out, preprocessed as the weights were trained."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from crosscale.artifact import CONFIG, WEIGHTS, best_folder, read_artifact
 from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage, eval_transform, open_image
 from crosscale.data.decode import MAX_PIXELS, decode
@@ -21,8 +21,8 @@ from crosscale.engine.forward import forward
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
 from crosscale.models.registry import create_model, input_spec
-from crosscale.pretrained import load_weights
-from crosscale.tasks.registry import DEFAULT, plain_task, stored_task
+from crosscale.pretrained import load_weights, restore_model, restore_task
+from crosscale.tasks.registry import plain_task
 from crosscale.tasks.task import Result, Task, check_result_options
 
 Picture: TypeAlias = str | Path | bytes | np.ndarray
@@ -81,12 +81,10 @@ class Predictor:
           RequestError: the folder is no run, has no best weights yet, or its files do not fit together.
         """
         folder = best_folder(path)
-        config = read_config(folder)
-        task = stored_task(config.get("task", DEFAULT), config["classes"], config.get("task_options", {}))
-        model = create_model(config["model"], **{**config["options"], **task.model_options({})})
-        spec = spec_from_dict(config["input_spec"])
-        file = folder / "model.safetensors"
-        return cls(model, load_weights(file, model), spec, source=file, task=task)
+        artifact = read_artifact(folder)
+        task = restore_task(artifact, folder / CONFIG)
+        model, file = restore_model(artifact, folder / CONFIG), folder / WEIGHTS
+        return cls(model, load_weights(file, model), artifact.input_spec, source=file, task=task)
 
     @classmethod
     def from_weights(
@@ -226,52 +224,3 @@ class _Loaded:
     source: str
     image: np.ndarray | None  # (H, W, C) uint8
     error: str | None
-
-
-def best_folder(path: str | Path) -> Path:
-    """The folder that holds a run's best weights: `path/best`, or `path` where that is it already.
-
-    Raises:
-      RequestError: neither holds `config.json` and `model.safetensors`.
-    """
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise RequestError(f"--run {root}: no such folder; give the --output-dir of a training run")
-    for folder in (root / "best", root):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    if (root / "recipe.yaml").is_file():
-        raise RequestError(f"--run {root}: this run has no best weights yet; train past its first validation")
-    raise RequestError(f"--run {root}: not a run folder (no best/config.json and best/model.safetensors)")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a folder of best weights, as a dictionary.
-
-    Raises:
-      RequestError: the file cannot be read or lacks a key.
-    """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file}: cannot be read as JSON ({error})") from None
-    needed = ("model", "options", "num_classes", "input_spec", "classes")
-    missing = [key for key in needed if not isinstance(config, dict) or key not in config]
-    if missing:
-        raise RequestError(f"{file}: lacks the key '{missing[0]}'; it needs {', '.join(needed)}")
-    return dict(config)
-
-
-def spec_from_dict(values: dict[str, Any]) -> InputSpec:
-    """An `InputSpec` from its JSON form, in which tuples are lists.
-
-    Raises:
-      RequestError: a key that `InputSpec` does not have.
-    """
-    known = {field.name for field in fields(InputSpec)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise RequestError(f"input_spec: unknown key '{unknown[0]}'; it has {', '.join(sorted(known))}")
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return InputSpec(**plain)

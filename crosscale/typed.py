@@ -9,6 +9,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,8 @@ import yaml
 from crosscale.errors import RequestError, did_you_mean
 
 T = TypeVar("T")
+
+_MAPPINGS = (dict, Mapping)  # origins of dict[str, ...] and Mapping[str, ...]
 
 # YAML 1.1, which PyYAML speaks, calls 1e-4 a text because it has no dot.
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -120,9 +123,17 @@ def from_plain(kind: type[T], plain: Any, key: str = "") -> T:
         if name not in hints:
             hint = did_you_mean(str(name), hints)
             raise RequestError(f"unknown key '{dotted}'{hint or '; one of: ' + ', '.join(hints)}")
-        nested = is_dataclass(hints[name])
-        values[name] = from_plain(hints[name], value, dotted) if nested else _convert(hints[name], value, dotted)
+        values[name] = convert(hints[name], value, dotted)
     return kind(**values)
+
+
+def convert(kind: Any, value: Any, key: str) -> Any:
+    """A value as one of a type, which may be a dataclass; `key` is what errors name.
+
+    Raises:
+      RequestError: the value is of another type.
+    """
+    return from_plain(kind, value, key) if isinstance(kind, type) and is_dataclass(kind) else _convert(kind, value, key)
 
 
 def describe(kind: Any) -> str:
@@ -136,7 +147,7 @@ def describe(kind: Any) -> str:
         if len(args) == 2 and args[1] is Ellipsis:
             return f"a list, each {describe(args[0])}"
         return "a list of " + ", ".join(map(describe, args))
-    if origin is dict or kind is dict:
+    if origin in _MAPPINGS or kind is dict:
         return "key: value pairs"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return "null" if kind is type(None) else words.get(kind, "anything")
@@ -171,7 +182,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     elif origin is tuple:
         if isinstance(value, (list, tuple)):
             return _convert_sequence(kind, args, value, key)
-    elif origin is dict:
+    elif origin in _MAPPINGS:
         if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
             return {name: to_plain(item) for name, item in value.items()}
     elif kind is float:
@@ -197,8 +208,20 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         text = repr(value)
     else:
-        text = yaml.dump(to_plain(value), Dumper=_Dumper, default_flow_style=True).strip().removesuffix("...").strip()
+        text = (
+            yaml.dump(to_plain(_head(value)), Dumper=_Dumper, default_flow_style=True)
+            .strip()
+            .removesuffix("...")
+            .strip()
+        )
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _head(value: Any) -> Any:
+    """The first entries of lists and mappings, more than are shown: writing out millions takes minutes."""
+    if isinstance(value, Mapping):
+        return {key: _head(item) for key, item in islice(value.items(), 25)}
+    return [_head(item) for item in islice(value, 25)] if isinstance(value, (list, tuple)) else value
 
 
 def _where(error: yaml.YAMLError) -> str:

@@ -1,9 +1,7 @@
 """What every test shares: a quiet CPU backend, and a cache of compiled programs kept between runs."""
 
-import json
 import os
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -32,6 +30,7 @@ def tiny_run(tmp_path_factory):
     """A folder with the best weights of a run: a seeded, untrained CrossViT for the ten grey digits."""
     import numpy as np
 
+    from crosscale.artifact import WEIGHTS, Artifact, write_artifact
     from crosscale.contracts import InputSpec
     from crosscale.models.registry import create_model
     from crosscale.pretrained import parameter_shapes, save_weights
@@ -45,15 +44,8 @@ def tiny_run(tmp_path_factory):
     rng = np.random.default_rng(1)
     values = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in parameter_shapes(model).items()}
     variables = {"params": unflatten(values)}
-    save_weights(best / "model.safetensors", variables, model)
-    config = {
-        "model": "crossvit",
-        "options": options,
-        "num_classes": 10,
-        "input_spec": asdict(spec),
-        "classes": [str(digit) for digit in range(10)],
-        "metrics": {},
-        "version": "0.1.0",
-    }
-    (best / "config.json").write_text(json.dumps(config))
+    save_weights(best / WEIGHTS, variables, model)
+    labels = tuple(str(digit) for digit in range(10))
+    artifact = Artifact(model="crossvit", options=options, labels=labels, num_outputs=10, input_spec=spec)
+    write_artifact(best, artifact)
     return best.parent

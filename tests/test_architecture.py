@@ -13,7 +13,7 @@ PACKAGE = ROOT / "crosscale"
 RANKS = {
     "errors": 0, "contracts": 0, "trees": 0, "runtime": 0,
     "layers": 1, "weights": 1, "data": 1, "typed": 1,
-    "models": 2, "tasks": 3, "engine": 4,
+    "artifact": 2, "models": 2, "tasks": 3, "engine": 4,
     "pretrained": 5, "compat": 5, "explain": 5, "measure": 5, "recipe": 5, "recipes": 5,
     "predictor": 6,
     "runs": 7, "export": 7, "benchmark": 7,

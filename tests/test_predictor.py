@@ -1,8 +1,5 @@
 """The predictor against the model applied by hand."""
 
-import json
-from dataclasses import asdict
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crosscale.artifact import WEIGHTS, read_artifact
 from crosscale.contracts import InputSpec
 from crosscale.data import BadImage
 from crosscale.errors import RequestError, WorkError
-from crosscale.models.registry import create_model
-from crosscale.predictor import Predictor, best_folder, spec_from_dict
-from crosscale.pretrained import load_weights, save_weights
+from crosscale.predictor import Predictor
+from crosscale.pretrained import load_weights, restore_model, save_weights
 
 SPEC = InputSpec(size=(8, 8), crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 NAMES = ("ant", "bee", "cat", "dog")
@@ -176,10 +173,10 @@ def test_names_must_be_as_many_as_the_logits(predictor):
 
 
 def loaded_by_hand(run):
-    config = json.loads((run / "best" / "config.json").read_text())
-    model = create_model(config["model"], **config["options"], num_classes=config["num_classes"])
-    variables = load_weights(run / "best" / "model.safetensors", model)
-    return model, variables, spec_from_dict(config["input_spec"]), config["options"]
+    artifact = read_artifact(run / "best")
+    model = restore_model(artifact, run)
+    variables = load_weights(run / "best" / WEIGHTS, model)
+    return model, variables, artifact.input_spec, artifact.options
 
 
 def test_from_run_and_from_its_best_folder(tiny_run, arrays):
@@ -198,26 +195,3 @@ def test_from_weights(tiny_run, arrays):
     assert list(loaded.predict(arrays[:2])) == list(direct.predict(arrays[:2]))
     with pytest.raises(RequestError, match=r"model\.safetensors"):
         Predictor.from_weights("crossvit", file, **options)  # a head of 1000 classes
-
-
-def test_folders_that_are_no_run(tmp_path):
-    with pytest.raises(RequestError, match="no such folder"):
-        best_folder(tmp_path / "gone")
-    with pytest.raises(RequestError, match="not a run folder"):
-        best_folder(tmp_path)
-    (tmp_path / "recipe.yaml").write_text("model: {}")
-    with pytest.raises(RequestError, match="no best weights yet"):
-        best_folder(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    (tmp_path / "config.json").write_text("{not json")
-    with pytest.raises(RequestError, match="cannot be read as JSON"):
-        Predictor.from_run(tmp_path)
-    (tmp_path / "config.json").write_text('{"model": "crossvit"}')
-    with pytest.raises(RequestError, match="lacks the key 'options'"):
-        Predictor.from_run(tmp_path)
-
-
-def test_spec_survives_json():
-    assert spec_from_dict(json.loads(json.dumps(asdict(SPEC)))) == SPEC
-    with pytest.raises(RequestError, match="unknown key 'sise'"):
-        spec_from_dict({"sise": [8, 8]})

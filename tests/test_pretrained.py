@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 import crosscale
 from crosscale.errors import RequestError
+from crosscale.models.registry import input_spec
 from crosscale.predictor import Predictor
 from crosscale.pretrained import best_preset, from_variables, load_weights, recognise, save_pretrained, save_weights
 from crosscale.pretrained.adapt import other_channels, resize_position
@@ -261,7 +262,7 @@ def test_folders_load_in_timm(tmp_path, changes):
     from benchmarks.parity import deviation, import_timm
 
     ours = crosscale.create_model("crossvit_9_240", num_classes=3, **changes)
-    variables, spec = seeded_variables(ours), crosscale.InputSpec(size=ours.input_size, channels=ours.in_channels)
+    variables, spec = seeded_variables(ours), input_spec("crossvit_9_240", ours)
     folder = save_pretrained(
         tmp_path, variables, ours, name="crossvit_9_240", spec=spec, options=changes, classes=["a", "b", "c"]
     )

@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import Parser, positive_int, read_classes
 from crosscale.cli.output import note, print_json
 from crosscale.errors import RequestError
+
+if TYPE_CHECKING:
+    from crosscale.artifact import Artifact
 
 HELP = """\
 Reads weights from any file that the model fits and writes them under other names, bit for bit.
@@ -96,11 +99,11 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
     from crosscale.typed import parse_scalar
 
-    config = _config(source) if source and Path(source).expanduser().is_dir() else {}
-    name = options.model or config.get("model")
+    artifact = _artifact(source) if source and Path(source).expanduser().is_dir() else None
+    name = options.model or (artifact.model if artifact else None)
     if name is None:
         raise RequestError(f"{source}: a file does not say its model; give --model M (`crosscale models` lists them)")
-    kwargs: dict[str, Any] = {} if options.model else dict(config["options"])
+    kwargs: dict[str, Any] = {} if options.model or artifact is None else dict(artifact.options)
     kwargs |= {key[len(_FIELD) - 2 :]: parse_scalar(Any, text) for key, text in fields.items()}
     path: str | Path = fetch_weights(name) if options.pretrained else source
     contents = inspect_weights(path, create_model(name, **kwargs), options.from_names)
@@ -109,8 +112,8 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     variables = load_weights(path, model, contents.names)
     names = options.names
     if options.folder:
-        spec = _spec(config) if config and not options.model else input_spec(name, model)
-        classes = read_classes(options) or config.get("classes")
+        spec = artifact.input_spec if artifact and not options.model else input_spec(name, model)
+        metrics = artifact.metrics if artifact else {}
         save_pretrained(
             target,
             variables,
@@ -118,9 +121,9 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
             name=name,
             spec=spec,
             options=kwargs,
-            classes=classes,
+            classes=read_classes(options) or (artifact.labels if artifact else None),
             licence=options.license,
-            metrics={key: value for key, value in config.get("metrics", {}).items() if key in ("top1", "top5", "loss")},
+            metrics={key: value for key, value in metrics.items() if key in ("top1", "top5", "loss")},
             names=names,
         )
         names = names or ("timm" if "timm" in model.weight_rules() else OWN)
@@ -138,13 +141,7 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     }
 
 
-def _config(folder: str) -> dict[str, Any]:
-    from crosscale.predictor import best_folder, read_config
+def _artifact(folder: str) -> "Artifact":
+    from crosscale.artifact import best_folder, read_artifact
 
-    return read_config(best_folder(folder))
-
-
-def _spec(config: dict[str, Any]) -> Any:
-    from crosscale.predictor import spec_from_dict
-
-    return spec_from_dict(config["input_spec"])
+    return read_artifact(best_folder(folder))

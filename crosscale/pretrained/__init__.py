@@ -10,6 +10,7 @@ from crosscale.pretrained.loading import (
 )
 from crosscale.pretrained.naming import OWN, from_variables, parameter_shapes, recognise, to_variables
 from crosscale.pretrained.publishing import save_pretrained
+from crosscale.pretrained.restore import restore_model, restore_task
 from crosscale.pretrained.suggest import best_preset
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "load_weights",
     "parameter_shapes",
     "recognise",
+    "restore_model",
+    "restore_task",
     "save_pretrained",
     "save_weights",
     "to_variables",

@@ -17,9 +17,9 @@ def model_of(pretrained: str) -> dict[str, Any]:
 
     Raises RequestError when a file is of no preset; the model has to be given then.
     """
-    flat, config = read_source(pretrained)
-    if "model" in config:
-        return {"name": config["model"], "options": config.get("options", {})}
+    flat, artifact = read_source(pretrained)
+    if artifact is not None:
+        return {"name": artifact.model, "options": dict(artifact.options)}
     match = best_preset(flat)
     if match is None or match.share < 0.9:
         near = f"; the nearest is {match.preset} ({match.share:.0%} of its tensors)" if match else ""

@@ -1,6 +1,5 @@
 """Weights by name or from a file onto a model, and back into a file."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from crosscale.artifact import CONFIG, Artifact, read_if_ours
 from crosscale.contracts import Variables
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import create_model, get_preset
-from crosscale.pretrained.adapt import Tables
 from crosscale.pretrained.adapt import adapt as adapt_tensors
 from crosscale.pretrained.naming import (
     OWN,
@@ -22,6 +21,7 @@ from crosscale.pretrained.naming import (
     recognise,
     rename,
 )
+from crosscale.pretrained.restore import restore_model
 from crosscale.pretrained.suggest import best_preset
 from crosscale.trees import unflatten
 from crosscale.weights.files import read_tensors, write_tensors
@@ -30,7 +30,6 @@ from crosscale.weights.rules import Flat, check_against
 
 log = logging.getLogger("crosscale")
 
-_CONFIG = "config.json"
 # Said when such weights are loaded: they were trained with something that the model here does differently.
 _REMARKS = {
     "mindcv": "MindCV trained with bilinear rescaling, an approximate GELU and another epsilon in the blocks' norms: "
@@ -70,7 +69,7 @@ def load_weights(
       RequestError: no such file, a damaged or unsafe one, no scheme fits, or a tensor is unknown, missing or
         misshapen; the message names it and the preset that the file fits best.
     """
-    file, config = _locate(path)
+    file, artifact = _locate(path)
     flat = read_tensors(file)
     source = str(path)
     try:
@@ -78,7 +77,9 @@ def load_weights(
         ours = rename(flat, model, scheme, source)
         log.info("%s: %d tensors under the names of '%s'", source, len(flat), scheme)
         if adapt or only:
-            ours = _adapted(ours, model, source, config, only=only, classes=classes, seed=seed)
+            other = classes is not None and artifact is not None and artifact.labels != tuple(classes)
+            tables = restore_model(artifact, file.with_name(CONFIG)).position_tables() if artifact else None
+            ours = adapt_tensors(ours, model, source, only=only, new_head=other, source_tables=tables, seed=seed)
         else:
             check_against(ours, parameter_shapes(model), source)
     except RequestError as error:
@@ -182,57 +183,24 @@ def save_weights(path: str | Path, variables: Variables, model: ImageModel, name
     write_tensors(path, from_variables(variables, model, names), {"format": "pt", "names": names})
 
 
-def read_source(path: str | Path) -> tuple[Flat, dict[str, Any]]:
-    """The tensors of a file or folder, under its own names, and the folder's `config.json` ({} for a file).
+def read_source(path: str | Path) -> tuple[Flat, Artifact | None]:
+    """The tensors of a file or folder, under its own names, and what the folder says of them (None for a file).
 
     Raises RequestError as `load_weights` does.
     """
-    file, config = _locate(path)
-    return read_tensors(file), config
+    file, artifact = _locate(path)
+    return read_tensors(file), artifact
 
 
-def _locate(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The weight file, and the `config.json` beside it if a folder was given."""
+def _locate(path: str | Path) -> tuple[Path, Artifact | None]:
+    """The weight file, and what the folder says of it if one was given; other projects' folders say nothing."""
     root = Path(path).expanduser()
     if not root.is_dir():
-        return root, {}
+        return root, None
     for folder in (root / "best", root):
         if (folder / FILE).is_file():
-            return folder / FILE, _read_config(folder / _CONFIG)
+            return folder / FILE, read_if_ours(folder / CONFIG)
     raise RequestError(f"{root}: a folder without {FILE} or best/{FILE}; give a weight file or a run that has one")
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file}: cannot be read as JSON ({error})") from None
-    return config if isinstance(config, dict) else {}
-
-
-def _adapted(
-    ours: Mapping[str, np.ndarray],
-    model: ImageModel,
-    source: str,
-    config: Mapping[str, Any],
-    *,
-    only: Sequence[str],
-    classes: Sequence[str] | None,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    theirs = config.get("classes")
-    other = classes is not None and theirs is not None and list(theirs) != list(classes)
-    tables = _source_tables(config)
-    return adapt_tensors(ours, model, source, only=only, new_head=other, source_tables=tables, seed=seed)
-
-
-def _source_tables(config: Mapping[str, Any]) -> Tables | None:
-    if not {"model", "options", "num_classes"} <= set(config):
-        return None
-    options = {**config["options"], "num_classes": config["num_classes"]}
-    return create_model(config["model"], **options).position_tables()
 
 
 def _suggestion(flat: Mapping[str, np.ndarray], model: ImageModel) -> str:

@@ -1,13 +1,12 @@
 """Folders ready for the hub: weights, everything needed to use them alone, and a card."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from crosscale.artifact import CONFIG, Artifact, write_artifact
 from crosscale.contracts import InputSpec, Variables
+from crosscale.engine.run_folder import write_text
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import FAMILIES, get_preset
@@ -49,7 +48,8 @@ def save_pretrained(
       The folder.
 
     Raises:
-      RequestError: the folder holds other things, or the class names are not the model's number.
+      RequestError: the folder holds other things, the class names are not the model's number or not distinct, or
+        the input does not fit (see `Artifact`).
     """
     folder = Path(folder).expanduser()
     _check_folder(folder)
@@ -60,59 +60,52 @@ def save_pretrained(
     if classes is not None and len(classes) != num_classes:
         raise RequestError(f"{len(classes)} class names for a model of {num_classes} classes; give one per class")
     names = names or ("timm" if "timm" in model.weight_rules() else OWN)
-    config: dict[str, Any] = {
-        **(timm_config(model, name, spec, num_classes, classes, licence) if names == "timm" else {}),
-        "model": name,
-        "options": dict(options or {}),
-        "num_classes": num_classes,
-        "input_spec": asdict(spec),
-        "classes": list(classes) if classes is not None else [str(i) for i in range(num_classes)],
-        "metrics": dict(metrics or {}),
-        "names": names,
-        **({"license": licence} if licence else {}),
-    }
+    timm = timm_config(model, name, spec, num_classes, classes, licence) if names == "timm" else {}
+    artifact = Artifact(
+        model=name,
+        options={key: value for key, value in (options or {}).items() if key != "num_classes"},
+        labels=tuple(classes) if classes is not None else tuple(map(str, range(num_classes))),
+        num_outputs=num_classes,
+        input_spec=spec,
+        metrics=metrics or {},
+        extra={**timm, "names": names, **({"license": licence} if licence else {})},
+    )
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / FILE, variables, model, names)
-    _write(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _write(folder / "README.md", _card(config, licence))
+    write_artifact(folder, artifact)
+    write_text(folder / "README.md", _card(artifact, licence))
     return folder
 
 
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder}: is a file, not a folder")
-    ours = {FILE, "config.json", "README.md", ".git", ".gitattributes"}
+    ours = {FILE, CONFIG, "README.md", ".git", ".gitattributes"}
     others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
     if others:
         raise RequestError(f"{folder}: already holds other things ({others[0]}); give a new folder")
 
 
-def _card(config: Mapping[str, Any], licence: str) -> str:
+def _card(artifact: Artifact, licence: str) -> str:
     """The hub's model card: what the hub reads in the head, what a reader needs below."""
     head = [
         "---",
         *([f"license: {licence}"] if licence else []),
         "pipeline_tag: image-classification",
-        f"library_name: {'timm' if 'architecture' in config else 'crosscale'}",
+        f"library_name: {'timm' if 'architecture' in artifact.extra else 'crosscale'}",
         "tags: [image-classification, crosscale]",
         "---",
     ]
-    size = " x ".join(map(str, config["input_spec"]["size"]))
+    spec = artifact.input_spec
+    size = " x ".join(map(str, spec.size))
     facts = [
-        f"# {config['model']}",
+        f"# {artifact.model}",
         "",
-        f"{config['num_classes']} classes, {config['input_spec']['channels']} input channels, {size} pixels.",
-        *(f"{name}: {value}" for name, value in config["metrics"].items()),
+        f"{artifact.num_outputs} classes, {spec.channels} input channels, {size} pixels.",
+        *(f"{name}: {value}" for name, value in artifact.metrics.items()),
         "",
         "    crosscale predict --run FOLDER IMAGE",
     ]
-    if "architecture" in config:
+    if "architecture" in artifact.extra:
         facts += ['    timm.create_model("local-dir:FOLDER", pretrained=True)']
     return "\n".join([*head, *facts]) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)

@@ -1,6 +1,5 @@
 """A trained model as the teacher of another: any run or preset, on the images that the other one sees."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from crosscale.artifact import CONFIG, WEIGHTS, find_best, read_artifact
 from crosscale.contracts import Array, InputSpec
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError
 from crosscale.layers.resize import resize_bicubic
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained.loading import fetch_weights, load_weights
+from crosscale.pretrained.restore import restore_model
 
 log = logging.getLogger("crosscale")
 
@@ -42,10 +43,9 @@ def load_teacher(
     if folder is not None:
         if weights is not None:
             raise RequestError("distill.weights goes with a preset; a run brings its own")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = create_model(config["model"], **config["options"], num_classes=config["num_classes"])
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["input_spec"].items()}
-        own, names, path = InputSpec(**plain), list(config["classes"]), folder / "model.safetensors"
+        artifact = read_artifact(folder)
+        model = restore_model(artifact, folder / CONFIG)
+        own, names, path = artifact.input_spec, list(artifact.labels), folder / WEIGHTS
     else:
         model = create_model(teacher, num_classes=len(classes))
         own, names = input_spec(teacher, model), list(classes)
@@ -68,12 +68,10 @@ def load_teacher(
 
 def _folder(teacher: str) -> Path | None:
     root = Path(teacher).expanduser()
-    for folder in (root / "best", root):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    if root.exists():
+    folder = find_best(root)
+    if folder is None and root.exists():
         raise RequestError(f"distill.teacher: {teacher} is no run folder with best weights")
-    return None
+    return folder
 
 
 def _renormalised(images: Array, old: InputSpec, new: InputSpec) -> Array:

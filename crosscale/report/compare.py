@@ -70,7 +70,7 @@ def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Mea
     return [
         name,
         *(shown_measure(run, key) if key in run.kind.measures else MISSING for key in measures),
-        str(run.best.get("epoch", MISSING)),
+        MISSING if run.best_epoch is None else str(run.best_epoch),
         f"{run.epochs:.4g}",
         f"{costs.parameters / 1e6:.2f}" if costs else MISSING,
         f"{costs.macs / 1e9:.3g}" if costs else MISSING,

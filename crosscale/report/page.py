@@ -61,7 +61,7 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
         analysis=analysis,
         sections=[drawn_section(section) for section in sections],
         explained=[_explained(entry) for entry in analysis.explained] if analysis else [],
-        best_epoch=run.best.get("epoch", "unknown"),
+        best_epoch="unknown" if run.best_epoch is None else run.best_epoch,
         speed=_speed(run, analysis),
         command=repeat_command(run),
         original_command=run.environment.get("command"),
@@ -115,7 +115,8 @@ def _environment() -> Environment:
 
 
 def _subtitle(run: Run) -> str:
-    model = run.recipe.get("model", {}).get("name") or run.best.get("model") or "unknown model"
+    trained = run.best.model if run.best is not None else "unknown model"
+    model = run.recipe.get("model", {}).get("name") or trained
     data = run.recipe.get("data", {}).get("dir") or "unknown data"
     return f"{model} on {data}"
 
@@ -131,8 +132,8 @@ def _own_warnings(run: Run) -> list[str]:
 
 def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
     planned, measures = run.planned_epochs, run.kind.measures
-    best = run.best_measure
-    tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {run.best.get('epoch', '?')}")]
+    best, epoch = run.best_measure, "?" if run.best_epoch is None else run.best_epoch
+    tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {epoch}")]
     for name, measure in measures.items():
         if name != best:
             unit = f"{measure.unit}, " if measure.unit else ""

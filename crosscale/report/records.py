@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crosscale.artifact import CONFIG, Artifact, read_artifact
 from crosscale.engine.run_folder import BEST, ENVIRONMENT, METRICS, RECIPE, holds_run
 from crosscale.errors import RequestError
 from crosscale.tasks.registry import DEFAULT, task_kind
@@ -48,7 +49,7 @@ class Run:
 
     Attributes:
       recipe: as the YAML file holds it; empty where there is none.
-      best: `best/config.json`; empty before the first validation.
+      best: what `best/` says of its weights; None before the first validation.
       environment: versions, devices, memory and the command, as the training wrote them; may be empty.
       steps: taken according to the metrics.
       skipped_steps: left out because a number was not finite.
@@ -57,7 +58,7 @@ class Run:
     folder: Path
     name: str
     recipe: dict[str, Any]
-    best: dict[str, Any]
+    best: Artifact | None
     environment: dict[str, Any]
     curves: Curves
     steps: int
@@ -72,7 +73,7 @@ class Run:
     @property
     def kind(self) -> type[Task]:
         """What the run learns."""
-        name = self.best.get("task") or (self.recipe.get("task") or {}).get("name", DEFAULT)
+        name = self.best.task if self.best else (self.recipe.get("task") or {}).get("name", DEFAULT)
         return task_kind(name)
 
     @property
@@ -88,7 +89,12 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """Of the best validation: the task's measures, "examples", ..."""
-        return dict(self.best.get("metrics") or {})
+        return dict(self.best.metrics) if self.best is not None else {}
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Of the best validation; None before the first, or where it is not known."""
+        return self.best.epoch if self.best is not None else None
 
 
 def read_run(path: str | Path) -> Run:
@@ -105,12 +111,13 @@ def read_run(path: str | Path) -> Run:
     if not holds_run(folder):
         raise RequestError(f"{folder}: not a run folder (no {RECIPE}, {METRICS} or {BEST}/)")
     lines = _metric_lines(folder / METRICS)
+    config = folder / BEST / CONFIG
     steps = [int(line["step"]) for line in lines if isinstance(line.get("step"), int)]
     return Run(
         folder=folder,
         name=folder.resolve().name,
         recipe=read_yaml(folder / RECIPE) if (folder / RECIPE).exists() else {},
-        best=_json(folder / BEST / "config.json"),
+        best=read_artifact(config) if config.exists() else None,
         environment=_json(folder / ENVIRONMENT),
         curves=_curves(lines),
         steps=max(steps, default=0),

@@ -11,8 +11,7 @@ from crosscale.engine.environment import record_environment
 from crosscale.engine.run_folder import write_text
 from crosscale.errors import RequestError, WorkError
 from crosscale.measure import Costs, count_costs
-from crosscale.models.registry import create_model
-from crosscale.predictor import spec_from_dict
+from crosscale.pretrained import restore_model
 from crosscale.report.analysis import Analysis, analyse
 from crosscale.report.compare import render_comparison
 from crosscale.report.page import render_run
@@ -39,7 +38,7 @@ def write_report(
     """
     run = read_run(folder)
     analysis, warnings = None, []
-    if run.best:
+    if run.best is not None:
         try:
             analysis = analyse(run.folder, on_progress)
         except (RequestError, WorkError) as error:
@@ -68,11 +67,11 @@ def write_comparison(folders: Sequence[str | Path], output: Path) -> Path:
 
 def costs_of(run: Run) -> Costs | None:
     """What the run's model costs; None where the model cannot be built from what the folder says."""
-    best = run.best
+    if run.best is None:
+        return None
     try:
-        model = create_model(best["model"], **{**best["options"], "num_classes": best["num_classes"]})
-        return count_costs(model, spec_from_dict(best["input_spec"]))
-    except (KeyError, TypeError, RequestError):
+        return count_costs(restore_model(run.best, run.folder), run.best.input_spec)
+    except RequestError:
         return None
 
 
@@ -101,7 +100,7 @@ class LiveReport:
             record_environment(self.folder, self._command)
             self._command = None
             run = read_run(self.folder)
-            if run.best and self._costs is None:
+            if run.best is not None and self._costs is None:
                 self._costs = costs_of(run)
             warnings = self._analyse(run, final)
             _write(self.folder / REPORT, render_run(run, self._analysis, warnings, self._costs))
@@ -109,8 +108,7 @@ class LiveReport:
             log.warning("%s: the report was not written (%s: %s)", self.folder, type(error).__name__, error)
 
     def _analyse(self, run: Run, final: bool) -> list[str]:
-        step = run.best.get("step")
-        if not run.best or step == self._analysed_step:
+        if run.best is None or (step := run.best.step) == self._analysed_step:
             return []
         if not final and self._expected_seconds(run) > self._share * (time.monotonic() - self._last_pass):
             stale = "show the weights before the latest best" if self._analysis else "come"

@@ -1,8 +1,7 @@
 """Recipe -> experiment: the data, the model, the task and the schedule, checked against each other."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from crosscale.artifact import WEIGHTS, Artifact, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.sources import HUB
@@ -27,7 +27,6 @@ from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import fetch_weights, load_weights, save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
-from crosscale.runtime import package_version
 from crosscale.tasks.distillation import Distilled
 from crosscale.tasks.measure import check_best
 from crosscale.tasks.registry import task_kind
@@ -59,6 +58,26 @@ class Experiment:
     schedule: Schedule
     steps_per_epoch: int
     mesh: Mesh
+
+    @property
+    def artifact(self) -> Artifact:
+        """What `best/` will say, but for the numbers of a validation."""
+        recipe, task = self.recipe, self.task
+        return Artifact(
+            model=recipe.model.name,
+            options=self.options,
+            labels=task.labels,
+            num_outputs=len(task.labels),
+            input_spec=self.spec,
+            task=task.name,
+            task_options=task.artifact_options(),
+            data={
+                "dir": recipe.data.dir,
+                "val_fraction": recipe.data.val_fraction,
+                "seed": recipe.train.seed,
+                "batch_size": recipe.validate.batch_size,
+            },
+        )
 
     @cached_property
     def parameter_shapes(self) -> Any:
@@ -106,7 +125,7 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     )
     if data.dir is not None:
         recipe = replace(recipe, data=replace(data, dir=_place(data.dir), classes=plain.labels))
-    return Experiment(
+    experiment = Experiment(
         recipe=recipe,
         model=model,
         options=options,
@@ -119,6 +138,8 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
         steps_per_epoch=per_epoch,
         mesh=mesh,
     )
+    _ = experiment.artifact  # refuses now what could not be written after the first validation
+    return experiment
 
 
 def _place(data_dir: str) -> str:
@@ -248,29 +269,12 @@ def save_best(folder: Path, experiment: Experiment, params: Any, record: Mapping
     Args:
       params: whole NumPy arrays.
     """
-    recipe = experiment.recipe
-    config = {
-        "model": recipe.model.name,
-        "options": experiment.options,
-        "num_classes": len(experiment.task.labels),
-        "input_spec": asdict(experiment.spec),
-        "classes": list(experiment.task.labels),
-        "metrics": record["metrics"],
-        "step": record["step"],
-        "epoch": record["epoch"],
-        "data": {
-            "dir": recipe.data.dir,
-            "val_fraction": recipe.data.val_fraction,
-            "seed": recipe.train.seed,
-            "batch_size": recipe.validate.batch_size,
-        },
-        "crosscale_version": package_version(),
-    }
+    numbers = {name: record[name] for name in ("metrics", "step", "epoch")}
+    artifact = replace(experiment.artifact, **numbers)
 
     def fill(new: Path) -> None:
-        save_weights(new / "model.safetensors", {"params": params}, experiment.model)
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        (new / "config.json").write_text(text + "\n", encoding="utf-8")
+        save_weights(new / WEIGHTS, {"params": params}, experiment.model)
+        write_artifact(new, artifact)
 
     replace_folder(folder, fill)
 

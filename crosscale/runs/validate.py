@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from crosscale.artifact import best_folder, read_artifact
 from crosscale.contracts import InputSpec, Source
 from crosscale.data import eval_batches
 from crosscale.data.pipeline import OnBadImage
@@ -15,7 +16,7 @@ from crosscale.engine.evaluate import Pass, evaluate
 from crosscale.engine.sharding import check_divides, data_mesh, put_whole, replicated, spans_processes
 from crosscale.engine.step import make_eval_step
 from crosscale.errors import RequestError
-from crosscale.predictor import Predictor, best_folder, read_config
+from crosscale.predictor import Predictor
 from crosscale.tasks.registry import DEFAULT, task_kind
 from crosscale.tasks.task import Task
 
@@ -107,7 +108,7 @@ def stored_data(run: str | Path) -> dict[str, Any]:
     Raises:
       RequestError: the folder has no best weights, or they cannot be read.
     """
-    return dict(read_config(best_folder(run)).get("data", {}))
+    return dict(read_artifact(best_folder(run)).data)
 
 
 def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: str | Path) -> tuple[Source, str | Path]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from crosscale.artifact import Artifact
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.classification import Classification
 from crosscale.tasks.task import Task
@@ -21,9 +22,9 @@ def task_kind(name: Any) -> type[Task]:
     return TASKS[name]
 
 
-def stored_task(name: str, labels: Sequence[str], options: dict[str, Any]) -> Task:
+def stored_task(artifact: Artifact) -> Task:
     """The task of a trained model, from what its artifact says. Raises RequestError."""
-    return task_kind(name).from_artifact(labels, options)
+    return task_kind(artifact.task).from_artifact(artifact.labels, artifact.task_options)
 
 
 def plain_task(labels: Sequence[str]) -> Task:

@@ -113,7 +113,7 @@ def test_columns_and_files_that_are_not_there(pictures):
         open_table(file, "train", columns=("mas",), **SPLIT)
     with pytest.raises(RequestError, match="has no column 'photo'; it has path, mass"):
         open_table(file, "train", path_column="photo", **SPLIT)
-    with pytest.raises(RequestError, match="no such file; give a .csv"):
+    with pytest.raises(RequestError, match=r"no such file; give a \.csv"):
         open_table(pictures / "gone.csv", "train", **SPLIT)
-    with pytest.raises(RequestError, match="not a table; give a .csv"):
+    with pytest.raises(RequestError, match=r"not a table; give a \.csv"):
         open_table(pictures / "img", "train", **SPLIT)

@@ -20,7 +20,8 @@ def test_curves(written):
     assert run.curves.top1 == [(1.0, 0.4)]
     assert run.curves.val_rate == [(1.0, 200.0)]
     assert (run.steps, run.skipped_steps, run.epochs, run.planned_epochs) == (10, 1, 1.0, 4)
-    assert run.best == {}
+    assert run.best is None
+    assert run.metrics == {}
 
 
 def test_a_torn_last_line_is_left_out(written):
