@@ -6,7 +6,17 @@ from crosscale.errors import RequestError
 from crosscale.report.records import flat_recipe, read_run, repeat_command
 
 LINES = [
-    {"kind": "train", "step": 5, "epoch": 0.5, "loss": 2.0, "lr": 1e-3, "images_per_second": 90.0, "data_wait": 0.1},
+    {
+        "kind": "train",
+        "step": 5,
+        "epoch": 0.5,
+        "loss": 2.0,
+        "lr": 1e-3,
+        "images_per_second": 90.0,
+        "data_wait": 0.1,
+        "loss_labels": 1.5,
+        "loss_teacher": 0.5,
+    },
     {"kind": "train", "step": 10, "epoch": 1.0, "loss": None, "lr": 2e-3, "images_per_second": 95.0, "data_wait": 0.2},
     {"kind": "nonfinite", "step": 10, "tensor": "loss"},
     {"kind": "validate", "step": 10, "epoch": 1, "loss": 1.5, "top1": 0.4, "top5": 0.9, "images_per_second": 200.0},
@@ -17,7 +27,8 @@ def test_curves(written):
     run = read_run(written("a", LINES))
     assert run.curves.loss == [(0.5, 2.0)]  # a loss that was not finite is no point
     assert run.curves.lr == [(0.5, 1e-3), (1.0, 2e-3)]
-    assert run.curves.top1 == [(1.0, 0.4)]
+    assert run.curves.measures == {"loss": [(1.0, 1.5)], "top1": [(1.0, 0.4)], "top5": [(1.0, 0.9)]}
+    assert run.curves.parts == {"labels": [(0.5, 1.5)], "teacher": [(0.5, 0.5)]}
     assert run.curves.val_rate == [(1.0, 200.0)]
     assert (run.steps, run.skipped_steps, run.epochs, run.planned_epochs) == (10, 1, 1.0, 4)
     assert run.best is None
