@@ -26,8 +26,11 @@ def gelu(x: Array) -> Array:
     Computes in float32 and gives the input's type.
     """
     form = asked().gelu
-    forms = {"written": _gelu, "derived": _gelu_formula}
-    return by_platform(lambda platform: form or _gradient_form(platform), lambda form, x: forms[form](x), x)
+
+    def run(form: str, x: Array) -> Array:
+        return _gelu(x) if form == "written" else _gelu_formula(x)
+
+    return by_platform(lambda platform: form or _gradient_form(platform), run, x)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any) -> Array:
