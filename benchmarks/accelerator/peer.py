@@ -132,6 +132,8 @@ def measure(name: str, batch: int, given: Any, results: Results) -> None:
 def main() -> None:
     given = arguments(__doc__ or "", MODELS, mode="train")
     torch.set_float32_matmul_precision("high")
+    if given.smoke:
+        torch.set_num_threads(1)  # several on a busy processor wait for each other
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     results = Results(given.out, device=device, torch=torch.__version__, timm=timm.__version__, mode=given.mode)
     models = [MODELS[0]] if given.smoke else [name for name in given.models if name in MODELS]
