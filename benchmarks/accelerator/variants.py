@@ -39,16 +39,15 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dense wide": ({"dense": "wide"}, {}, {}),
     "no command buffers": ({}, {}, {"xla_gpu_enable_command_buffer": ""}),
     "attention chunked": ({"attention": "chunked"}, {}, {}),
-    "attention cudnn": ({"attention": "cudnn"}, {}, {}),
     "remat": ({}, {"remat": True}, {}),
 }
-ON_A_GPU = {"attention cudnn", "attention cudnn_padded", "no triton products", "no command buffers"}
+ON_A_GPU = {"attention cudnn_padded", "no triton products", "no command buffers"}
 
 
 def cases(model: str, batch: int, platform: str) -> list[Case]:
     labels = [label for label in VARIANTS if platform == "gpu" or label not in ON_A_GPU]
     if "former" not in model:  # the default there
-        labels = [label for label in labels if label != "attention cudnn"]
+        labels = [label for label in labels if label != "attention cudnn_padded"]
     found = []
     for label in labels:
         kernels, options, compiler = VARIANTS[label]

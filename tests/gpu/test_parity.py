@@ -77,11 +77,15 @@ def plain_attention(q, k, v, bias=None):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", [None, "plain", "whole", "padded", "cudnn", "cudnn_padded"])
-@pytest.mark.parametrize(("tokens", "heads", "width", "bias"), [(401, 2, 32, 0), (197, 2, 64, 0), (49, 3, 32, 1)])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "width", "bias"), [(401, 2, 32, 0), (197, 2, 64, 0), (56, 2, 32, 0), (49, 3, 32, 1)]
+)
 def test_attention(mode, form, tokens, heads, width, bias):
     half = mode in ("float16", "bfloat16")
     if form in ("cudnn", "cudnn_padded") and not (ON_GPU and half and not bias):
         pytest.skip("cuDNN's kernel is for half precision on a GPU; with a bias the library does not ask for it")
+    if form == "cudnn" and tokens % 2:
+        pytest.skip("JAX refuses cuDNN's gradient of an odd number of tokens")
     *given, cotangent = draw(*[(2, tokens, heads, width)] * 4)
     given[0] = given[0] * width**-0.5
     if bias:

@@ -100,13 +100,29 @@ def test_a_program_for_several_platforms_computes_the_same_here():
 def test_each_platform_gets_its_form():
     half, wide = jnp.ones((2, 401, 4, 32), jnp.bfloat16), jnp.ones((2, 401, 4, 32))
     forms = [attention_form(platform, x, x, None) for platform in ("cpu", "gpu", "tpu") for x in (half, wide)]
-    assert forms == ["chunked", "chunked", "cudnn", "plain", "plain", "plain"]
+    assert forms == ["chunked", "chunked", "cudnn_padded", "plain", "plain", "plain"]
+    assert attention_form("gpu", half[:, :400], half[:, :400], None) == "cudnn"
     assert conv_form("gpu", (32, 32), 12, 12, 0, 1) == "products"  # whole patches
     assert [conv_form(platform, (32, 32), 8, 4, 2, 1) for platform in ("cpu", "gpu", "tpu")] == [
         "products",
         "convolution",
         "convolution",
     ]
+
+
+@pytest.mark.parametrize("tokens", [401, 400])
+def test_a_gpu_s_training_traces_cudnn_s_attention(monkeypatch, tokens):
+    """As far as that goes without a GPU: with what JAX asks of the machine answered."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda *_: False)
+    q = jax.ShapeDtypeStruct((2, tokens, 4, 32), jnp.bfloat16)
+    with use_kernels(platforms=("cuda",)):
+        gradient = jax.make_jaxpr(jax.grad(lambda *given: attention(*given).astype(jnp.float32).sum(), (0, 1, 2)))
+        program = gradient(q, q, q)
+    assert "dot_product_attention_bwd" in str(program)
+    assert [leaf.shape for leaf in program.out_avals] == [q.shape] * 3
 
 
 def test_what_is_asked_for_ends_with_the_block():

@@ -37,14 +37,14 @@ def attention_form(platform: str, q: Array, k: Array, bias: Array | None) -> str
     """A processor's caches want parts; a GPU has cuDNN's fused kernel, for what it takes; plain everywhere else."""
     if platform == "cpu":
         return "chunked"
-    return "cudnn" if fused_kernel_fits(q, k, bias, platform) else "plain"
+    if not fused_kernel_fits(q, k, bias, platform):
+        return "plain"
+    # JAX refuses cuDNN's gradient of an odd number of tokens, as CLS tokens make it.
+    return "cudnn" if q.shape[1] % 2 == k.shape[1] % 2 == 0 else "cudnn_padded"
 
 
 def fused_kernel_fits(q: Array, k: Array, bias: Array | None, platform: str) -> bool:
-    """Whether cuDNN's fused attention takes these: half precision on a GPU, heads of 8, 16, ... 128, no bias.
-
-    It would refuse a bias in training where the number of tokens is odd, as CLS tokens make it.
-    """
+    """Whether cuDNN's fused attention takes these: half precision on a GPU, heads of 8, 16, ... 128, no bias."""
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     return platform == "gpu" and half and bias is None and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
