@@ -7,7 +7,7 @@ from flax import linen as nn
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
 from crosscale.layers.dense import torch_uniform
-from crosscale.layers.mlp import gelu
+from crosscale.layers.kernels import gelu
 from crosscale.layers.norm import LayerNorm
 
 EPSILON = 1e-5  # torch.nn.LayerNorm's default; Linen's is 1e-6

@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
-from crosscale.layers.chunked import chunked_attention
 from crosscale.layers.dense import Dense, DenseParams
+from crosscale.layers.kernels import attention, attention_weights
 
 ATTENTION = "attention"  # the collection of attention weights, filled when it is made mutable
 
@@ -62,27 +62,13 @@ def attend(
     """
     q = q * jnp.asarray(scale, q.dtype)
     if record is None and dropout is None:
-        if fused_kernel_fits(q, k, bias, jax.default_backend()):
-            return jax.nn.dot_product_attention(q, k, v, scale=1.0, implementation="cudnn")
-        return chunked_attention(q, k, v, bias)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return attention(q, k, v, bias)
+    weights = attention_weights(q, k, bias).astype(v.dtype)
     if record is not None:
         record(weights)
     if dropout is not None:
         weights = dropout(weights)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-def fused_kernel_fits(q: Array, k: Array, bias: Array | None, backend: str) -> bool:
-    """Whether cuDNN's fused attention takes these: half precision on a GPU, heads of 8, 16, ... 128, no bias.
-
-    It would refuse a bias in training where the number of tokens is odd, as CLS tokens make it.
-    """
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    return backend == "gpu" and half and bias is None and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
 
 class SelfAttention(nn.Module):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
+from crosscale.layers.kernels import dense
 
 
 def trunc_normal(std: float = 0.02) -> nn.initializers.Initializer:
@@ -59,8 +60,6 @@ class DenseParams(nn.Module):
 class Dense(nn.Module):
     """y = x W + b over the last axis. Weights ~ truncated normal 0.02, bias 0.
 
-    The tokens are flattened to (B * N, C) first, so that the weight gradient is one plain matmul.
-
     Attributes:
       features: output width.
       use_bias: whether b exists.
@@ -75,9 +74,4 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel, bias = dense_params(self, x.shape[-1], self.features, self.use_bias)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # A processor's matrix units take half precision and give float32. Asked for halves, XLA does without them.
-        wide = jnp.promote_types(x.dtype, jnp.float32) if jax.default_backend() == "cpu" else x.dtype
-        y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=wide)
-        if bias is not None:
-            y = y + bias
-        return y.astype(x.dtype).reshape(*x.shape[:-1], self.features)
+        return dense(x, kernel, bias)

@@ -14,11 +14,8 @@ from flax import linen as nn
 from crosscale.contracts import Array
 from crosscale.layers.attention import attend, check_heads, recorder
 from crosscale.layers.dense import Dense
+from crosscale.layers.kernels.attention import MASKED
 from crosscale.layers.position_bias import DynamicPositionBias
-
-# Added to the scores of padded keys: large enough that their weight is exactly zero beside any real key,
-# finite so that a group of nothing but padding stays free of NaN.
-MASKED = -1e6
 
 
 @dataclass(frozen=True)

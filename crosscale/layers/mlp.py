@@ -1,39 +1,12 @@
-"""The transformer's two-layer perceptron and its exact GELU."""
+"""The transformer's two-layer perceptron."""
 
-import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from crosscale.contracts import Array
 from crosscale.layers.dense import Dense
-
-
-@jax.custom_vjp
-def gelu(x: Array) -> Array:
-    """Exact GELU, x * Phi(x) (Hendrycks & Gimpel, 2016), as PyTorch's default; no tanh approximation.
-
-    Written with erf: XLA compiles it to faster code than the erfc form of `jax.nn.gelu`. The gradient needs `x` alone.
-    """
-    wide = x.astype(jnp.float32)
-    y = wide * (0.5 * (1.0 + lax.erf(wide * math.sqrt(0.5))))
-    # Zero it is there already. XLA:CPU hands no selection to its library: without one, that takes the whole perceptron
-    # at once, with every constant written out at full size.
-    return jnp.where(wide < -10.0, 0.0, y).astype(x.dtype)
-
-
-def _gelu_gradient(x: Array, grad: Array) -> tuple[Array]:
-    wide = x.astype(jnp.float32)
-    # erf is odd. Its forward value, written alike, would be found here and kept from there, as large as x.
-    cumulative = 0.5 * (1.0 - lax.erf(wide * -math.sqrt(0.5)))
-    density = jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2.0 * math.pi)
-    return ((grad * (cumulative + wide * density)).astype(x.dtype),)
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
+from crosscale.layers.kernels import gelu
 
 
 class Mlp(nn.Module):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from crosscale.layers import chunked
-from crosscale.layers.attention import ClassAttention, SelfAttention, attend, fused_kernel_fits
+from crosscale.layers.attention import ClassAttention, SelfAttention, attend
 from crosscale.layers.dense import Dense
-from crosscale.layers.mlp import gelu
+from crosscale.layers.kernels import chunked, gelu
+from crosscale.layers.kernels.attention import fused_kernel_fits
 from crosscale.layers.norm import LayerNorm
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crosscale.layers.conv import Conv, convolution, strided_products
+from crosscale.layers.conv import Conv
+from crosscale.layers.kernels.products import convolution, strided_products
 from crosscale.measure import count_function_macs
 
 # kernel, stride, padding, channels, features: the embedding's four scales, the stem's first, the merging's, odd ones

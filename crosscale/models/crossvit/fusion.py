@@ -14,7 +14,7 @@ from crosscale.contracts import Array
 from crosscale.layers.attention import ClassAttention, SelfAttention
 from crosscale.layers.dense import Dense
 from crosscale.layers.drop_path import DropPath
-from crosscale.layers.mlp import gelu
+from crosscale.layers.kernels import gelu
 from crosscale.layers.resize import resize_bicubic
 
 Tokens = tuple[Array, ...]  # one (B, 1 + N_b, C_b) per branch, CLS first

@@ -26,11 +26,11 @@ MOST_GROUPS = 8
 def image_groups(batch: Any, heads: int, queries: Any, keys: Any) -> list[int]:
     """Where to cut a batch, so that a group's scores in float32 stay within CHUNK_BYTES; [0, batch] leaves it whole.
 
-    Whole, too, where a size is symbolic (`jax.export` with a free batch or image size), on an accelerator, whose
-    memory is fast and wants large products, and where several devices may hold a part of the batch each.
+    Whole, too, where a size is symbolic (`jax.export` with a free batch or image size), and where several devices may
+    hold a part of the batch each.
     """
     sizes = (batch, queries, keys)
-    if not all(isinstance(size, int) for size in sizes) or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not all(isinstance(size, int) for size in sizes) or jax.device_count() > 1:
         return [0, batch]
     groups = min(math.ceil(4 * batch * heads * queries * keys / CHUNK_BYTES), MOST_GROUPS, batch)
     return [batch * i // groups for i in range(groups + 1)]
@@ -69,6 +69,11 @@ def chunked_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array
         chunk = query_chunk(stop - start, q.shape[1], q.shape[2], k.shape[2])
         outputs.append(_attention(*part, chunk))
     return _joined(outputs, axis=0).swapaxes(1, 2)
+
+
+def whole_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """`chunked_attention` in one piece."""
+    return _attention(*(x.swapaxes(1, 2) for x in (q, k, v)), bias, None).swapaxes(1, 2)
 
 
 def _split(x: Array | None, cuts: list[int]) -> list[Array | None]:

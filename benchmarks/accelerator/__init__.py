@@ -1,0 +1,1 @@
+"""The parts of benchmarks/accelerator.sh, each a program of its own: `python -m benchmarks.accelerator.PART`."""

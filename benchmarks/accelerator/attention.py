@@ -1,0 +1,131 @@
+"""Attention alone, in every form: how near to float32 it is, and how long it takes, forward and with its gradient.
+
+python -m benchmarks.accelerator.attention --timing 0 --out forms.json   # the differences only
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.accelerator.common import Results, arguments, left, timed, told
+from benchmarks.accelerator.ours import about
+from crosscale.layers.kernels import attention, use_kernels
+
+FORMS = ("cudnn", "cudnn_padded", "whole", "plain", "padded", "chunked")
+# (batch at 256 pictures, tokens, heads, width of a head, with CrossFormer's position bias)
+SHAPES = {
+    "crossvit_9 small patches": (256, 401, 4, 32, False),
+    "crossvit_9 large patches": (256, 197, 4, 64, False),
+    "crossvit_15 small patches": (256, 401, 6, 32, False),
+    "crossvit_15 large patches": (256, 197, 6, 64, False),
+    "crossformer_small stage 1": (256 * 64, 49, 3, 32, True),
+    "crossformer_small stage 3": (256 * 4, 49, 12, 32, True),
+}
+
+
+def draw(batch: int, tokens: int, heads: int, width: int, bias: bool) -> list[Any]:
+    """q, k, v, the output's gradient, and the bias or None."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    shape = (batch, tokens, heads, width)
+    given: list[Any] = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys[:4]]
+    given[0] = given[0] * width**-0.5
+    given.append(jax.random.normal(keys[4], (1, heads, tokens, tokens)) if bias else None)
+    return given
+
+
+def forward(form: str) -> Callable[..., Any]:
+    def run(q: Any, k: Any, v: Any, grad: Any, bias: Any) -> Any:
+        del grad
+        with use_kernels(attention=form):
+            return attention(q, k, v, bias)
+
+    return run
+
+
+def gradient(form: str) -> Callable[..., Any]:
+    """The output and the gradients to q, k, v and the bias."""
+
+    def run(q: Any, k: Any, v: Any, grad: Any, bias: Any) -> Any:
+        with use_kernels(attention=form):
+            if bias is None:
+                out, pull = jax.vjp(lambda *given: attention(*given, None), q, k, v)
+            else:
+                out, pull = jax.vjp(attention, q, k, v, bias)
+        return out, *pull(grad)
+
+    return run
+
+
+def differences(form: str, shape: tuple[Any, ...], batch: int) -> dict[str, float]:
+    """Of the output and each gradient, relative to float32's (products at full precision), by their norms."""
+    given = draw(batch, *shape[1:])
+    found = jax.jit(gradient(form))(*given)
+    with jax.default_matmul_precision("highest"):
+        wide = [None if x is None else x.astype(jnp.float32) for x in given]
+        expected = jax.jit(gradient("plain"))(*wide)
+    names = ("out", "dq", "dk", "dv", "dbias")
+    errors = {}
+    for name, a, b in zip(names, found, expected, strict=False):
+        a, b = (np.asarray(x, np.float64) for x in (a, b))
+        errors[name] = float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    return errors
+
+
+def milliseconds(form: str, shape: tuple[Any, ...], smoke: bool) -> dict[str, float]:
+    given = draw(*shape)
+    found = {}
+    for name, function in (("forward", forward(form)), ("with_gradient", gradient(form))):
+        program, last = jax.jit(function).lower(*given).compile(), [None]
+
+        def step(program: Any = program, last: list[Any] = last) -> None:
+            last[0] = program(*given)
+
+        found[name] = 1e3 * timed(step, lambda last=last: jax.block_until_ready(last[0]), smoke)["best"]
+    return found
+
+
+def compare(results: Results, forms: list[str], smoke: bool) -> list[tuple[str, str]]:
+    """Adds the differences of every form and shape; those that ran."""
+
+    def one(pair: tuple[str, str]) -> dict[str, Any]:
+        try:
+            return differences(pair[0], SHAPES[pair[1]], 2 if smoke else 8)
+        except Exception as error:  # a form that refuses a shape is a result
+            return {"error": told(error)}
+
+    pairs = [(form, name) for name in (list(SHAPES)[3:5] if smoke else SHAPES) for form in forms]
+    with ThreadPoolExecutor(8) as pool:
+        for (form, name), found in zip(pairs, pool.map(one, pairs), strict=True):
+            results.add(shape=name, form=form, **found)
+    return [pair for pair, row in zip(pairs, results.rows, strict=True) if "error" not in row]
+
+
+def main() -> None:
+    given = arguments(__doc__ or "", (), timing=1)
+    results = Results(given.out, **about())
+    forms = [form for form in FORMS if results.about["platform"] == "gpu" or "cudnn" not in form]
+    ran = compare(results, forms, given.smoke)
+    results.table("shape", "form", "out", "dq", "dk", "dv", "dbias")
+    if not given.timing:
+        return
+    results = Results(given.out.with_name(f"{given.out.stem}-time.json"), **about())
+    for form, name in ran:
+        if left(given) < 5:
+            results.add(shape=name, form=form, error="no time left")
+            continue
+        shape = (2, *SHAPES[name][1:]) if given.smoke else SHAPES[name]
+        try:
+            results.add(shape=name, form=form, **milliseconds(form, shape, given.smoke))
+        except Exception as error:
+            results.add(shape=name, form=form, error=told(error))
+    results.table("shape", "form", "forward", "with_gradient")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

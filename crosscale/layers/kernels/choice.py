@@ -1,0 +1,95 @@
+"""Which platform a program is traced for, and the one way to ask for another form of a kernel than its own choice."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+import jax
+from jax import lax
+
+from crosscale.contracts import Array
+from crosscale.errors import RequestError
+
+AttentionForm = Literal["chunked", "whole", "plain", "padded", "cudnn", "cudnn_padded"]
+GradientForm = Literal["written", "derived"]
+ConvForm = Literal["products", "convolution"]
+DenseForm = Literal["wide", "own"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What measurements and tests ask for; None leaves the choice to the kernel.
+
+    Attributes:
+      platforms: JAX's names of the platforms that the program is for ("cpu", "cuda", "rocm", "tpu"; "gpu" is both
+        in the middle); empty for the default backend.
+      attention: see `attention.FORMS`.
+      gelu: with its gradient written out, or derived by JAX.
+      layer_norm: the same.
+      convolution: strided ones as matrix products wherever that is possible, or never.
+      dense: products of half precision summed up and handed over in float32, or in their own type.
+    """
+
+    platforms: tuple[str, ...] = ()
+    attention: AttentionForm | None = None
+    gelu: GradientForm | None = None
+    layer_norm: GradientForm | None = None
+    convolution: ConvForm | None = None
+    dense: DenseForm | None = None
+
+
+_ASKED: ContextVar[Kernels] = ContextVar("crosscale_kernels", default=Kernels())  # noqa: B039 (it is frozen)
+
+
+def asked() -> Kernels:
+    """What `use_kernels` asks for here."""
+    return _ASKED.get()
+
+
+@contextmanager
+def use_kernels(**changes: Any) -> Iterator[None]:
+    """Has everything that is traced inside use these forms: `with use_kernels(attention="plain"): ...`.
+
+    A function that `jax.jit` has traced already keeps the forms of that trace; give it a new function.
+
+    Raises:
+      RequestError: a name or a form that is not known.
+    """
+    known = {"platforms": (), **{name: _forms(hint) for name, hint in get_type_hints(Kernels).items()}}
+    for name, form in changes.items():
+        if name not in known:
+            raise RequestError(f"kernels.{name}: there are {', '.join(known)}")
+        if name != "platforms" and form is not None and form not in known[name]:
+            raise RequestError(f"kernels.{name}={form!r}: one of {', '.join(known[name])}")
+    token = _ASKED.set(replace(_ASKED.get(), **changes))
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def _forms(hint: Any) -> tuple[str, ...]:
+    return tuple(form for part in get_args(hint) for form in get_args(part))
+
+
+def platforms() -> tuple[str, ...]:
+    """What the program is traced for."""
+    return asked().platforms or (jax.default_backend(),)
+
+
+def by_platform(choose: Callable[[str], str], run: Callable[..., Array], *operands: Any) -> Array:
+    """`run(form, *operands)` in the form that `choose` gives for the platform ("cpu", "gpu", "tpu").
+
+    Where the program is for several platforms with different forms it holds them all, and each gets its own.
+    """
+    forms = {name: choose("gpu" if name in ("cuda", "rocm") else name) for name in platforms()}
+    first = next(iter(forms.values()))
+    if all(form == first for form in forms.values()):
+        return run(first, *operands)
+
+    def branch(form: str) -> Callable[..., Array]:
+        return lambda *given: run(form, *given)
+
+    return lax.platform_dependent(*operands, **{name: branch(form) for name, form in forms.items()})
