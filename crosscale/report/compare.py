@@ -6,7 +6,7 @@ from typing import Any
 from crosscale.measure import Costs
 from crosscale.report.charts import Mark, Series, line_chart, scatter
 from crosscale.report.page import percent, render, shown_share, shown_value
-from crosscale.report.published import FAMILIES, published_rows
+from crosscale.report.published import published_rows, series_names
 from crosscale.report.records import Points, Run, flat_recipe
 
 MISSING = "\N{EN DASH}"
@@ -101,8 +101,9 @@ def _charts(names: Sequence[str], runs: Sequence[Run]) -> list[Any]:
 
 def _scatters(names: Sequence[str], runs: Sequence[Run], costs: Sequence[Costs | None]) -> list[Any]:
     rows = published_rows()
-    by_macs = [Mark(r.name, r.family, r.gmacs, r.top1, 1 + FAMILIES.index(r.family)) for r in rows]
-    by_params = [Mark(r.name, r.family, r.params, r.top1, 1 + FAMILIES.index(r.family)) for r in rows]
+    order = series_names()
+    by_macs = [Mark(r.name, r.series, r.gmacs, r.top1, 1 + order.index(r.series)) for r in rows]
+    by_params = [Mark(r.name, r.series, r.params, r.top1, 1 + order.index(r.series)) for r in rows]
     for name, run, cost in zip(names, runs, costs, strict=True):
         top1 = run.metrics.get("top1")
         if cost is not None and isinstance(top1, int | float):

@@ -126,7 +126,7 @@ def _schemas(settings: Settings) -> dict[str, Any]:
             {
                 "images": {"type": "array", "minItems": 1, "maxItems": settings.max_images, "items": image},
                 "top_k": top_k,
-                "position": {**place, "description": "y and x as fractions; CrossFormer only"},
+                "position": {**place, "description": "y and x as fractions; where the model takes_position"},
             },
             "images",
         ),
@@ -134,7 +134,7 @@ def _schemas(settings: Settings) -> dict[str, Any]:
             {
                 "images": files,
                 "top_k": top_k,
-                "position": {"type": "string", "description": "y,x as fractions; CrossFormer only"},
+                "position": {"type": "string", "description": "y,x as fractions; where the model takes_position"},
             }
         ),
         "Predictions": _object({"predictions": {"type": "array", "items": _object(found)}, "failed": failed}),
