@@ -44,10 +44,14 @@ class Features(NamedTuple):
       pooled: one vector per branch, each (B, C_branch). CrossViT: the normalised CLS tokens;
         CrossFormer: the mean over the last map (one entry).
       maps: spatial maps, each (B, H, W, C). CrossViT: one per branch; CrossFormer: the four stages.
+      strides: pixels of the images given per cell of each map, or empty where the backbone does not say. CrossViT: a
+        branch's patch size, scaled as its images are where that gives a whole number, else in its own images' pixels;
+        CrossFormer: 4, 8, 16, 32. To JAX they belong to the structure (`models/model.py`), and are no leaves.
     """
 
     pooled: tuple[Array, ...]
     maps: tuple[Array, ...]
+    strides: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):

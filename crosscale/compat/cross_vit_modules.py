@@ -222,13 +222,17 @@ class CrossViTBackbone(nn.Module):
             layer_norm(self.dtype, "large_norm")(large[:, 0]),
         )
         return Features(
-            pooled, (_map(small, images, self.small.patch_size), _map(large, images, self.large.patch_size))
+            pooled,
+            (_map(small, images, self.small.patch_size), _map(large, images, self.large.patch_size)),
+            (self.small.patch_size, self.large.patch_size),
         )
 
+    @nn.nowrap
     def _tokens(self, sizes: BranchSizes, name: str) -> ImageTokens:
         patches = (self.image_size // sizes.patch_size) ** 2
         return ImageTokens(sizes.dim, sizes.patch_size, patches, self.emb_drop_rate, self.dtype, name=name)
 
+    @nn.nowrap
     def _encoder(self, sizes: BranchSizes, name: str) -> Encoder:
         return Encoder(sizes.depth, sizes.heads, sizes.dim_head, sizes.mlp_dim, self.drop_rate, self.dtype, name=name)
 

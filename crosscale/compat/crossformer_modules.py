@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -249,7 +251,8 @@ class CrossFormerBackbone(nn.Module):
         for s, sizes in enumerate(self.stages):
             x = Stage(sizes, *rates, self.position_index, self.dtype, name=f"stage_{s}")(x, train)
             maps.append(x)
-        return Features((x.mean(axis=(1, 2)),), tuple(maps))
+        strides = tuple(accumulate((stage.stride for stage in self.stages), mul))
+        return Features((x.mean(axis=(1, 2)),), tuple(maps), strides)
 
     def _check_size(self, height: int, width: int) -> None:
         sides = (height, width)

@@ -27,6 +27,7 @@ from crosscale.compat.torch_modules import SummedLinears, check_rates, check_who
 from crosscale.compat.vit_pytorch_rules import cross_vit_rules, crossformer_rules
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
+from crosscale.models.description import BOTTOM, TOP, Layer
 from crosscale.models.model import ImageModel
 from crosscale.weights.rules import Rules
 
@@ -129,6 +130,7 @@ class CrossViT(ImageModel, kw_only=True):
             dtype=self.dtype,
         )
 
+    @nn.nowrap
     def _branch(self, prefix: str) -> BranchSizes:
         return BranchSizes(
             dim=getattr(self, f"{prefix}_dim"),
@@ -149,6 +151,16 @@ class CrossViT(ImageModel, kw_only=True):
     @property
     def input_size(self) -> tuple[int, int]:
         return self.image_size, self.image_size
+
+    def layer_of(self, name: str) -> Layer:
+        """A round's blocks of one number are a layer, and so are its last norms with its fusion."""
+        part, _, rest = name.removeprefix("backbone/").partition("/")
+        if name.startswith("head/") or part.endswith("_norm"):
+            return TOP
+        if part.endswith("_tokens"):
+            return BOTTOM
+        kind, _, number = rest.split("/")[0].rpartition("_")
+        return float(part.rpartition("_")[2]), float(number) if kind in ("attention", "mlp") else math.inf
 
     def weight_rules(self) -> dict[str, Rules]:
         return {"vit_pytorch": cross_vit_rules()}
@@ -245,6 +257,14 @@ class CrossFormer(ImageModel, kw_only=True):
             raise RequestError("vit_pytorch.CrossFormer: no picture size fits these windows and strides")
         return sides[0], sides[0]
 
+    def layer_of(self, name: str) -> Layer:
+        """Every pair is a layer; a stage's embedding counts as above its pairs."""
+        part, _, rest = name.removeprefix("backbone/").partition("/")
+        if name.startswith("head/"):
+            return TOP
+        kind, _, number = rest.split("/")[0].rpartition("_")
+        return float(part.removeprefix("stage_")), float(number) if kind == "pair" else math.inf
+
     def weight_rules(self) -> dict[str, Rules]:
         return {"vit_pytorch": crossformer_rules()}
 
@@ -252,6 +272,7 @@ class CrossFormer(ImageModel, kw_only=True):
         """Pooled: the mean over the last map (one entry); maps: the four stages'."""
         return super().features(images, train)
 
+    @nn.nowrap
     def _stages(self) -> tuple[StageSizes, ...]:
         where = "vit_pytorch.CrossFormer"
         widths = _per_stage("dim", self.dim, DIM_HEAD)

@@ -12,6 +12,7 @@ from crosscale.contracts import Array
 from crosscale.engine.layer_decay import layer_scales
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
 from crosscale.errors import RequestError
+from crosscale.models.description import Layer
 from crosscale.trees import flatten, match_first, select
 
 Schedule = Callable[[Array], Array]  # step -> learning rate
@@ -71,14 +72,20 @@ def make_schedule(
     return learning_rate
 
 
-def make_optimizer(settings: OptimizerSettings, params: Any) -> optax.GradientTransformation:
+def make_optimizer(
+    settings: OptimizerSettings, params: Any, layer_of: Callable[[str], Layer] | None = None
+) -> optax.GradientTransformation:
     """Gradients -> the direction of descent: the update is its product with minus the learning rate.
 
     The learning rate stays outside, because it follows the step number and a step that was left out (see
     `on_nonfinite`) must not shift it.
 
+    Args:
+      layer_of: the model's, for `layer_decay`.
+
     Raises:
-      RequestError: a pattern of `frozen` or `lr_scales` that matches no parameter.
+      RequestError: a pattern of `frozen` or `lr_scales` that matches no parameter, or `layer_decay` for a model that
+        does not say what its layers are.
     """
     names = list(flatten(params))
     _check_patterns("optimizer.frozen", settings.frozen, names)
@@ -105,7 +112,9 @@ def make_optimizer(settings: OptimizerSettings, params: Any) -> optax.GradientTr
     if settings.lr_scales:
         parts.append(_scale_by_name(settings.lr_scales))
     if settings.layer_decay is not None:
-        factors = layer_scales(names, settings.layer_decay)
+        if layer_of is None:
+            raise RequestError("optimizer.layer_decay: this model does not say what its layers are")
+        factors = layer_scales(names, settings.layer_decay, layer_of)
         parts.append(_scale_by_name([(re.escape(name), factor) for name, factor in factors.items()]))
     moving = optax.chain(*parts)
     if not settings.frozen:

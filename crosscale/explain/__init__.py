@@ -7,9 +7,10 @@ Nothing is hooked or patched: the layers put their weights into a Linen collecti
 trace nothing otherwise.
 """
 
-from crosscale.explain.coordinates import Map as Map
 from crosscale.explain.maps import Explained as Explained
 from crosscale.explain.maps import attention as attention
+from crosscale.explain.maps import describe_attention as describe_attention
 from crosscale.explain.maps import describe_maps as describe_maps
 from crosscale.explain.maps import explain as explain
 from crosscale.explain.maps import weights as weights
+from crosscale.models.description import Map as Map

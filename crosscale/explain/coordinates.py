@@ -1,43 +1,10 @@
 """From a grid of patches or cells to the pixels that they cover."""
 
-from dataclasses import dataclass
-
 import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array
-
-
-@dataclass(frozen=True)
-class Map:
-    """One kind of attention map that a model has.
-
-    Attributes:
-      name: the key under which `attention` returns it.
-      kind: whose attention it shows, for a heading.
-      scale: over which patches, for a heading.
-      cells: patches or cells of the whole grid; even attention gives each of them 1 / cells.
-    """
-
-    name: str
-    kind: str
-    scale: str
-    cells: int
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a grid lies in a picture.
-
-    Attributes:
-      grid: rows and columns of the grid.
-      start: the pixel (y, x) at which its first cell begins.
-      cell: height and width of a cell in pixels, not necessarily whole.
-    """
-
-    grid: tuple[int, int]
-    start: tuple[float, float]
-    cell: tuple[float, float]
+from crosscale.models.description import Placement
 
 
 def place(values: Array, placement: Placement, size: tuple[int, int]) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from crosscale.errors import RequestError
-from crosscale.explain.coordinates import Map
+from crosscale.models.description import Map
 from crosscale.tasks.task import CaptionLine
 
 # Dark to bright with rising lightness, so that it also reads in grey and with any colour vision: positions in

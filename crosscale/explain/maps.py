@@ -11,12 +11,11 @@ import numpy as np
 from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError
-from crosscale.explain import crossformer, crossvit
-from crosscale.explain.coordinates import Map, place
-from crosscale.explain.crossformer import Direction
+from crosscale.explain.coordinates import place
 from crosscale.layers.attention import ATTENTION
-from crosscale.models.crossformer.backbone import CrossFormer
-from crosscale.models.crossvit.backbone import CrossViT
+from crosscale.models.description import AttentionMaps, Direction, Map
+from crosscale.models.model import ImageModel
+from crosscale.models.registry import families_that
 from crosscale.trees import flatten
 
 
@@ -41,7 +40,8 @@ def attention(
     position: tuple[float, float] | None = None,
     direction: Direction = "received",
 ) -> dict[str, np.ndarray]:
-    """Attention maps of pictures; `describe_maps` says which there are and what each one shows.
+    """Attention maps of pictures; `describe_maps` says which there are and what each one shows, as the model's family
+    tells (`attention_maps`).
 
     CrossViT: "cls/b", the attention of branch b's CLS token to its own patches; "cross/b_to_o", of branch b's CLS
     token to the patches of branch o in the fusion; "rollout/b", rolled out within branch b; "rollout_across/b",
@@ -51,8 +51,8 @@ def attention(
     Args:
       images: (B, H, W, C), uint8, or floating point that is already normalised.
       spec: the input that the variables were trained for; needed for uint8 images.
-      position: CrossFormer only: the place in question, (y, x) as fractions of height and width in 0..1; None
-        asks how much attention every cell receives from all others on average.
+      position: for maps that have one, as CrossFormer's: the place in question, (y, x) as fractions of height and
+        width in 0..1; None asks how much attention every cell receives from all others on average.
       direction: with a position: what every cell gives to it ("received"), or what it gives to every cell ("given").
 
     Returns:
@@ -104,11 +104,20 @@ def describe_maps(model: nn.Module, size: tuple[int, int] | None = None) -> tupl
     Raises:
       RequestError: the model has none.
     """
-    if isinstance(model, CrossViT):
-        return crossvit.maps(model)
-    if isinstance(model, CrossFormer):
-        return crossformer.maps(model, size or model.input_size)
-    raise RequestError(f"no attention maps for {type(model).__name__}; there are for CrossViT and CrossFormer")
+    return describe_attention(model, size).maps
+
+
+def describe_attention(model: nn.Module, size: tuple[int, int] | None = None) -> AttentionMaps:
+    """What the model's family says of its maps for pictures of `size` (the model's own when None).
+
+    Raises:
+      RequestError: there are none.
+    """
+    found = model.attention_maps(size) if isinstance(model, ImageModel) else None
+    if found is None:
+        families = families_that("attention_maps")
+        raise RequestError(f"no attention maps for {type(model).__name__}; there are for {families}")
+    return found
 
 
 @partial(jax.jit, static_argnames=("model", "spec"))
@@ -128,13 +137,9 @@ def _explain(
 ) -> tuple[Array, dict[str, Array]]:
     outputs, captured = _captured(model, variables, images, spec)
     size = images.shape[1], images.shape[2]
-    if isinstance(model, CrossViT):
-        found, places = crossvit.grid_maps(model, captured), crossvit.placements(model, size)
-    else:
-        assert isinstance(model, CrossFormer)
-        found = crossformer.grid_maps(model, captured, size, position, direction)
-        places = crossformer.placements(model, size)
-    return outputs, {name: place(found[name], places[name], size) for name in places}
+    family = describe_attention(model, size)
+    found = family.grids(captured, position, direction)
+    return outputs, {name: place(found[name], where, size) for name, where in family.placements.items()}
 
 
 def _check(
@@ -144,7 +149,7 @@ def _check(
     position: tuple[float, float] | None,
     direction: str,
 ) -> None:
-    describe_maps(model)
+    family = describe_attention(model)
     if images.ndim != 4:
         raise RequestError(f"images must be (batch, height, width, channels), got shape {tuple(images.shape)}")
     if jnp.issubdtype(images.dtype, jnp.integer) and spec is None:
@@ -153,9 +158,9 @@ def _check(
         raise RequestError(f"direction={direction!r}: received or given")
     if position is None:
         return
-    if not isinstance(model, CrossFormer):
+    if family.no_position:
         raise RequestError(
-            "position: CrossViT's maps are those of its CLS tokens, which have no position; leave it out"
+            f"position: {type(model).__name__}'s maps are {family.no_position}, which have no position; leave it out"
         )
     if len(position) != 2 or not all(0 <= value <= 1 for value in position):
         raise RequestError(f"position={position}: give (y, x) as fractions of height and width, each in 0..1")

@@ -16,6 +16,9 @@ from crosscale.data.decode import decode
 from crosscale.errors import RequestError, WorkError
 from crosscale.export import onnx, stablehlo
 from crosscale.export.program import Program, deviation
+from crosscale.models.description import OpenSizes
+from crosscale.models.model import ImageModel
+from crosscale.models.registry import families_that
 from crosscale.predictor import Predictor
 
 Format = Literal["stablehlo", "onnx"]
@@ -67,7 +70,7 @@ def export(
       file: the artifact; its folder must exist. A file that is there is replaced.
       format: "stablehlo" (a zip for `jax.export`, batch axis open) or "onnx" (batch axis open).
       preprocessing: True: uint8 pictures in, probabilities out. False: normalised float32 in, logits out.
-      any_size: leaves height and width open as well (StableHLO; CrossFormer, whose weights know no size).
+      any_size: leaves height and width open as well (StableHLO; CrossFormer and others whose weights know no size).
       platforms: of the StableHLO program, out of "cpu", "cuda", "tpu".
       opset: ONNX operator set.
       pictures: image files to compare on; the package's own four photographs when empty.
@@ -79,7 +82,7 @@ def export(
       WorkError: the outputs differ, a picture is bad, or the conversion failed.
     """
     target = _check(format, platforms, file)
-    step, smallest = _size_steps(predictor) if any_size else (1, 1)
+    step, smallest = _open_sizes(predictor) if any_size else (1, 1)
     program = Program(predictor, preprocessing, any_size, step, smallest)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
@@ -115,23 +118,19 @@ def _check(format: str, platforms: Sequence[str], file: str | Path) -> Path:
     return target
 
 
-def _size_steps(predictor: Predictor) -> tuple[int, int]:
-    """What height and width must be multiples of, and the smallest side, where they are left open.
+def _open_sizes(predictor: Predictor) -> OpenSizes:
+    """The sizes that the program serves where height and width are left open.
 
     Raises RequestError for a model whose program depends on the picture's size.
     """
-    from crosscale.models.crossformer.backbone import CrossFormer
-
-    model = predictor.model
-    if not isinstance(model, CrossFormer):
+    model, (height, width) = predictor.model, predictor.spec.size
+    sizes = model.open_sizes() if isinstance(model, ImageModel) else None
+    if sizes is None:
         raise RequestError(
-            f"--any-size: {type(model).__name__} has one picture size, {predictor.spec.size[0]} x "
-            f"{predictor.spec.size[1]} pixels; only CrossFormer's can stay open"
+            f"--any-size: {type(model).__name__} has one picture size, {height} x {width} pixels; "
+            f"only {families_that('open_sizes')}'s can stay open"
         )
-    stride = model.config.stride * 2 ** (len(model.config.depths) - 1)
-    # Above this every stage's map is larger than its groups, so that one program serves all sizes.
-    largest = max(max(sizes) * model.config.stride * 2**s for s, sizes in enumerate(model.config.group_sizes))
-    return stride, (largest // stride + 1) * stride
+    return sizes
 
 
 def _compare(program: Program, run: Callable[[np.ndarray], np.ndarray], paths: Sequence[Path]) -> tuple[float, int]:

@@ -1,47 +1,147 @@
-"""What every image model is: a backbone that returns Features, and a head that reads them."""
+"""What every image model is: a backbone that returns Features, a head that reads them, and what the family says of
+itself."""
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import field
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Self
 
+import jax
 from flax import linen as nn
 
 from crosscale.contracts import Array, Features
-from crosscale.errors import RequestError
+from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.description import BOTTOM, TOP, AttentionMaps, Layer, OpenSizes, TimmModel
+from crosscale.models.heads.linear import MeanOfLinears
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
 
 
-class ImageModel(nn.Module):
-    """Base of the families: `__call__` gives logits, `features` what the head would read.
+def _features(strides: tuple[int, ...], children: Iterable[Any]) -> Features:
+    pooled, maps = children
+    return Features(pooled, maps, strides)
 
-    A family names its constructor's fields and builds the two parts; parameters live under
-    "backbone/..." and "head/...".
+
+# The strides belong to the structure: as leaves they would be numbers that jit traces and gradients pass through.
+jax.tree_util.register_pytree_with_keys(
+    Features,
+    lambda x: ([(jax.tree_util.GetAttrKey(name), getattr(x, name)) for name in ("pooled", "maps")], x.strides),
+    _features,
+)
+
+
+class ImageModel(nn.Module):
+    """Base of the families: `__call__` gives what the head gives, `features` what the head reads.
+
+    A family names its constructor's fields, builds its backbone, says its `input_size`, and answers what the rest of
+    the package asks of it; the answers below have defaults. Parameters live under "backbone/..." and "head/...".
+
+    Attributes:
+      task_head: a module that takes (Features, train), in place of the family's classifier; `num_classes` means
+        nothing then. It is keyword-only, and its parameters stand under "head/..." too.
+
+    Raises:
+      RequestError: at construction, for a `task_head` that is no module.
+      TypeError: at construction, for a keyword that is no field; it names the nearest one.
     """
+
+    task_head: nn.Module | None = field(default=None, kw_only=True)
+
+    if TYPE_CHECKING:  # every family has these; written as annotations they would be fields, in front of its own
+
+        @property
+        def in_channels(self) -> int: ...
+
+        @property
+        def num_classes(self) -> int: ...
+
+        @property
+        def dtype(self) -> Any: ...
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # Linen would wrap these as steps of the forward, which `tabulate` runs one by one, outside of `setup`.
+        for name, own in cls.__dict__.items():
+            if hasattr(getattr(ImageModel, name, None), "nowrap"):
+                nn.nowrap(own)
+        super().__init_subclass__(**options)
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        known = option_names(cls)
+        for name in options:
+            if name not in (*known, "parent", "name"):
+                raise TypeError(f"{cls.__name__} has no option '{name}'{did_you_mean(name, known)}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if self.task_head is not None and not isinstance(self.task_head, nn.Module):
+            raise RequestError(f"task_head={self.task_head!r} is not a Linen module")
+        super().__post_init__()
 
     def setup(self) -> None:
         self.backbone = self.make_backbone()
-        self.head = self.make_head()
+        # A copy, because Linen has named the field's own module "task_head"; that one stays without parameters.
+        self.head = self.make_head() if self.task_head is None else self.task_head.clone(parent=None, name=None)
 
+    @nn.nowrap
     def make_backbone(self) -> nn.Module:
+        """(images, train) -> Features."""
         raise NotImplementedError
 
+    @nn.nowrap
     def make_head(self) -> nn.Module:
-        raise NotImplementedError
+        """(Features, train) -> (B, num_classes) logits, where no `task_head` is given."""
+        return MeanOfLinears(self.num_classes, self.dtype)
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width in pixels that the model is meant to be fed."""
         raise NotImplementedError
 
+    @nn.nowrap
+    def layer_of(self, name: str) -> Layer:
+        """At which depth the parameter "a/b/c" stands: pairs that sort from the images to the head.
+
+        Parameters of one pair make one layer for the layer-wise decay of the learning rate; `TOP` are the head and
+        the last norms, which keep the whole rate.
+        """
+        return TOP if name.startswith("head/") else BOTTOM
+
+    @nn.nowrap
+    def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps | None:
+        """The attention maps for pictures of `size` in pixels (the model's own when None); None has none."""
+        return None
+
+    @nn.nowrap
+    def open_sizes(self) -> OpenSizes | None:
+        """The picture sizes that one exported program serves; None where it has one size."""
+        return None
+
+    @nn.nowrap
     def weight_rules(self) -> dict[str, Rules]:
         """Name rules by scheme ("timm", "official", ...) for this configuration; own names need none."""
         return {}
 
+    @nn.nowrap
+    def weight_remarks(self) -> dict[str, str]:
+        """What to say when weights of a scheme are loaded, by scheme."""
+        return {}
+
+    @nn.nowrap
     def position_tables(self) -> dict[str, PositionTable]:
         """The learned position tables by parameter name: what has to be resized for another image size."""
         return {}
 
+    @nn.nowrap
+    def timm_model(self, architecture: str | None) -> TimmModel | None:
+        """How timm builds this configuration; None where it cannot.
+
+        Args:
+          architecture: timm's name of the preset that the model was built from; None where it has none.
+        """
+        return None
+
     def __call__(self, images: Array, train: bool = False) -> Array:
-        """(B, H, W, channels) normalised images -> (B, num_classes) logits.
+        """(B, H, W, channels) normalised images -> (B, num_classes) logits, or what `task_head` gives.
 
         Args:
           images: float, NHWC, normalised with the mean and deviation that belong to the weights.
@@ -53,8 +153,13 @@ class ImageModel(nn.Module):
         return self.head(self.backbone(images, train), train)
 
     def features(self, images: Array, train: bool = False) -> Features:
-        """(B, H, W, channels) -> Features(pooled, maps), before the head."""
+        """(B, H, W, channels) -> Features(pooled, maps, strides), before the head."""
         return self.backbone(images, train)
+
+
+def option_names(family: type[ImageModel]) -> list[str]:
+    """The constructor's fields, without Linen's own."""
+    return [name for name in family.__dataclass_fields__ if name not in ("parent", "name")]
 
 
 def rematerialised(block: type[nn.Module]) -> Any:
@@ -76,12 +181,51 @@ def check_images(images: Array, in_channels: int) -> None:
         raise RequestError(f"images are {images.dtype}; the model takes normalised float images")
 
 
+def check_numbers(config: Any, whole: Iterable[str], real: Iterable[str]) -> None:
+    """Raises RequestError for a field of `config` that is not a whole number, or not a number at all."""
+    for names, kind, what in ((whole, Integral, "a whole number"), (real, Real, "a number")):
+        for name in names:
+            value = getattr(config, name)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise RequestError(f"{name}={value!r} is not {what}")
+
+
+def check_counts_and_rates(config: Any) -> None:
+    """Raises RequestError for channels, classes and dropout rates that cannot be, which all families have."""
+    rates = ("drop_rate", "attn_drop_rate", "drop_path_rate")
+    check_numbers(config, ("in_channels", "num_classes"), rates)
+    if config.in_channels < 1 or config.num_classes < 0:
+        raise RequestError(
+            f"in_channels={config.in_channels} and num_classes={config.num_classes}: need at least 1 and at least 0"
+        )
+    for name in rates:
+        if not 0 <= getattr(config, name) < 1:
+            raise RequestError(f"{name}={getattr(config, name)} is not in 0 <= rate < 1")
+
+
+def listed(field: str, value: Any, count: int = 1) -> tuple[Any, ...]:
+    """A list's entries; one number stands for `count` of them. Raises RequestError for anything else."""
+    if isinstance(value, int | float):
+        return (value,) * count
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise RequestError(f"{field}={value!r} is neither a number nor a list")
+    return tuple(value)
+
+
+def side_pair(value: Any) -> tuple[int, int]:
+    """A picture's height and width from one side or the pair. Raises RequestError where it is neither."""
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Iterable) else ()
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise RequestError(f"img_size: {value!r} is neither a side length in pixels nor a [height, width] pair")
+    return pair
+
+
 def normalised(field: str, value: Any, count: int, kind: type) -> tuple[Any, ...]:
     """`value` as a tuple of `count` numbers of `kind`; one number stands for all of them.
 
     Raises RequestError when the count or a type does not fit.
     """
-    values = (value,) * count if isinstance(value, int | float) else tuple(value)
+    values = listed(field, value, count)
     if len(values) != count:
         raise RequestError(f"{field}={list(values)} has {len(values)} entries, but there are {count} of them to set")
     for entry in values:

@@ -34,6 +34,7 @@ class Preset:
       config: constructor fields that differ from the family's defaults.
       input_spec: the preprocessing that belongs to the weights.
       published: numbers to compare against.
+      series: the models' name in publications ("DeiT"); "" is the family's class name.
       hub: repository on the Hugging Face hub that holds the weights, or "".
       revision: of that repository: a branch, a tag or a commit. A commit never changes; a branch may.
       sha256: of its `model.safetensors`, checked where it is given; "" relies on the hub's own record.
@@ -44,6 +45,7 @@ class Preset:
     config: dict[str, Any]
     input_spec: InputSpec
     published: Published
+    series: str = ""
     hub: str = ""
     # The repositories' commits are not recorded here, so the branch stands in; what is fetched is checked against
     # the hub's own hash, the format and every tensor's name and shape.

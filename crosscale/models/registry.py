@@ -10,7 +10,7 @@ from crosscale.models.crossformer.backbone import CrossFormer
 from crosscale.models.crossformer.presets import PRESETS as CROSSFORMER
 from crosscale.models.crossvit.backbone import CrossViT
 from crosscale.models.crossvit.presets import PRESETS as CROSSVIT
-from crosscale.models.model import ImageModel
+from crosscale.models.model import ImageModel, option_names
 from crosscale.models.presets import Preset
 
 FAMILIES: dict[str, tuple[type[ImageModel], tuple[Preset, ...]]] = {
@@ -30,7 +30,7 @@ def get_preset(name: str) -> Preset:
 
     Raises RequestError for an unknown name, with the nearest known one.
     """
-    return _find(name)[1]
+    return find_model(name)[1]
 
 
 def create_model(name: str, **overrides: Any) -> ImageModel:
@@ -47,9 +47,9 @@ def create_model(name: str, **overrides: Any) -> ImageModel:
     if name in FAMILIES:
         family, config = FAMILIES[name][0], {}
     else:
-        family, preset = _find(name)
+        family, preset = find_model(name)
         config = dict(preset.config)
-    known = [field for field in family.__dataclass_fields__ if field not in ("parent", "name")]
+    known = option_names(family)
     for field in overrides:
         if field not in known:
             raise RequestError(f"{name} has no option '{field}'{did_you_mean(field, known)}")
@@ -69,12 +69,19 @@ def input_spec(name: str, model: ImageModel) -> InputSpec:
     return spec
 
 
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Statistics for another number of channels: their average for every channel."""
-    return (sum(values) / len(values),) * channels
+def families_that(answer: str) -> str:
+    """The families, by class name and in words, that have an answer of their own, such as "open_sizes"."""
+    names = [
+        family.__name__ for family, _ in FAMILIES.values() if getattr(family, answer) != getattr(ImageModel, answer)
+    ]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
 
 
-def _find(name: str) -> tuple[type[ImageModel], Preset]:
+def find_model(name: str) -> tuple[type[ImageModel], Preset]:
+    """The family and the row of a preset, by its name or one of its aliases.
+
+    Raises RequestError for an unknown name, with the nearest known one.
+    """
     known: list[str] = []
     for family, presets in FAMILIES.values():
         for preset in presets:
@@ -84,3 +91,8 @@ def _find(name: str) -> tuple[type[ImageModel], Preset]:
     raise RequestError(
         f"unknown model '{name}'{did_you_mean(name, [*known, *FAMILIES])} (`crosscale models` lists them)"
     )
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Statistics for another number of channels: their average for every channel."""
+    return (sum(values) / len(values),) * channels

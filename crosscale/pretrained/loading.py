@@ -30,12 +30,6 @@ from crosscale.weights.rules import Flat, check_against
 
 log = logging.getLogger("crosscale")
 
-# Said when such weights are loaded: they were trained with something that the model here does differently.
-_REMARKS = {
-    "mindcv": "MindCV trained with bilinear rescaling, an approximate GELU and another epsilon in the blocks' norms: "
-    "logits here differ a little from its own",
-}
-
 
 def load_weights(
     path: str | Path,
@@ -84,8 +78,8 @@ def load_weights(
             check_against(ours, parameter_shapes(model), source)
     except RequestError as error:
         raise RequestError(f"{error}{_suggestion(flat, model)}") from None
-    if scheme in _REMARKS:
-        log.warning("%s: %s", source, _REMARKS[scheme])
+    if remark := model.weight_remarks().get(scheme):
+        log.warning("%s: %s", source, remark)
     _warn_of_nan(ours, source)
     return {"params": unflatten({name: as_float32(value) for name, value in ours.items()})}
 

@@ -6,7 +6,7 @@ from typing import Any
 from crosscale.measure import Costs
 from crosscale.report.charts import Mark, Series, line_chart, scatter
 from crosscale.report.page import percent, render, shown_measure, shown_value
-from crosscale.report.published import FAMILIES, PUBLISHED_MEASURE, published_rows
+from crosscale.report.published import PUBLISHED_MEASURE, published_rows, series_names
 from crosscale.report.records import Points, Run, flat_recipe
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.task import Task
@@ -119,8 +119,9 @@ def _charts(names: Sequence[str], runs: Sequence[Run], kinds: Sequence[type[Task
 
 def _scatters(names: Sequence[str], runs: Sequence[Run], costs: Sequence[Costs | None]) -> list[Any]:
     rows = published_rows()
-    by_macs = [Mark(r.name, r.family, r.gmacs, r.accuracy, 1 + FAMILIES.index(r.family)) for r in rows]
-    by_params = [Mark(r.name, r.family, r.params, r.accuracy, 1 + FAMILIES.index(r.family)) for r in rows]
+    order = series_names()
+    by_macs = [Mark(r.name, r.series, r.gmacs, r.accuracy, 1 + order.index(r.series)) for r in rows]
+    by_params = [Mark(r.name, r.series, r.params, r.accuracy, 1 + order.index(r.series)) for r in rows]
     for name, run, cost in zip(names, runs, costs, strict=True):
         accuracy = run.metrics.get(PUBLISHED_MEASURE)
         if cost is not None and isinstance(accuracy, int | float):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from crosscale.models.registry import get_preset, list_models
+from crosscale.models.registry import FAMILIES, find_model, list_models
 
 # name, parameters in millions, 1e9 multiply-accumulates, top-1 in percent.
 # T2T-ViT: Yuan et al., ICCV 2021, with the released code's figures (README, section 2). PVT: Wang et al., ICCV 2021,
@@ -20,7 +20,6 @@ _OTHERS = (
     ("PVT-Large", 61.4, 9.8, 81.7),
 )
 PUBLISHED_MEASURE = "top1"  # of the runs, what the published accuracies can be set against
-FAMILIES = ("CrossViT", "CrossFormer", "DeiT", "T2T-ViT", "PVT")
 
 
 @dataclass(frozen=True)
@@ -28,28 +27,40 @@ class Row:
     """One published model.
 
     Attributes:
+      series: what its authors call the models of its kind.
       params: in millions.
       gmacs: 1e9 multiply-accumulates of one picture.
       accuracy: ImageNet-1k top-1, percent.
     """
 
     name: str
-    family: str
+    series: str
     params: float
     gmacs: float
     accuracy: float
 
 
 def published_rows() -> list[Row]:
-    """All rows, by family and size."""
-    rows = [
-        Row(name, name.rpartition("-")[0].removesuffix("_t"), params, gmacs, top1)
-        for name, params, gmacs, top1 in _OTHERS
-    ]
+    """All rows, by series and size."""
+    rows = []
     for name in list_models():
-        preset = get_preset(name)
-        family = next((family for family in FAMILIES if name.startswith(family.lower())), None)
-        if family is not None and preset.published.top1 is not None:
-            published = preset.published
-            rows.append(Row(name, family, published.params / 1e6, published.gmacs, published.top1 or 0.0))
-    return sorted(rows, key=lambda row: (FAMILIES.index(row.family), row.gmacs))
+        family, preset = find_model(name)
+        published = preset.published
+        if published.top1 is not None:
+            series = preset.series or family.__name__
+            rows.append(Row(name, series, published.params / 1e6, published.gmacs, published.top1))
+    rows += [Row(name, _series(name), *figures) for name, *figures in _OTHERS]
+    order = series_names()
+    return sorted(rows, key=lambda row: (order.index(row.series), row.gmacs))
+
+
+def series_names() -> list[str]:
+    """All series in drawing order: the families by their class names, then the others."""
+    families = [family.__name__ for family, _ in FAMILIES.values()]
+    further = [preset.series for _, presets in FAMILIES.values() for preset in presets if preset.series]
+    return list(dict.fromkeys([*families, *further, *(_series(name) for name, *_ in _OTHERS)]))
+
+
+def _series(name: str) -> str:
+    """Of a row of `_OTHERS`."""
+    return name.rpartition("-")[0].removesuffix("_t")

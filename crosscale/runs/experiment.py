@@ -176,7 +176,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     per_device = recipe.train.batch_size // experiment.mesh.size
     images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)  # type: ignore[no-untyped-call]
     params = experiment.parameter_shapes
-    slots = jax.eval_shape(make_optimizer(recipe.optimizer, params).init, params)
+    slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
 
     def backward(params: Any, images: Any) -> Any:
         def run(params: Any) -> Any:
@@ -237,7 +237,7 @@ def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTr
     """
     recipe = experiment.recipe
     shapes = jax.eval_shape(experiment.model.init, jax.random.key(0), _blank(experiment.spec))["params"]
-    optimizer = make_optimizer(recipe.optimizer, shapes)
+    optimizer = make_optimizer(recipe.optimizer, shapes, experiment.model.layer_of)
     ema = recipe.train.ema_decay is not None
     return jax.eval_shape(lambda params: TrainState.create(params, optimizer, ema=ema), shapes), optimizer
 

@@ -131,7 +131,7 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
             {
                 "images": {"type": "array", "minItems": 1, "maxItems": settings.max_images, "items": image},
                 **options,
-                "position": {**place, "description": "y and x as fractions; CrossFormer only"},
+                "position": {**place, "description": "y and x as fractions; where the model takes_position"},
             },
             "images",
         ),
@@ -139,7 +139,7 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
             {
                 "images": files,
                 **options,
-                "position": {"type": "string", "description": "y,x as fractions; CrossFormer only"},
+                "position": {"type": "string", "description": "y,x as fractions; where the model takes_position"},
             }
         ),
         "Predictions": _object({"predictions": {"type": "array", "items": _object(found)}, "failed": failed}),

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from crosscale.contracts import Array
 from crosscale.data import BadImage
 from crosscale.errors import RequestError
-from crosscale.explain import describe_maps, explain
+from crosscale.explain import describe_attention, explain
 from crosscale.explain.draw import brightest
 from crosscale.predictor import Predictor
 from crosscale.serve.settings import Refused
@@ -34,18 +34,14 @@ class Served:
         self.spec = predictor.spec
         self.task = predictor.task
         try:
-            self.maps = describe_maps(predictor.model, self.spec.size)
+            described = describe_attention(predictor.model, self.spec.size)
         except RequestError:
-            self.maps = ()
+            described = None
+        self.maps = described.maps if described else ()
+        # Whether attention can be asked of one place of the picture.
+        self.takes_position = described is not None and not described.no_position
         Image.init()
         self._formats = tuple(name for name in FORMATS if name in Image.OPEN)
-
-    @property
-    def takes_position(self) -> bool:
-        """Whether attention can be asked of one place of the picture."""
-        from crosscale.models.crossformer.backbone import CrossFormer
-
-        return isinstance(self.predictor.model, CrossFormer)
 
     def prepare(self, data: bytes, name: str, max_pixels: int) -> np.ndarray:
         """The bytes of an image file -> (H, W, C) uint8, as validation and prediction prepare it.

@@ -14,7 +14,8 @@ from crosscale.trees import flatten, unflatten
 
 
 def test_crossvit_layers_in_order():
-    scales = layer_scales(parameter_shapes(create_model("crossvit_9_240")), 0.5)
+    model = create_model("crossvit_9_240")
+    scales = layer_scales(parameter_shapes(model), 0.5, model.layer_of)
     stages = "backbone/stage_{}"
     order = [
         "backbone/embed_0/position",
@@ -44,7 +45,7 @@ def test_other_names():
         "backbone/stage_1/block_0/attention/qkv/kernel",
         "backbone/norm/scale",
     ]
-    scales = layer_scales(names, 0.5)
+    scales = layer_scales(names, 0.5, create_model("crossformer").layer_of)
     assert [scales[name] for name in names] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 
 
@@ -52,8 +53,10 @@ def test_updates_are_scaled():
     names = ["backbone/embed/kernel", "backbone/stage_0/block_0/kernel", "head/kernel"]
     params = unflatten({name: jnp.ones(2) for name in names})
     settings = OptimizerSettings(name="sgd", momentum=0.0, weight_decay=0.0, layer_decay=0.5)
-    optimizer = make_optimizer(settings, params)
+    optimizer = make_optimizer(settings, params, create_model("crossformer").layer_of)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
     assert [float(flatten(updates)[name][0]) for name in names] == [0.25, 0.5, 1.0]
+    with pytest.raises(RequestError, match="does not say what its layers are"):
+        make_optimizer(settings, params)
     with pytest.raises(RequestError, match="layer_decay"):
         OptimizerSettings(layer_decay=0)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from crosscale.errors import RequestError
-from crosscale.explain.coordinates import Map, Placement, place
+from crosscale.explain.coordinates import place
 from crosscale.explain.draw import brightest, colours, figure, overlay, peak
+from crosscale.models.description import Map, Placement
 from crosscale.tasks.task import CaptionLine
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])

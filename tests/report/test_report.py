@@ -12,7 +12,7 @@ from crosscale.cli.main import main
 from crosscale.report.analysis import Analysis, analyse
 from crosscale.report.compare import distinct_names, recipe_differences
 from crosscale.report.page import render_run
-from crosscale.report.published import FAMILIES, published_rows
+from crosscale.report.published import published_rows, series_names
 from crosscale.report.records import read_run
 from crosscale.report.write import LiveReport
 from crosscale.runs.validate import evaluate_run
@@ -183,7 +183,7 @@ def test_names_tell_runs_of_one_name_apart(tmp_path):
 
 def test_published_rows_have_every_family():
     rows = published_rows()
-    assert {row.family for row in rows} == set(FAMILIES)
+    assert {row.series for row in rows} == set(series_names())
     by_name = {row.name: row for row in rows}
     assert by_name["crossvit_15_dagger_240"].params == pytest.approx(28.2, abs=0.1)
     assert all(1 < row.params < 120 and 0.5 < row.gmacs < 60 and 70 < row.top1 < 86 for row in rows)

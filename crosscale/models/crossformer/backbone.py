@@ -13,8 +13,8 @@ the size is free:
   The released code refuses such maps; floor(H / 4) and floor(W / 4) that divide by 8 never meet one.
 """
 
+import math
 from dataclasses import fields
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,10 +23,11 @@ from crosscale.contracts import Array, Features
 from crosscale.layers.cross_scale import CrossScaleEmbedding
 from crosscale.layers.drop_path import drop_path_schedule
 from crosscale.layers.norm import LayerNorm
+from crosscale.models.crossformer.attention_maps import attention_maps
 from crosscale.models.crossformer.block import NORM_EPSILON, CrossFormerBlock
 from crosscale.models.crossformer.config import MERGE_STRIDE, CrossFormerConfig, check_size
 from crosscale.models.crossformer.weights import OFFICIAL
-from crosscale.models.heads import MeanOfLinears
+from crosscale.models.description import BOTTOM, TOP, AttentionMaps, Layer, OpenSizes
 from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.rules import Rules
 
@@ -93,10 +94,10 @@ class CrossFormerBackbone(nn.Module):
             x = Stage(c, s, rates[start : start + depth], name=f"stage_{s}")(x, train)
             maps.append(x)
         pooled = _norm(c, "norm")(x).mean(axis=(1, 2))
-        return Features(pooled=(pooled,), maps=tuple(maps))
+        return Features(pooled=(pooled,), maps=tuple(maps), strides=c.strides)
 
 
-class CrossFormer(ImageModel):
+class CrossFormer(CrossFormerConfig, ImageModel):
     """CrossFormer and CrossFormer++ classifier.
 
     The weights do not depend on the image size: the same variables run at any height and width of at least
@@ -131,33 +132,11 @@ class CrossFormer(ImageModel):
       RequestError: at construction, for a configuration that cannot be built.
     """
 
-    img_size: Any = 224
-    patch_size: Any = (4, 8, 16, 32)
-    in_channels: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 96
-    depths: Any = (2, 2, 6, 2)
-    num_heads: Any = (3, 6, 12, 24)
-    group_size: Any = (7, 7, 7, 7)
-    interval: Any = (8, 4, 2, 1)
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.1
-    merge_size: Any = ((2, 4),) * 3
-    group_type: str = "constant"
-    use_acl: bool = False
-    patch_norm: bool = True
-    remat: bool = False
-    dtype: Any = None
+    __repr__ = nn.Module.__repr__  # the config has one too
 
     def __post_init__(self) -> None:
-        config = self.config
-        for f in fields(config):
-            object.__setattr__(self, f.name, getattr(config, f.name))
-        super().__post_init__()
+        CrossFormerConfig.__post_init__(self)
+        ImageModel.__post_init__(self)
 
     @property
     def config(self) -> CrossFormerConfig:
@@ -168,14 +147,33 @@ class CrossFormer(ImageModel):
         height, width = self.img_size
         return height, width
 
+    def layer_of(self, name: str) -> Layer:
+        """Every block is a layer, and every merging with its norm; the embedding is the lowest."""
+        part, _, rest = name.removeprefix("backbone/").partition("/")
+        # The embedding's norm keeps the whole rate, as the last norm does: runs that go on must keep theirs.
+        if name.startswith("head/") or part in ("norm", "embed_norm"):
+            return TOP
+        if part == "embed":
+            return BOTTOM
+        kind, _, stage = part.rpartition("_")
+        block = rest.split("/")[0].removeprefix("block_") if kind == "stage" else math.inf
+        return int(stage), float(block)
+
+    def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
+        return attention_maps(self.config, size or self.input_size)
+
+    def open_sizes(self) -> OpenSizes:
+        """The last stage's stride, and the smallest size at which every stage's map is larger than its groups: below
+        it the program depends on the size."""
+        c, step = self.config, self.strides[-1]
+        largest = max(max(sizes) * stride for sizes, stride in zip(c.group_sizes, c.strides, strict=True))
+        return OpenSizes(step, (largest // step + 1) * step)
+
     def weight_rules(self) -> dict[str, Rules]:
         return {"official": OFFICIAL}
 
     def make_backbone(self) -> nn.Module:
         return CrossFormerBackbone(self.config)
-
-    def make_head(self) -> nn.Module:
-        return MeanOfLinears(self.num_classes, self.dtype)
 
 
 def _norm(c: CrossFormerConfig, name: str) -> LayerNorm:

@@ -7,15 +7,15 @@ from crosscale.errors import RequestError, did_you_mean
 from crosscale.layers.attention import check_heads
 from crosscale.layers.cross_scale import check_kernels
 from crosscale.models.crossformer.group_sizes import GroupType, group_sizes
-from crosscale.models.model import normalised
+from crosscale.models.model import check_counts_and_rates, check_numbers, listed, normalised, side_pair
 
 MERGE_STRIDE = 2
 _BIAS_SHARE = 16  # width over the position network's width
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen, because the model inherits the fields and Linen's classes are not
 class CrossFormerConfig:
-    """The constructor's fields (see `CrossFormer`), as tuples with one entry per stage.
+    """The constructor's fields, written here alone (`CrossFormer` says what each means), as tuples per stage.
 
     Raises RequestError for anything that cannot be built, naming the field and what would work.
     """
@@ -43,23 +43,25 @@ class CrossFormerConfig:
     dtype: Any = None
 
     def __post_init__(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        put("depths", _numbers("depths", self.depths))
+        self.depths = _numbers("depths", self.depths)
         stages = len(self.depths)
-        put("patch_size", _numbers("patch_size", self.patch_size))
+        self.patch_size = _numbers("patch_size", self.patch_size)
         for name in ("num_heads", "group_size", "interval"):
-            put(name, normalised(name, getattr(self, name), stages, int))
-        put("mlp_ratio", normalised("mlp_ratio", self.mlp_ratio, 1, float)[0])
-        put("merge_size", _merges(self.merge_size, stages - 1))
-        put("img_size", _size(self.img_size))
+            setattr(self, name, normalised(name, getattr(self, name), stages, int))
+        self.mlp_ratio = normalised("mlp_ratio", self.mlp_ratio, 1, float)[0]
+        self.merge_size = _merges(self.merge_size, stages - 1)
+        self.img_size = side_pair(self.img_size)
         _check(self)
 
     @property
     def stride(self) -> int:
         """Pixels per cell of the first stage's map."""
         return int(self.patch_size[0])
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per cell of each stage's map."""
+        return tuple(self.stride * MERGE_STRIDE**stage for stage in range(len(self.depths)))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -74,27 +76,20 @@ class CrossFormerConfig:
 
 
 def _numbers(name: str, value: Any) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
+    values = listed(name, value)
     if not values:
         raise RequestError(f"{name} is empty: give at least one whole number")
     return normalised(name, values, len(values), int)
 
 
 def _merges(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
-    entries = tuple((e,) if isinstance(e, int) else tuple(e) for e in value)
+    entries = tuple(listed("merge_size", entry) for entry in listed("merge_size", value))
     if len(entries) != count:
         raise RequestError(
             f"merge_size={[list(e) for e in entries]} has {len(entries)} entries; {count + 1} stages "
             f"(depths) are joined by {count}"
         )
     return tuple(_numbers("merge_size", entry) for entry in entries)
-
-
-def _size(value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise RequestError(f"img_size: {value!r} is neither a side length in pixels nor a [height, width] pair")
-    return pair
 
 
 def check_size(size: tuple[int, ...], patch_size: tuple[int, ...], what: str) -> None:
@@ -110,13 +105,8 @@ def _check(c: CrossFormerConfig) -> None:
     if c.group_type not in (choices := get_args(GroupType)):
         hint = did_you_mean(str(c.group_type), choices)
         raise RequestError(f"group_type={c.group_type!r} is none of {', '.join(choices)}{hint}")
-    if c.in_channels < 1 or c.num_classes < 0:
-        raise RequestError(
-            f"in_channels={c.in_channels} and num_classes={c.num_classes}: need at least 1 and at least 0"
-        )
-    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-        if not 0 <= getattr(c, name) < 1:
-            raise RequestError(f"{name}={getattr(c, name)} is not in 0 <= rate < 1")
+    check_counts_and_rates(c)
+    check_numbers(c, ("embed_dim",), ())
     for name in ("depths", "patch_size", "group_size", "interval"):
         if min(getattr(c, name)) < 1:
             raise RequestError(f"{name}={list(getattr(c, name))}: every entry must be 1 or more")

@@ -4,7 +4,8 @@ Chen, Fan, Panda: CrossViT, ICCV 2021, section 3. Differs from the released code
 is free, pictures need not be square, and the patches are counted per side (floor(H / p) * floor(W / p)).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,13 +15,14 @@ from flax import linen as nn
 from crosscale.contracts import Array, Features
 from crosscale.layers.block import Block
 from crosscale.layers.drop_path import drop_path_schedule
-from crosscale.layers.norm import LayerNorm
 from crosscale.layers.patches import PatchTokens
 from crosscale.layers.resize import center_crop, resize_bicubic
-from crosscale.models.crossvit.config import CrossViTConfig
+from crosscale.models.crossvit.attention_maps import attention_maps
+from crosscale.models.crossvit.config import CrossViTConfig, Size
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
-from crosscale.models.crossvit.weights import weight_rules
-from crosscale.models.heads import MeanOfLinears
+from crosscale.models.crossvit.timm import timm_model
+from crosscale.models.crossvit.weights import REMARKS, weight_rules
+from crosscale.models.description import BOTTOM, TOP, AttentionMaps, Layer, TimmModel
 from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
@@ -118,10 +120,14 @@ class CrossViTBackbone(nn.Module):
         return Features(
             pooled=tuple(x[:, 0] if c.cls_token else x.mean(1) for x in tokens),
             maps=tuple(x.reshape(x.shape[0], *grid, -1) for x, grid in zip(patches, c.grids, strict=True)),
+            strides=tuple(
+                _stride(images.shape[1:3], size, patch, c.rescale)
+                for size, patch in zip(c.img_size, c.patch_size, strict=True)
+            ),
         )
 
 
-class CrossViT(ImageModel):
+class CrossViT(CrossViTConfig, ImageModel):
     """CrossViT classifier with any number of branches (one per entry of `patch_size`).
 
     Attributes:
@@ -154,32 +160,11 @@ class CrossViT(ImageModel):
       RequestError: at construction, for a configuration that cannot be built.
     """
 
-    img_size: Any = (224, 224)
-    patch_size: Any = (12, 16)
-    in_channels: int = 3
-    num_classes: int = 1000
-    embed_dim: Any = (192, 384)
-    depth: Any = ((1, 3, 1),) * 3
-    num_heads: Any = (6, 12)
-    mlp_ratio: Any = (2.0, 2.0, 4.0)
-    qkv_bias: bool = False
-    qk_scale: float | None = None
-    drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    norm_layer: Callable[..., nn.Module] = LayerNorm
-    multi_conv: bool = False
-    fusion: str = "cross_attention"
-    rescale: str = "bicubic"
-    cls_token: bool = True
-    remat: bool = False
-    dtype: Any = None
+    __repr__ = nn.Module.__repr__  # the config has one too
 
     def __post_init__(self) -> None:
-        config = CrossViTConfig(**{f.name: getattr(self, f.name) for f in fields(CrossViTConfig)})
-        for f in fields(config):
-            object.__setattr__(self, f.name, getattr(config, f.name))
-        super().__post_init__()
+        CrossViTConfig.__post_init__(self)
+        ImageModel.__post_init__(self)
 
     @property
     def config(self) -> CrossViTConfig:
@@ -189,8 +174,29 @@ class CrossViT(ImageModel):
     def input_size(self) -> tuple[int, int]:
         return max(self.img_size)
 
+    def layer_of(self, name: str) -> Layer:
+        """A stage's blocks of one number, of all branches, are a layer, and so is its fusion; the embeddings are the
+        lowest."""
+        part, _, rest = name.removeprefix("backbone/").partition("/")
+        if name.startswith("head/") or part.startswith("norm_"):
+            return TOP
+        if part.startswith("embed_"):
+            return BOTTOM
+        inner = rest.split("/")
+        block = inner[1].removeprefix("block_") if inner[0].startswith("branch_") else math.inf
+        return int(part.removeprefix("stage_")), float(block)
+
+    def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
+        return attention_maps(self.config, size or self.input_size)
+
     def weight_rules(self) -> dict[str, Rules]:
         return weight_rules(self.config)
+
+    def weight_remarks(self) -> dict[str, str]:
+        return REMARKS
+
+    def timm_model(self, architecture: str | None) -> TimmModel | None:
+        return timm_model(self.config, architecture)
 
     def position_tables(self) -> dict[str, PositionTable]:
         c = self.config
@@ -199,13 +205,21 @@ class CrossViT(ImageModel):
     def make_backbone(self) -> nn.Module:
         return CrossViTBackbone(self.config)
 
-    def make_head(self) -> nn.Module:
-        return MeanOfLinears(self.num_classes, self.dtype)
+
+def _cuts(given: Sequence[int], size: Size, mode: str) -> bool:
+    """Whether a branch of `size` sees the centre of the images rather than the whole of them."""
+    return mode == "center_crop" and size[0] <= given[0] and size[1] <= given[1]
 
 
-def _rescale(images: Array, size: tuple[int, int], mode: str) -> Array:
-    fits = size[0] <= images.shape[1] and size[1] <= images.shape[2]
-    return center_crop(images, size) if mode == "center_crop" and fits else resize_bicubic(images, size)
+def _rescale(images: Array, size: Size, mode: str) -> Array:
+    return center_crop(images, size) if _cuts(images.shape[1:3], size, mode) else resize_bicubic(images, size)
+
+
+def _stride(given: Sequence[int], size: Size, patch: int, mode: str) -> int:
+    """Pixels of the images given per patch where that is a whole number, the same for both sides; else the patch."""
+    scaled = {divmod(patch * side, own) for side, own in zip(given, size, strict=True)}
+    (pixels, rest), *others = scaled
+    return patch if _cuts(given, size, mode) or rest or others else pixels
 
 
 def _fuse_means(fuse: Any, tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:

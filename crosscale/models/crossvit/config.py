@@ -10,16 +10,16 @@ from crosscale.errors import RequestError, did_you_mean
 from crosscale.layers.attention import check_heads
 from crosscale.layers.norm import LayerNorm
 from crosscale.layers.patches import patch_grid, stem_grid
-from crosscale.models.model import normalised
+from crosscale.models.model import check_counts_and_rates, listed, normalised, side_pair
 
 Size = tuple[int, int]
 Fusion = Literal["cross_attention", "class_token", "pairwise", "all_attention", "none"]
 Rescale = Literal["bicubic", "center_crop"]
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen, because the model inherits the fields and Linen's classes are not
 class CrossViTConfig:
-    """The constructor's fields (see `CrossViT`), as tuples with one entry per branch.
+    """The constructor's fields, written here alone (`CrossViT` says what each means), as tuples per branch.
 
     Raises RequestError for anything that cannot be built, naming the field and what would work.
     """
@@ -46,15 +46,13 @@ class CrossViTConfig:
     dtype: Any = None
 
     def __post_init__(self) -> None:
-        patch_size = (self.patch_size,) if isinstance(self.patch_size, int) else tuple(self.patch_size)
-        branches = len(patch_size)
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        put("patch_size", normalised("patch_size", patch_size, branches, int))
-        put("img_size", _sizes(self.img_size, branches))
-        put("embed_dim", normalised("embed_dim", self.embed_dim, branches, int))
-        put("num_heads", normalised("num_heads", self.num_heads, branches, int))
-        put("mlp_ratio", _ratios(self.mlp_ratio, branches))
-        put("depth", _depths(self.depth, branches))
+        self.patch_size = listed("patch_size", self.patch_size)
+        branches = len(self.patch_size)
+        for name in ("patch_size", "embed_dim", "num_heads"):
+            setattr(self, name, normalised(name, getattr(self, name), branches, int))
+        self.img_size = _sizes(self.img_size, branches)
+        self.mlp_ratio = _ratios(self.mlp_ratio, branches)
+        self.depth = _depths(self.depth, branches)
         _check(self)
 
     @property
@@ -68,23 +66,17 @@ class CrossViTConfig:
 
 
 def _sizes(value: Any, branches: int) -> tuple[Size, ...]:
-    entries = (value,) * branches if isinstance(value, int) else tuple(value)
+    entries = listed("img_size", value, branches)
     if len(entries) != branches:
         raise RequestError(
             f"img_size={list(entries)} has {len(entries)} entries for {branches} branches: give one side length, or "
             "one entry per patch_size (a side, or a [height, width] pair)"
         )
-    sizes = []
-    for entry in entries:
-        pair = (entry, entry) if isinstance(entry, int) else tuple(entry)
-        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-            raise RequestError(f"img_size: {entry!r} is neither a side length in pixels nor a [height, width] pair")
-        sizes.append(pair)
-    return tuple(sizes)
+    return tuple(side_pair(entry) for entry in entries)
 
 
 def _ratios(value: Any, branches: int) -> tuple[float, ...]:
-    values = (value,) * branches if isinstance(value, int | float) else tuple(value)
+    values = listed("mlp_ratio", value, branches)
     if len(values) not in (branches, branches + 1):
         raise RequestError(
             f"mlp_ratio={list(values)} needs one entry per branch ({branches}); one more, the reference's unused "
@@ -94,7 +86,13 @@ def _ratios(value: Any, branches: int) -> tuple[float, ...]:
     return normalised("mlp_ratio", values[:branches], branches, float)
 
 
-def _depths(value: Sequence[Sequence[int]], branches: int) -> tuple[tuple[int, ...], ...]:
+def _depths(value: Any, branches: int) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(value, Sequence) or not all(isinstance(stage, Sequence) for stage in value):
+        example = [[1] * (branches + 1)]
+        raise RequestError(
+            f"depth={value!r} is no list of stages: give one [blocks per branch..., fusion depth] list per stage, "
+            f"such as {example}"
+        )
     stages = tuple(tuple(stage) for stage in value)
     if not stages:
         raise RequestError("depth is empty: give one [blocks per branch..., fusion depth] list per stage")
@@ -115,13 +113,7 @@ def _check(c: CrossViTConfig) -> None:
         given = getattr(c, name)
         if given not in choices:
             raise RequestError(f"{name}={given!r} is none of {', '.join(choices)}{did_you_mean(str(given), choices)}")
-    if c.in_channels < 1 or c.num_classes < 0:
-        raise RequestError(
-            f"in_channels={c.in_channels} and num_classes={c.num_classes}: need at least 1 and at least 0"
-        )
-    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-        if not 0 <= getattr(c, name) < 1:
-            raise RequestError(f"{name}={getattr(c, name)} is not in 0 <= rate < 1")
+    check_counts_and_rates(c)
     if len(c.patch_size) == 1 and c.fused:
         raise RequestError("fusion needs two branches or more: give patch_size another entry, or fusion='none'")
     if c.fusion != "cross_attention" and max(stage[-1] for stage in c.depth) > 1:

@@ -115,6 +115,7 @@ def _deit(row: tuple[Any, ...]) -> Preset:
         },
         input_spec=InputSpec(size=(224, 224), crop_pct=0.9),
         published=Published(params, gmacs, top1, None, "DeiT paper, Table 5"),
+        series="DeiT",
         hub=f"timm/deit_{name}_patch16_224.fb_in1k",
         aliases=(f"deit_{name}_patch16_224",),
     )

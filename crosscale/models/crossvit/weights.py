@@ -5,6 +5,12 @@ from crosscale.weights.rules import Rule, Rules, conv, dense, norm
 
 _OURS = "backbone/stage_{s}"
 
+# Said when such weights are loaded: they were trained with something that the model here does differently.
+REMARKS = {
+    "mindcv": "MindCV trained with bilinear rescaling, an approximate GELU and another epsilon in the blocks' norms: "
+    "logits here differ a little from its own",
+}
+
 
 def weight_rules(config: CrossViTConfig) -> dict[str, Rules]:
     """The schemes that can hold this configuration: the released code has one fusion and always CLS tokens."""

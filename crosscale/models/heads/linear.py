@@ -1,4 +1,4 @@
-"""Heads: anything that takes Features."""
+"""Linear layers on the pooled vectors, averaged: the classifier of every family, and what other heads start from."""
 
 from typing import Any
 
@@ -7,6 +7,12 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.layers.dense import Dense
+
+
+def mean_of_linears(features: Features, width: int, dtype: Any) -> Array:
+    """One linear layer "branch_b" per pooled vector, averaged: (B, width). To be called in a compact method."""
+    outputs = [Dense(width, dtype=dtype, name=f"branch_{b}")(vector) for b, vector in enumerate(features.pooled)]
+    return sum(outputs) / len(outputs)
 
 
 class MeanOfLinears(nn.Module):
@@ -23,8 +29,4 @@ class MeanOfLinears(nn.Module):
     def __call__(self, features: Features, train: bool = False) -> Array:
         if self.num_classes == 0:
             return jnp.concatenate(features.pooled, axis=-1)
-        logits = [
-            Dense(self.num_classes, dtype=self.dtype, name=f"branch_{b}")(vector)
-            for b, vector in enumerate(features.pooled)
-        ]
-        return sum(logits) / len(logits)
+        return mean_of_linears(features, self.num_classes, self.dtype)

@@ -1,44 +1,50 @@
 """CrossFormer's attention: of the short- and long-distance groups of every stage, mapped back to the picture."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 
 from crosscale.contracts import Array
-from crosscale.explain.coordinates import Map, Placement
 from crosscale.layers.groups import Grouping, group_map, merge, partition
-from crosscale.models.crossformer.backbone import CrossFormer
-from crosscale.models.crossformer.config import MERGE_STRIDE
+from crosscale.models.crossformer.config import MERGE_STRIDE, CrossFormerConfig
+from crosscale.models.description import AttentionMaps, Direction, Map, Placement
 
-Direction = Literal["received", "given"]
 _KINDS = ("short", "long")
 
 
-def maps(model: CrossFormer, size: tuple[int, int]) -> tuple[Map, ...]:
+def attention_maps(c: CrossFormerConfig, size: tuple[int, int]) -> AttentionMaps:
+    """The maps of such a model for pictures of `size`."""
+
+    def grids(captured: Mapping[str, Any], position: Array | None, direction: Direction) -> dict[str, Array]:
+        return grid_maps(c, captured, size, position, direction)
+
+    return AttentionMaps(maps(c, size), placements(c, size), grids)
+
+
+def maps(c: CrossFormerConfig, size: tuple[int, int]) -> tuple[Map, ...]:
     """Which maps `grid_maps` gives for pictures of `size`, stage by stage."""
     found = []
-    for s, (rows, columns) in enumerate(_grids(model, size)):
-        for parity in range(min(len(_KINDS), model.config.depths[s])):
-            pixels = _pixels(model, s)
-            kind = f"stage {s}: {rows} x {columns} cells of {pixels} px"
+    for s, (rows, columns) in enumerate(_grids(c, size)):
+        for parity in range(min(len(_KINDS), c.depths[s])):
+            kind = f"stage {s}: {rows} x {columns} cells of {c.strides[s]} px"
             scale = f"{_KINDS[parity]}-distance groups"
             found.append(Map(f"stage_{s}/{_KINDS[parity]}", kind, scale, rows * columns))
     return tuple(found)
 
 
-def placements(model: CrossFormer, size: tuple[int, int]) -> dict[str, Placement]:
+def placements(c: CrossFormerConfig, size: tuple[int, int]) -> dict[str, Placement]:
     """Where each map lies in a picture of `size`."""
-    grids = _grids(model, size)
+    grids = _grids(c, size)
     found = {}
-    for m in maps(model, size):
+    for m in maps(c, size):
         s = _stage_of(m.name)
-        found[m.name] = Placement(grids[s], (0, 0), (_pixels(model, s), _pixels(model, s)))
+        found[m.name] = Placement(grids[s], (0, 0), (c.strides[s], c.strides[s]))
     return found
 
 
 def grid_maps(
-    model: CrossFormer,
+    c: CrossFormerConfig,
     captured: Mapping[str, Any],
     size: tuple[int, int],
     position: Array | None,
@@ -55,15 +61,15 @@ def grid_maps(
         that a cell receives from an average position; it sums to 1.
     """
     found = {}
-    grids = _grids(model, size)
-    for m in maps(model, size):
+    grids = _grids(c, size)
+    for m in maps(c, size):
         s = _stage_of(m.name)
-        block = _last_block(model, s, m.name.endswith("long"))
-        grouping = _grouping(model, s, block, grids[s])
+        block = _last_block(c, s, m.name.endswith("long"))
+        grouping = _grouping(c, s, block, grids[s])
         layer = captured["backbone"][f"stage_{s}"][f"block_{block}"]["attention"]["weights"][0]
         heads_mean = layer.astype(jnp.float32).mean(1)  # (B groups, N, N)
         heads_mean = heads_mean.reshape(-1, heads_mean.shape[0] // _batch(layer, grouping), *heads_mean.shape[1:])
-        chosen = partition(_chosen(position, grids[s], size, _pixels(model, s))[None, :, :, None], grouping)[..., 0]
+        chosen = partition(_chosen(position, grids[s], size, c.strides[s])[None, :, :, None], grouping)[..., 0]
         equation = "bgqk,gk->bgq" if direction == "received" else "bgqk,gq->bgk"
         values = jnp.einsum(equation, heads_mean, chosen)
         found[m.name] = merge(values.reshape(-1, grouping.tokens, 1), grouping)[..., 0]
@@ -85,14 +91,13 @@ def _stage_of(name: str) -> int:
     return int(name.partition("/")[0].removeprefix("stage_"))
 
 
-def _last_block(model: CrossFormer, stage: int, long: bool) -> int:
+def _last_block(c: CrossFormerConfig, stage: int, long: bool) -> int:
     """Long-distance attention is in the odd blocks."""
-    depth: int = model.config.depths[stage]
+    depth: int = c.depths[stage]
     return depth - 1 - (depth - 1 - long) % 2
 
 
-def _grouping(model: CrossFormer, stage: int, block: int, grid: tuple[int, int]) -> Grouping:
-    c = model.config
+def _grouping(c: CrossFormerConfig, stage: int, block: int, grid: tuple[int, int]) -> Grouping:
     return group_map(grid, c.group_sizes[stage][block], c.interval[stage] if block % 2 else 1)
 
 
@@ -101,15 +106,11 @@ def _batch(layer: Array, grouping: Grouping) -> int:
     return int(layer.shape[0]) // (rows * columns * grouping.interval**2)
 
 
-def _pixels(model: CrossFormer, stage: int) -> int:
-    return int(model.config.stride) * MERGE_STRIDE**stage
-
-
-def _grids(model: CrossFormer, size: tuple[int, int]) -> list[tuple[int, int]]:
+def _grids(c: CrossFormerConfig, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Rows and columns of cells per stage; the merging rounds an odd side up."""
-    rows, columns = (side // model.config.stride for side in size)
+    rows, columns = (side // c.stride for side in size)
     found = []
-    for _ in model.config.depths:
+    for _ in c.depths:
         found.append((rows, columns))
         rows, columns = -(-rows // MERGE_STRIDE), -(-columns // MERGE_STRIDE)
     return found

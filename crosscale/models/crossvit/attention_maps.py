@@ -13,17 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array
-from crosscale.explain.coordinates import Map, Placement
 from crosscale.layers.resize import bicubic_matrix
-from crosscale.models.crossvit.backbone import CrossViT
 from crosscale.models.crossvit.config import CrossViTConfig
+from crosscale.models.description import AttentionMaps, Direction, Map, Placement
 
 Shares = list[Array]  # per branch (B, 1 + N): how much of the answer each token carries; the CLS token first
 
 
-def maps(model: CrossViT) -> tuple[Map, ...]:
+def attention_maps(c: CrossViTConfig, size: tuple[int, int]) -> AttentionMaps:
+    """The maps of such a model for pictures of `size`."""
+
+    def grids(captured: Mapping[str, Any], position: Array | None, direction: Direction) -> dict[str, Array]:
+        del position, direction
+        return grid_maps(c, captured)
+
+    return AttentionMaps(maps(c), placements(c, size), grids, no_position="those of its CLS tokens")
+
+
+def maps(c: CrossViTConfig) -> tuple[Map, ...]:
     """Which maps `grid_maps` gives, row by row of a figure."""
-    c = model.config
     scales = [
         f"{patch} px patches ({rows} x {columns})" for patch, (rows, columns) in zip(c.patch_size, c.grids, strict=True)
     ]
@@ -41,9 +49,8 @@ def maps(model: CrossViT) -> tuple[Map, ...]:
     return tuple(found)
 
 
-def placements(model: CrossViT, size: tuple[int, int]) -> dict[str, Placement]:
+def placements(c: CrossViTConfig, size: tuple[int, int]) -> dict[str, Placement]:
     """Where each map lies in a picture of `size`: the branches see it whole, or its centre."""
-    c = model.config
     of_branch = []
     for branch_size, patch, grid in zip(c.img_size, c.patch_size, c.grids, strict=True):
         if c.rescale == "center_crop" and branch_size[0] <= size[0] and branch_size[1] <= size[1]:
@@ -52,10 +59,10 @@ def placements(model: CrossViT, size: tuple[int, int]) -> dict[str, Placement]:
         else:
             scale_y, scale_x = size[0] / branch_size[0], size[1] / branch_size[1]
             of_branch.append(Placement(grid, (0, 0), (patch * scale_y, patch * scale_x)))
-    return {m.name: of_branch[_branch_of(m.name)] for m in maps(model)}
+    return {m.name: of_branch[_branch_of(m.name)] for m in maps(c)}
 
 
-def grid_maps(model: CrossViT, captured: Mapping[str, Any]) -> dict[str, Array]:
+def grid_maps(c: CrossViTConfig, captured: Mapping[str, Any]) -> dict[str, Array]:
     """The maps on the branches' patch grids, (B, rows, columns) each; a map's sum is at most 1.
 
     "cls/b": the last block of branch b, "cross/b_to_o": the last fusion, both averaged over the heads. What is
@@ -64,7 +71,7 @@ def grid_maps(model: CrossViT, captured: Mapping[str, Any]) -> dict[str, Array]:
     Args:
       captured: the collection of attention weights, nested as the model.
     """
-    c, stages = model.config, captured["backbone"]
+    stages = captured["backbone"]
     last = stages[f"stage_{len(c.depth) - 1}"]
     found: dict[str, Array] = {}
     for b in range(len(c.patch_size)):
