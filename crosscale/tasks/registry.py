@@ -6,10 +6,12 @@ from typing import Any
 from crosscale.artifact import Artifact
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.regression import Regression
 from crosscale.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
+    "regression": Regression,
 }
 DEFAULT = "classification"
 
