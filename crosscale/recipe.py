@@ -1,11 +1,10 @@
 """A training recipe: typed sections, read strictly from YAML and dotted overrides, written back resolved."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import (
@@ -16,14 +15,18 @@ from crosscale.engine.settings import (
     ValidateSettings,
 )
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.ranges import ABOVE_ZERO, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from crosscale.tasks.distillation import DistillSettings
 from crosscale.tasks.registry import DEFAULT, TASKS, task_kind
 from crosscale.tasks.task import DeclaredData
-from crosscale.typed import Key, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
+from crosscale.typed import Key, Pair, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
 
 SHIPPED = Path(__file__).parent / "recipes"
 # Keys that moved: recipes and commands with the old name go on to work.
 RENAMED = {"train.label_smoothing": "task.label_smoothing"}
+
+SIZE = Range("height and width must be positive", POSITIVE.holds, brackets=True)
+STD = Range("every value must be positive", POSITIVE.holds, brackets=True)
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,17 @@ class DataSettings:
     """A folder of images or shards, an .npz file, hf:owner/name, or digits (they ship with scikit-learn)."""
     classes: tuple[str, ...] | None = None
     """Class names in label order, as a run records them; where set, the data must have the same."""
-    train_images: int | None = None
+    train_images: Annotated[int | None, POSITIVE] = None
     """How many images to train on --dry-run counts with where dir is not set."""
-    val_images: int | None = None
+    val_images: Annotated[int | None, POSITIVE] = None
     """How many held-out images, likewise."""
-    num_classes: int | None = None
+    num_classes: Annotated[int | None, POSITIVE] = None
     """How many classes, likewise."""
-    val_fraction: float = 0.2
+    val_fraction: Annotated[float, BETWEEN] = 0.2
     """Share of each class that is held out where the folder has no val/ of its own."""
-    workers: int = 0
+    workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that load; 0 loads in threads of the training process."""
-    threads: int | None = None
+    threads: Annotated[int | None, POSITIVE] = None
     """Loading threads per process; null is up to 8."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What a picture that does not decode does: end the run, or be left out and counted."""
@@ -66,13 +69,13 @@ class DataSettings:
     """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
     mean: tuple[float, ...] | None = None
     """Per channel, of pixels scaled to 0..1."""
-    std: tuple[float, ...] | None = None
+    std: Annotated[tuple[float, ...] | None, STD] = None
     """Per channel, likewise."""
-    size: tuple[int, int] | None = None
-    """Height and width that the model is fed; its branches rescale that to their own."""
+    size: Annotated[tuple[int, int] | None, SIZE, Pair("[96, 96]")] = None
+    """Height and width that the model is fed, or one number for both; its branches rescale that to their own."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     """Filter of the validation resize."""
-    crop_pct: float | None = None
+    crop_pct: Annotated[float | None, ABOVE_ZERO] = None
     """Share of the resized picture's side that the validation crop keeps."""
 
     @property
@@ -81,21 +84,7 @@ class DataSettings:
         return DeclaredData(self.train_images, self.val_images, self.num_classes, self.classes)
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
-            raise RequestError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1")
-        if self.workers < 0 or (self.threads is not None and self.threads < 1):
-            raise RequestError(
-                f"data.workers={self.workers}, data.threads={self.threads}: at least 0 workers and 1 thread"
-            )
-        for name in ("train_images", "val_images", "num_classes"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise RequestError(f"data.{name}={value}: must be positive, or null")
-        if self.size is not None and min(self.size) < 1:
-            raise RequestError(f"data.size={list(self.size)}: height and width must be positive")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise RequestError(f"data.crop_pct={self.crop_pct}: must lie in 0 < value <= 1")
-        if self.std is not None and not all(0 < value < math.inf for value in self.std):
-            raise RequestError(f"data.std={list(self.std)}: every value must be positive")
+        check_ranges("data", self)
 
 
 @dataclass(frozen=True)
