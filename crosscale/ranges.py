@@ -60,7 +60,7 @@ def ranges_of(kind: type) -> dict[str, tuple[Range, str]]:
 
 def check_ranges(section: str, settings: Any) -> None:
     """Raises RequestError for the first field that is out of its range; None is in every range."""
-    for name, (item, words) in ranges_of(type(settings)).items():
+    for name, (item, words) in ranges_of(settings.__class__).items():
         value = getattr(settings, name)
         if value is not None and not item.fits(value):
             shown = list(value) if item.brackets else value

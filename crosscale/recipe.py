@@ -1,5 +1,6 @@
 """A training recipe: typed sections, read strictly from YAML and dotted overrides, written back resolved."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -15,6 +16,7 @@ from crosscale.engine.settings import (
     ValidateSettings,
 )
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.registry import FAMILIES, get_preset
 from crosscale.ranges import ABOVE_ZERO, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from crosscale.tasks.distillation import DistillSettings
 from crosscale.tasks.registry import DEFAULT, TASKS, task_kind
@@ -24,6 +26,11 @@ from crosscale.typed import Key, Pair, dump_yaml, from_plain, keys_of, parse_sca
 SHIPPED = Path(__file__).parent / "recipes"
 # Keys that moved: recipes and commands with the old name go on to work.
 RENAMED = {"train.label_smoothing": "task.label_smoothing"}
+
+# Options that change the training alone and mean the same to every family.
+_RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
+
+log = logging.getLogger("crosscale")
 
 SIZE = Range("height and width must be positive", POSITIVE.holds, brackets=True)
 STD = Range("every value must be positive", POSITIVE.holds, brackets=True)
@@ -68,7 +75,7 @@ class DataSettings:
     decode: Literal["exact", "fast"] = "exact"
     """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
     mean: tuple[float, ...] | None = None
-    """Per channel, of pixels scaled to 0..1."""
+    """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
     std: Annotated[tuple[float, ...] | None, STD] = None
     """Per channel, likewise."""
     size: Annotated[tuple[int, int] | None, SIZE, Pair("[96, 96]")] = None
@@ -129,7 +136,8 @@ def load(name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe
 
     Args:
       name: a path, or the name of a shipped recipe.
-      overrides: dotted key ("optimizer.lr", "model.options.depth") -> its value, as YAML writes it.
+      overrides: dotted key ("optimizer.lr", "model.options.depth") -> its value, as YAML writes it. With another
+        model.name, the recipe's options of its own model are left out, but for the rates of dropping.
 
     Raises:
       RequestError: no such recipe, not YAML, an unknown key, or a value of the wrong type or range. One
@@ -198,6 +206,7 @@ def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
     wanted, named = overrides.get("task.name"), (result.get("task") or {}).get("name", DEFAULT)
     if wanted is not None and wanted != named:  # the other task's options mean nothing to it
         result["task"] = {}
+    _drop_other_models_options(result.get("model", {}), overrides.get("model.name"))
     for given, text in overrides.items():
         dotted = RENAMED.get(given, given)
         if dotted != given and dotted in overrides:
@@ -213,6 +222,31 @@ def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
         section, _, name = key.partition(".")
         result.setdefault(section, {})[name] = parse_scalar(known[key].type, text)
     return result
+
+
+def _drop_other_models_options(model: dict[str, Any], wanted: str | None) -> None:
+    """Takes out of the section `model` what describes another model than the wanted one, and says so.
+
+    A family's plain constructor is described by its options, all of them. A preset's options are what differs from
+    it; the rates of dropping fit any model, the others, such as its depth, do not.
+    """
+    named, options = model.get("name", ModelSettings.name), model.get("options")
+    if wanted is None or _same_model(wanted, named) or not isinstance(options, Mapping):
+        return
+    kept = {} if named in FAMILIES else {name: options[name] for name in options if name in _RATES}
+    left_out = [name for name in options if name not in kept]
+    if left_out:
+        log.warning("model.name is now %s; left out are the options of %s: %s", wanted, named, ", ".join(left_out))
+    model["options"] = kept
+
+
+def _same_model(name: str, other: Any) -> bool:
+    if name == other or not isinstance(other, str):
+        return True
+    try:
+        return get_preset(name).name == get_preset(other).name
+    except RequestError:  # a family, or no model at all, which is refused where it is built
+        return False
 
 
 def _renamed(plain: Mapping[str, Any]) -> dict[str, Any]:

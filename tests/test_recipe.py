@@ -7,6 +7,7 @@ import pytest
 
 from crosscale.errors import RequestError
 from crosscale.recipe import Recipe, differences, dump, load, override, parse, recipe_keys, shipped_recipes
+from crosscale.runs.experiment import build
 
 
 def write(folder: Path, text: str) -> Path:
@@ -189,3 +190,26 @@ def test_every_key_is_described() -> None:
 def test_differences_name_the_keys() -> None:
     other = override(Recipe(), {"optimizer.lr": "0.5", "train.epochs": "7"})
     assert differences(Recipe(), other) == {"optimizer.lr": (1e-3, 0.5), "train.epochs": (300, 7)}
+
+
+def test_another_models_options_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = load("digits", {"model.name": "crossvit_9_240", "model.options.drop_path_rate": "0.2"})
+    assert recipe.model.options == {"drop_path_rate": 0.2}
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("model.name is now crossvit_9_240; left out are the options of crossvit: img_")
+    caplog.clear()
+    assert load("crossvit_ibm", {"model.name": "crossvit_18_240"}).model.options == {"drop_path_rate": 0.1}
+    preset = override(Recipe(), {"model.options.depth": "[[1, 1, 1]]", "model.options.drop_rate": "0.1"})
+    assert override(preset, {"model.name": "crossvit_9_224"}) == replace(
+        preset, model=replace(preset.model, name="crossvit_9_224")
+    )
+    assert caplog.messages == []
+    assert override(preset, {"model.name": "crossvit_15_240"}).model.options == {"drop_rate": 0.1}
+    assert caplog.messages == ["model.name is now crossvit_15_240; left out are the options of crossvit_9_240: depth"]
+
+
+def test_one_mean_is_for_all_channels() -> None:
+    spec = build(load("digits", {"model.name": "crossvit_tiny_240"})).spec
+    assert (spec.channels, spec.mean, spec.std) == (3, (0.3,) * 3, (0.37,) * 3)
+    with pytest.raises(RequestError, match=r"data\.mean=\[0\.3, 0\.3\]: the model takes 1 channels"):
+        build(load("digits", {"data.mean": "[0.3, 0.3]"}))

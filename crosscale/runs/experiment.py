@@ -300,6 +300,8 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
         if (value := getattr(recipe.data, name)) is not None
     }
     for name in ("mean", "std"):
+        if len(changes.get(name, ())) == 1:
+            changes[name] *= spec.channels
         if len(changes.get(name, ())) not in (0, spec.channels):
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     return replace(spec, **changes)
