@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -16,6 +17,7 @@ from crosscale.engine.settings import (
     ValidateSettings,
 )
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.model import option_names
 from crosscale.models.registry import FAMILIES, get_preset
 from crosscale.ranges import ABOVE_ZERO, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from crosscale.tasks.distillation import DistillSettings
@@ -61,9 +63,9 @@ class DataSettings:
     train_images: Annotated[int | None, POSITIVE] = None
     """How many images to train on --dry-run counts with where dir is not set."""
     val_images: Annotated[int | None, POSITIVE] = None
-    """How many held-out images, likewise."""
+    """How many held-out images --dry-run counts with where dir is not set."""
     num_classes: Annotated[int | None, POSITIVE] = None
-    """How many classes, likewise."""
+    """How many classes --dry-run counts with where dir is not set."""
     val_fraction: Annotated[float, BETWEEN] = 0.2
     """Share of each class that is held out where the folder has no val/ of its own."""
     workers: Annotated[int, NOT_NEGATIVE] = 0
@@ -77,7 +79,7 @@ class DataSettings:
     mean: tuple[float, ...] | None = None
     """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
     std: Annotated[tuple[float, ...] | None, STD] = None
-    """Per channel, likewise."""
+    """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
     size: Annotated[tuple[int, int] | None, SIZE, Pair("[96, 96]")] = None
     """Height and width that the model is fed, or one number for both; its branches rescale that to their own."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
@@ -113,6 +115,46 @@ class Recipe:
 def shipped_recipes() -> list[str]:
     """Names that `load` takes in place of a path."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def header(name: str) -> list[str]:
+    """The lines of the comment at the head of a shipped recipe's file: what it is, its commands, its source."""
+    lines = takewhile(lambda line: line.startswith("#"), (SHIPPED / f"{name}.yaml").read_text("utf-8").splitlines())
+    return [line.removeprefix("#").removeprefix(" ") for line in lines]
+
+
+def set_by(key: str) -> dict[str, Any]:
+    """Which shipped recipes set a dotted key, and to what; the others leave it at its default."""
+    section, _, name = key.partition(".")
+    result = {}
+    for recipe in shipped_recipes():
+        values: Any = _renamed(read_yaml(SHIPPED / f"{recipe}.yaml")).get(section)
+        for part in name.split(".", 1) if name.startswith("options.") else [name]:
+            values = values.get(part, MISSING) if isinstance(values, Mapping) else MISSING
+        if values is not MISSING:
+            result[recipe] = values
+    return result
+
+
+def model_options(name: str) -> dict[str, Key]:
+    """A constructor field that recipes give as model.options.NAME: family -> what it is there.
+
+    Raises:
+      RequestError: no family has it.
+    """
+    import docstring_parser
+
+    result, known = {}, set()
+    for family, (model, _) in FAMILIES.items():
+        known |= set(option_names(model))
+        if name in option_names(model):
+            params = docstring_parser.parse(model.__doc__ or "").params
+            docs = {param.arg_name: " ".join((param.description or "").split()) for param in params}
+            default = model.__dataclass_fields__[name].default
+            result[family] = Key(type(default), to_plain(default), docs.get(name, ""))
+    if not result:
+        raise RequestError(f"no model has an option '{name}'{did_you_mean(name, sorted(known))}")
+    return result
 
 
 def find(name: str) -> Path:
