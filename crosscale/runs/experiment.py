@@ -142,6 +142,40 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     return experiment
 
 
+def check_without_data(recipe: Recipe) -> dict[str, Any]:
+    """Checks what can be checked of a recipe before there is data: the model and its options, the optimizer's rules by
+    parameter name, the schedule, the measure.
+
+    Returns:
+      The model's name, parameters and input, the task, epochs and batch size.
+
+    Raises:
+      RequestError: something does not fit; one line that names the recipe's key.
+    """
+    train, kind = recipe.train, task_kind(recipe.task.name)
+    if train.batch_size % recipe.optimizer.accumulate:
+        raise RequestError(
+            f"train.batch_size={train.batch_size} does not divide evenly into "
+            f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
+        )
+    model = create_model(recipe.model.name, **recipe.model.options)
+    spec = _input_spec(recipe, model)
+    check_best(recipe.validate.best, kind.measures, kind.best)
+    # So many steps that the rounding to whole ones hides nothing.
+    sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}
+    make_schedule(recipe.schedule, recipe.optimizer, **sizes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), _blank(spec))["params"]
+    make_optimizer(recipe.optimizer, shapes, model.layer_of)
+    return {
+        "model": recipe.model.name,
+        "parameters": _count(shapes),
+        "input": [*spec.size, spec.channels],
+        "task": recipe.task.name,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+    }
+
+
 def _place(data_dir: str) -> str:
     """Where the data is, wherever the run goes on from."""
     kept = data_dir == "digits" or data_dir.startswith(HUB)
@@ -203,6 +237,10 @@ def _bytes(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def _count(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What a run would do, without doing it: sizes, steps, and the learning rate.
 
@@ -214,7 +252,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     curve = np.linspace(0, total - 1, CURVE_POINTS).round().astype(np.int32)
     return {
         "model": experiment.recipe.model.name,
-        "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(experiment.parameter_shapes)),
+        "parameters": _count(experiment.parameter_shapes),
         "input": [*experiment.spec.size, experiment.spec.channels],
         **experiment.task.facts(),
         "train_images": len(experiment.train_source),
@@ -300,6 +338,8 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
         if (value := getattr(recipe.data, name)) is not None
     }
     for name in ("mean", "std"):
+        if len(changes.get(name, ())) == 1:
+            changes[name] *= spec.channels
         if len(changes.get(name, ())) not in (0, spec.channels):
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     return replace(spec, **changes)
