@@ -1,6 +1,7 @@
 """A training recipe: typed sections, read strictly from YAML and dotted overrides, written back resolved."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
@@ -8,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+from crosscale.artifact import MAX_SIDE
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import (
     MeshSettings,
@@ -34,7 +36,8 @@ _RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
 
 log = logging.getLogger("crosscale")
 
-SIZE = Range("height and width must be positive", POSITIVE.holds, brackets=True)
+SIZE = Range(f"height and width must lie in 1..{MAX_SIDE}", lambda side: 1 <= side <= MAX_SIDE, brackets=True)
+MEAN = Range("every value must be a finite number", math.isfinite, brackets=True)
 STD = Range("every value must be positive", POSITIVE.holds, brackets=True)
 
 
@@ -76,7 +79,7 @@ class DataSettings:
     """What a picture that does not decode does: end the run, or be left out and counted."""
     decode: Literal["exact", "fast"] = "exact"
     """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
-    mean: tuple[float, ...] | None = None
+    mean: Annotated[tuple[float, ...] | None, MEAN] = None
     """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
     std: Annotated[tuple[float, ...] | None, STD] = None
     """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""

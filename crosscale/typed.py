@@ -5,6 +5,7 @@ allows it. YAML files and command-line values go through the same conversion.
 """
 
 import re
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -21,6 +22,8 @@ from crosscale.ranges import ranges_of
 T = TypeVar("T")
 
 MOST_VALUES = 1_000_000  # in a YAML file, aliases written out
+MOST_DEEP = 100  # sections and lists in one another
+_TOO_DEEP = "brackets or sections stand too deep in one another"
 
 _MAPPINGS = (dict, Mapping)  # origins of dict[str, ...] and Mapping[str, ...]
 
@@ -49,6 +52,8 @@ class _Loader(yaml.SafeLoader):
 
 def _count(node: yaml.Node, counts: dict[int, int], around: set[int]) -> int:
     """How many values a node is, written out: aliases can make millions of a few lines, or one that holds itself."""
+    if len(around) > MOST_DEEP:
+        raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark)
     if id(node) in around:
         raise yaml.MarkedYAMLError(problem="an alias stands inside what it names", problem_mark=node.start_mark)
     if id(node) not in counts:
@@ -136,7 +141,7 @@ def _load(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except RecursionError:
-        raise yaml.YAMLError("brackets or sections stand too deep in one another") from None
+        raise yaml.YAMLError(_TOO_DEEP) from None
     except (ValueError, OverflowError) as error:  # a tag that the value is not, such as !!timestamp 2026-02-30
         raise yaml.YAMLError(str(error)) from None
 
@@ -240,7 +245,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
             return {name: to_plain(item) for name, item in value.items()}
     elif kind is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value

@@ -36,7 +36,6 @@ VERBS = {
     "models": Verb("crosscale.cli.models", "list the presets: parameters, MACs, input size, published top-1"),
     "data": Verb("crosscale.cli.data", "describe a data set, or write it out as an image folder"),
     "train": Verb("crosscale.cli.train", "train or fine-tune from a recipe; leaves a complete run folder"),
-    "recipe": Verb("crosscale.cli.recipe", "list, print, explain and check the recipes that `train` takes"),
     "validate": Verb("crosscale.cli.validate", "loss, top-1, top-5 and images/s on a labelled split"),
     "predict": Verb("crosscale.cli.predict", "classes and probabilities of image files"),
     "convert": Verb("crosscale.cli.convert", "weights under another project's names, or a folder for the hub"),
@@ -45,6 +44,7 @@ VERBS = {
     "serve": Verb("crosscale.cli.serve", "HTTP service with a page: classes, and attention over the picture"),
     "bench": Verb("crosscale.cli.bench", "speed: models beside timm, how they grow, how pictures are fed"),
     "report": Verb("crosscale.cli.report", "one HTML page of a run, or of several side by side"),
+    "recipe": Verb("crosscale.cli.recipe", "list, print, explain and check the recipes that `train` takes"),
 }
 
 EXAMPLES = """\

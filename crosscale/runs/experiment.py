@@ -1,6 +1,7 @@
 """Recipe -> experiment: the data, the model, the task and the schedule, checked against each other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from crosscale.artifact import WEIGHTS, Artifact, write_artifact
+from crosscale.artifact import WEIGHTS, Artifact, check_option, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.sources import HUB
@@ -110,7 +111,8 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     if train.dtype != "float32":
         options["dtype"] = train.dtype
     remat = {"remat": True} if train.remat == "blocks" else {}
-    model = create_model(recipe.model.name, **{**options, **decided, **remat})
+    with _constructing(recipe):
+        model = create_model(recipe.model.name, **{**options, **decided, **remat})
     spec = _input_spec(recipe, model)
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
@@ -158,13 +160,15 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
             f"train.batch_size={train.batch_size} does not divide evenly into "
             f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
         )
-    model = create_model(recipe.model.name, **recipe.model.options)
-    spec = _input_spec(recipe, model)
+    with _constructing(recipe):
+        model = create_model(recipe.model.name, **recipe.model.options)
+        spec = _input_spec(recipe, model)
+        images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)  # type: ignore[no-untyped-call]
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     check_best(recipe.validate.best, kind.measures, kind.best)
     # So many steps that the rounding to whole ones hides nothing.
     sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}
     make_schedule(recipe.schedule, recipe.optimizer, **sizes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), _blank(spec))["params"]
     make_optimizer(recipe.optimizer, shapes, model.layer_of)
     return {
         "model": recipe.model.name,
@@ -174,6 +178,21 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
         "epochs": train.epochs,
         "batch_size": train.batch_size,
     }
+
+
+@contextmanager
+def _constructing(recipe: Recipe) -> Iterator[None]:
+    """Looks at the model's options before they cost anything, and names them where no model comes of them."""
+    for option, value in recipe.model.options.items():
+        try:
+            check_option(option, value)
+        except RequestError as error:
+            raise RequestError(f"model.{error}") from None
+    try:
+        yield
+    except (TypeError, AttributeError) as error:  # what a constructor meets in a value of a type it does not expect
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"model.options: no {recipe.model.name} can be built from them ({reason})") from None
 
 
 def _place(data_dir: str) -> str:
@@ -337,10 +356,10 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
         for name in ("size", "mean", "std", "interpolation", "crop_pct")
         if (value := getattr(recipe.data, name)) is not None
     }
-    for name in ("mean", "std"):
-        if len(changes.get(name, ())) == 1:
+    for name in [name for name in ("mean", "std") if name in changes]:
+        if len(changes[name]) == 1:
             changes[name] *= spec.channels
-        if len(changes.get(name, ())) not in (0, spec.channels):
+        if len(changes[name]) != spec.channels:
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     return replace(spec, **changes)
 
