@@ -20,7 +20,7 @@ _ITEMS = ("state", "progress")
 log = logging.getLogger("crosscale.engine")
 
 
-class _Manager(ocp.CheckpointManager):
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # Orbax has no types
     """Orbax's manager, which leaves it to the loop to ask whether to stop: the question is counted."""
 
     def reached_preemption(self, step: int) -> bool:
@@ -103,7 +103,7 @@ class Checkpoints:
           WorkError: there are checkpoints, but none can be read into `target`.
         """
         shapes = jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),  # type: ignore[no-untyped-call]
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             target,
             jax.tree.broadcast(shardings, target),
         )

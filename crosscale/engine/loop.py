@@ -178,7 +178,7 @@ class Loop:
         if self._compiled:
             self.meter.images += len(batch.weight) * jax.process_count()
         else:  # the first step compiles, which says nothing of the speed
-            jax.block_until_ready(report)  # type: ignore[no-untyped-call]
+            jax.block_until_ready(report)
             self._compiled, self.meter = True, Meter()
         self._log.tick(self.step)
         if self.step % self.parts.settings.log_every == 0:

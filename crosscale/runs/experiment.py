@@ -174,7 +174,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     """
     recipe, spec, model = experiment.recipe, experiment.spec, experiment.model
     per_device = recipe.train.batch_size // experiment.mesh.size
-    images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)  # type: ignore[no-untyped-call]
+    images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)
     params = experiment.parameter_shapes
     slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
 
@@ -185,7 +185,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
         return jax.vjp(run, params)[1]
 
     # What does not grow with the batch are the parameters and what is made of them alone.
-    two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)  # type: ignore[no-untyped-call]
+    two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
     kept = _bytes(jax.eval_shape(backward, params, two)) - _bytes(jax.eval_shape(backward, params, images))
     one_part = per_device // recipe.optimizer.accumulate
     parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))
