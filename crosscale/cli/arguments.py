@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from crosscale.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from crosscale.engine.hosts import Start
+    from crosscale.cluster.hosts import Start
     from crosscale.predictor import Predictor
     from crosscale.tasks.task import Task
 
@@ -108,7 +108,7 @@ def host_options(options: argparse.Namespace) -> "Start | None":
         raise RequestError("--distributed finds all three itself; give it alone, or --coordinator and its two others")
     if missing and not options.distributed:
         raise RequestError(f"{missing[0]} is missing: {', '.join(three)} go together")
-    from crosscale.engine.hosts import Start
+    from crosscale.cluster.hosts import Start
 
     if options.distributed:
         return Start()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction
-from crosscale.cli.output import note, print_json, print_table, progress
+from crosscale.cli.output import note, print_json, print_table, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _check_writable(out: Path) -> None:
 def _write(sources: "Mapping[str, LabelledSource]", out: Path) -> None:
     from crosscale.data import write_image_folder
 
-    with progress("writing") as report:
+    with progress_bar("writing") as report:
         write_image_folder(sources, out, progress=report)
     note(f"wrote {sum(map(len, sources.values())):,} images to {out}")
 

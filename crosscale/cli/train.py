@@ -47,7 +47,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Trains and prints the result. Raises RequestError, WorkError."""
     parsed = _parser(argv).parse(argv)
     start = host_options(parsed)
-    from crosscale.engine.hosts import together
+    from crosscale.cluster.hosts import together
 
     with together(start):  # before anything touches the devices
         return _run(vars(parsed), argv, as_json=as_json)
@@ -58,7 +58,7 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
     if options["dry_run"]:
         return _dry_run(recipe, as_json)
     output_dir = Path(options["output_dir"]) if options["output_dir"] else _next_folder(name)
-    from crosscale.engine.hosts import is_first
+    from crosscale.cluster.hosts import is_first
     from crosscale.report.write import LiveReport
     from crosscale.runs.train import run_training
 

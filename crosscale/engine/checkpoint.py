@@ -9,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from crosscale.cluster.hosts import all_texts, from_first, is_first
 from crosscale.engine.digests import check_digests, write_digests
-from crosscale.engine.hosts import all_texts, from_first, is_first
 from crosscale.errors import WorkError
 
 AGREE_SECONDS = 40  # for all processes to find a checkpoint unreadable

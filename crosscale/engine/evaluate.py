@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from crosscale.cluster.hosts import sums as over_processes
 from crosscale.contracts import Batch
-from crosscale.engine.hosts import sums as over_processes
 from crosscale.engine.sharding import own_rows, put_batch, spans_processes
 from crosscale.engine.step import EvalStep
 from crosscale.tasks.metric import Metric

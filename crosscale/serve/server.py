@@ -13,14 +13,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crosscale.errors import RequestError, WorkError
 from crosscale.serve.app import make_app
-from crosscale.serve.served import Served
+from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Settings
 
 _GRACE = 5.0  # seconds beyond the limits of a request in which the last ones may finish
 
 
 def serve(
-    served: Served,
+    served: ServedModel,
     settings: Settings,
     *,
     host: str = "127.0.0.1",
@@ -123,7 +123,7 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
     Without it a connection that never completes a request is held for ever.
     """
 
-    class Bounded(H11Protocol):
+    class TimedHTTP(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -166,4 +166,4 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
             self.transport.close()
 
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    return Bounded
+    return TimedHTTP
