@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from crosscale.artifact import WEIGHTS, Artifact, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
+from crosscale.data.once import read_once
 from crosscale.data.sources import HUB
 from crosscale.engine.forward import forward
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
@@ -23,7 +24,7 @@ from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh
 from crosscale.engine.state import TrainState
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
-from crosscale.models.registry import create_model, input_spec
+from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.pretrained import fetch_weights, load_weights, save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
@@ -89,10 +90,14 @@ class Experiment:
         return self.steps_per_epoch * self.recipe.train.epochs
 
 
-def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
+Splits = tuple[Source, Source]  # to train on, held out
+
+
+def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None = None) -> Experiment:
     """Opens the data, builds the model and checks that everything fits.
 
     Args:
+      splits: what `open_splits` gave for the recipe, where that has been called.
       without_data: where data.dir is not set, count with the sizes that the recipe declares; the result can be
         described but not trained.
 
@@ -101,7 +106,8 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     """
     data, train = recipe.data, recipe.train
     kind = task_kind(recipe.task.name)
-    train_source, val_source = _open(kind, recipe, without_data)
+    check_name(recipe.model.name)  # before a million files are listed
+    train_source, val_source = splits or open_splits(recipe, without_data=without_data)
     plain = kind.from_data(recipe.task, recipe.augment, train_source)
     if data.dir is not None and data.classes is not None:
         plain.check_recorded(data.classes, data.dir)
@@ -155,14 +161,16 @@ def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
     return Distilled(task, load_teacher(settings.teacher, settings.weights, task.labels, spec), settings)
 
 
-def _open(kind: type[Task], recipe: Recipe, without_data: bool) -> tuple[Source, Source]:
-    data = recipe.data
+def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
+    """The recipe's data, each file of it listed or read once. Raises RequestError, WorkError."""
+    data, kind = recipe.data, task_kind(recipe.task.name)
     if data.dir is None and without_data:
         return kind.declared(data.declared)
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
     options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
-    return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
+    with read_once():
+        return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
 
 
 def estimate_memory(experiment: Experiment) -> dict[str, int]:
