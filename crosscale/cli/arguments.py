@@ -41,9 +41,13 @@ class Parser(argparse.ArgumentParser):
             word = rest[0]
             name = word.split("=", 1)[0]
             kind = "option" if word.startswith("-") else "argument"
-            hint = did_you_mean(name, self._option_string_actions)
+            hint = did_you_mean(name, self.known_options())
             raise RequestError(f"unknown {kind} '{name}'{hint or f'; see {self.prog} --help'}")
         return options
+
+    def known_options(self) -> list[str]:
+        """Every spelling that the parser takes, those of its groups among them; argparse has no public name for it."""
+        return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")

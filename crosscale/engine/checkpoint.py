@@ -135,7 +135,7 @@ class Checkpoints:
     def _write_digests(self) -> None:
         # Orbax calls this when the files are complete and their folder does not have its name yet.
         if is_first():
-            for unnamed in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            for unnamed in self.folder.glob(f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}*"):
                 write_digests(unnamed)
 
     def _damage(self, step: int) -> str:
