@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-Array = Any  # jax.Array or numpy.ndarray; named so that signatures say what is meant
+if TYPE_CHECKING:
+    import jax
+
+    Array: TypeAlias = jax.Array | np.ndarray  # on a device or on the host
+else:
+    Array = Any  # what only decodes or parses does not wait for JAX
+
 Variables = dict[str, Any]  # {"params": nested dict of arrays}, as Linen's init returns it
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -66,7 +72,7 @@ class Batch(NamedTuple):
 
     arrays: Mapping[str, Array]
     weight: Array
-    index: Array
+    index: Array  # type: ignore[assignment]  # a tuple has a method of that name
 
     @property
     def image(self) -> Array:

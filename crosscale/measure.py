@@ -123,7 +123,7 @@ def _forward(model: nn.Module, variables: Variables, images: jax.Array) -> Any:
 
 
 def _images(spec: InputSpec, batch: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((batch, *spec.size, spec.channels), jnp.float32)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct((batch, *spec.size, spec.channels), jnp.float32)
 
 
 def _abstract_variables(model: nn.Module, spec: InputSpec) -> Variables:

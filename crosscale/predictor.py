@@ -63,7 +63,7 @@ class Predictor:
         self.spec = spec
         self.source = str(source) if source is not None else type(model).__name__
         self._outputs = jax.jit(lambda variables, images: forward(model, variables, images, spec))
-        image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)  # type: ignore[no-untyped-call]
+        image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)
         shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
         self.task = task or plain_task(classes if classes is not None else list(map(str, range(shape[-1]))))
         self.task.check_outputs(shape)
@@ -202,7 +202,7 @@ class Predictor:
         except BadImage as error:
             return _Loaded(name, None, error.reason)
 
-    def _dispatch(self, loaded: Sequence["_Loaded"], batch_size: int) -> Array:
+    def _dispatch(self, loaded: Sequence["_Loaded"], batch_size: int) -> Array | None:
         images = [item.image for item in loaded if item.image is not None]
         batch = np.zeros((batch_size, *self.spec.size, self.spec.channels), np.uint8)
         if images:
@@ -211,7 +211,7 @@ class Predictor:
             return self._outputs(variables, batch if rows is None else jax.device_put(batch, rows))
         return None
 
-    def _read(self, loaded: Sequence["_Loaded"], outputs: Array, options: dict[str, Any]) -> Iterator[Result]:
+    def _read(self, loaded: Sequence["_Loaded"], outputs: Array | None, options: dict[str, Any]) -> Iterator[Result]:
         sources = [item.source for item in loaded if item.error is None]
         # What fills the batch up is no picture, and may give anything.
         results = iter(self.results(np.asarray(outputs)[: len(sources)], sources, **options) if sources else ())

@@ -241,7 +241,7 @@ def recipe_keys() -> dict[str, Key]:
         for task in TASKS.values():
             options = {**keys_of(task.Options, section), **options}
         name = options.pop("task.name")
-        result["task.name"] = Key(Literal[tuple(TASKS)], DEFAULT, name.doc)  # type: ignore[arg-type]
+        result["task.name"] = Key(Literal[tuple(TASKS)], DEFAULT, name.doc)
         result |= options
     return result
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from crosscale.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from crosscale.engine.hosts import Start
+    from crosscale.cluster.hosts import Start
     from crosscale.predictor import Predictor
     from crosscale.tasks.task import Task
 
@@ -41,9 +41,13 @@ class Parser(argparse.ArgumentParser):
             word = rest[0]
             name = word.split("=", 1)[0]
             kind = "option" if word.startswith("-") else "argument"
-            hint = did_you_mean(name, self._option_string_actions)
+            hint = did_you_mean(name, self.known_options())
             raise RequestError(f"unknown {kind} '{name}'{hint or f'; see {self.prog} --help'}")
         return options
+
+    def known_options(self) -> list[str]:
+        """Every spelling that the parser takes, those of its groups among them; argparse has no public name for it."""
+        return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")
@@ -142,7 +146,7 @@ def host_options(options: argparse.Namespace) -> "Start | None":
         raise RequestError("--distributed finds all three itself; give it alone, or --coordinator and its two others")
     if missing and not options.distributed:
         raise RequestError(f"{missing[0]} is missing: {', '.join(three)} go together")
-    from crosscale.engine.hosts import Start
+    from crosscale.cluster.hosts import Start
 
     if options.distributed:
         return Start()

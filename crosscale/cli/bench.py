@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crosscale.cli.arguments import Parser, count, positive_int
-from crosscale.cli.output import note, print_json, progress
+from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError, did_you_mean
 
 HELP = """\
@@ -178,14 +178,14 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
         platform=options.platform,
         tf32=not options.no_tf32,
     )
-    with progress("measuring", verb="bench") as report:
+    with progress_bar("measuring", verb="bench") as report:
         return measure(request, report)
 
 
 def _growth(options: argparse.Namespace) -> dict[str, Any]:
     from crosscale.benchmark.growth import measure
 
-    with progress("measuring", verb="bench") as report:
+    with progress_bar("measuring", verb="bench") as report:
         return measure(rounds=options.rounds or 3, seconds=options.seconds, dtype=options.dtype, report=report)
 
 
@@ -216,5 +216,5 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
         fast=options.fast,
         train_steps=options.train_steps,
     )
-    with progress("measuring") as report:
+    with progress_bar("measuring") as report:
         return measure(request, report)

@@ -77,7 +77,7 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     for word in argv:  # a model's fields are known to the model alone
         name = word.split("=", 1)[0]
-        if name.startswith(_FIELD) and name not in parser._option_string_actions:
+        if name.startswith(_FIELD) and name not in parser.known_options():
             dest = name[2:].replace("-", "_")
             parser.add_argument(name, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser

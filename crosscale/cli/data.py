@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction
-from crosscale.cli.output import note, print_json, print_table, progress
+from crosscale.cli.output import note, print_json, print_table, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 HELP = """\
 Describes a data set as training sees it: the splits, the classes in label order, the images of each.
 
-DATA is "digits" (the handwritten digits that ship with scikit-learn), a folder with train/<class>/ and
-val/<class>/, or a folder of class folders, of which a part is held out for validation. --write saves
-both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png."""
+DATA is what `crosscale train --data-dir` takes of labelled pictures: "digits" (the handwritten digits that
+ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder of class folders (of which
+a part is held out for validation), a folder of .tar or .parquet shards, hf:owner/name, or an .npz file.
+--write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png."""
 
 EPILOG = f"""\
 examples:
@@ -34,7 +35,7 @@ SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Prints the data set's description, after writing it out if asked to."""
     parser = Parser("data", description=HELP, epilog=EPILOG)
-    parser.add_argument("data", metavar="DATA", help="digits, or a folder of images")
+    parser.add_argument("data", metavar="DATA", help="digits, a folder of images or shards, hf:owner/name, or .npz")
     parser.add_argument("--write", metavar="OUT", help="write both splits here; a new or empty folder")
     parser.add_argument(
         "--val-fraction",
@@ -72,7 +73,7 @@ def _check_writable(out: Path) -> None:
 def _write(sources: "Mapping[str, LabelledSource]", out: Path) -> None:
     from crosscale.data import write_image_folder
 
-    with progress("writing") as report:
+    with progress_bar("writing") as report:
         write_image_folder(sources, out, progress=report)
     note(f"wrote {sum(map(len, sources.values())):,} images to {out}")
 

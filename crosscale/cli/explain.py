@@ -15,7 +15,7 @@ from crosscale.cli.arguments import (
     positive_int,
     result_options,
 )
-from crosscale.cli.output import note, print_json, print_table, progress
+from crosscale.cli.output import note, print_json, print_table, progress_bar
 from crosscale.cli.predict import find_images
 from crosscale.errors import RequestError, WorkError
 
@@ -67,7 +67,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     options.batch_size = min(options.batch_size, len(files))
     said = result_options(options, predictor.task, _DEFAULTS)
     done: list[dict[str, Any]] = []
-    with progress("explaining") as report:
+    with progress_bar("explaining") as report:
         for item in _explain_files(predictor, files, folder, options, said):
             done.append(item)
             report(len(done), len(files))

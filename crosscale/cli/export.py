@@ -11,7 +11,7 @@ from crosscale.cli.arguments import (
     open_predictor,
     positive_int,
 )
-from crosscale.cli.output import print_json, progress
+from crosscale.cli.output import print_json, progress_bar
 from crosscale.errors import RequestError
 
 HELP = """\
@@ -49,7 +49,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     from crosscale.export import export
 
     predictor = open_predictor(options)
-    with progress("exporting", verb="export") as report:
+    with progress_bar("exporting", verb="export") as report:
         result = export(
             predictor,
             options.out,

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import EXIT_STATUS, Parser
-from crosscale.cli.output import print_json, print_table, progress
+from crosscale.cli.output import print_json, print_table, progress_bar
 from crosscale.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     if not names:
         hint = did_you_mean(pattern.strip("*"), list_models("*"))
         raise RequestError(f"no model matches '{pattern}'{hint or '; `crosscale models` lists all'}")
-    with progress("counting") as report:
+    with progress_bar("counting") as report:
         models = []
         for done, name in enumerate(names):
             report(done, len(names))

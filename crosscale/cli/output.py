@@ -53,7 +53,7 @@ class Report(Protocol):
 
 
 @contextmanager
-def progress(what: str, *, verb: str | None = None) -> Iterator[Report]:
+def progress_bar(what: str, *, verb: str | None = None) -> Iterator[Report]:
     """Shows a bar on standard error while the block runs, if a terminal shows it.
 
     Args:

@@ -18,7 +18,7 @@ from crosscale.cli.arguments import (
     positive_int,
     result_options,
 )
-from crosscale.cli.output import note, print_json, print_table, progress
+from crosscale.cli.output import note, print_json, print_table, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     options = parser.parse(argv)
     check_model_options(options)
     start, files = host_options(options), find_images(options.images)
-    from crosscale.engine.hosts import together
+    from crosscale.cluster.hosts import together
 
     with together(start):  # before anything touches the devices
         return _run(options, files, as_json=as_json)
 
 
 def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
-    from crosscale.engine.hosts import is_first
+    from crosscale.cluster.hosts import is_first
 
     task, own = _predict_share(options, files)
     predictions = _gather(own)
@@ -89,7 +89,7 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     predictions: list[dict[str, Any]] = []
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     batch_size = max(1, min(options.batch_size, len(files)))
-    with progress("predicting") as report:
+    with progress_bar("predicting") as report:
         for prediction in predictor.predict(files, batch_size=batch_size, **said):
             predictions.append({"json": prediction.json(), "rows": prediction.rows()})
             report(len(predictions), len(files))
@@ -104,7 +104,7 @@ def _gather(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     if jax.process_count() == 1:
         return predictions
-    from crosscale.engine.hosts import all_texts
+    from crosscale.cluster.hosts import all_texts
 
     parts = [json.loads(text) for text in all_texts(json.dumps(predictions))]
     turns = range(sum(map(len, parts)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crosscale.cli.arguments import EXIT_STATUS, Parser
-from crosscale.cli.output import note, print_json, progress
+from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
 HELP = """\
@@ -44,7 +44,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         path = write_comparison(options.runs, Path(options.output or "comparison.html").expanduser())
         left_out: list[str] = []
     else:
-        with progress("going through the held-out pictures") as report:
+        with progress_bar("going through the held-out pictures") as report:
             path, left_out = write_report(options.runs[0], report)
     for sentence in left_out:
         note(f"crosscale report: {sentence}")

@@ -14,7 +14,7 @@ from crosscale.cli.arguments import (
     open_predictor,
     positive_int,
 )
-from crosscale.cli.output import note, print_json, progress
+from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
 TOKEN_VARIABLE = "CROSSCALE_SERVE_TOKEN"
@@ -68,11 +68,11 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         token=token,
     )
     predictor = open_predictor(options)
-    from crosscale.serve.served import Served
+    from crosscale.serve.served import ServedModel
     from crosscale.serve.server import serve
 
     name = Path(options.run).expanduser().resolve().name if options.run is not None else options.model
-    served = Served(predictor, name)
+    served = ServedModel(predictor, name)
 
     compiling = ExitStack()
 
@@ -86,7 +86,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
             note(f"crosscale serve: anyone who reaches {options.host} may use it; --token-file asks for a token")
 
     with compiling:
-        report = compiling.enter_context(progress("compiling", verb="serve"))
+        report = compiling.enter_context(progress_bar("compiling", verb="serve"))
         answered = serve(
             served,
             settings,

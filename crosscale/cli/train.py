@@ -11,6 +11,7 @@ from crosscale.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from crosscale.recipe import Recipe
+    from crosscale.runs.experiment import Splits
 
 HELP = """\
 Trains a model from a recipe, or fine-tunes one from weights, and leaves a complete run folder.
@@ -46,24 +47,26 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Trains and prints the result. Raises RequestError, WorkError."""
     parsed = _parser(argv).parse(argv)
     start = host_options(parsed)
-    from crosscale.engine.hosts import together
+    from crosscale.cluster.hosts import together
 
     with together(start):  # before anything touches the devices
         return _run(vars(parsed), argv, as_json=as_json)
 
 
 def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
-    recipe, name = _recipe(options)
+    recipe, name, splits = _recipe(options)
     if options["dry_run"]:
-        return _dry_run(recipe, as_json)
+        return _dry_run(recipe, splits, as_json)
     output_dir = Path(options["output_dir"]) if options["output_dir"] else _next_folder(name)
-    from crosscale.engine.hosts import is_first
+    from crosscale.cluster.hosts import is_first
     from crosscale.report.write import LiveReport
     from crosscale.runs.train import run_training
 
     live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
     try:
-        result = run_training(recipe, output_dir, resume=options["resume"], on_epoch=lambda folder: live.refresh())
+        result = run_training(
+            recipe, output_dir, resume=options["resume"], on_epoch=lambda folder: live.refresh(), splits=splits
+        )
     except WorkError:
         live.refresh()
         raise
@@ -104,8 +107,8 @@ def _parser(argv: Sequence[str]) -> Parser:
     return parser
 
 
-def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str]":
-    """The recipe with the command line's overrides, and a name for its run."""
+def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]":
+    """The recipe with the command line's overrides, a name for its run, and its data where that had to be opened."""
     from crosscale.engine.run_folder import RECIPE
     from crosscale.recipe import Recipe, load, override
 
@@ -123,31 +126,33 @@ def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str]":
         if options["config"] is None:
             if not stored.is_file():
                 raise RequestError(f"--resume: {stored.parent} holds no run; give --config to begin one there")
-            return load(stored, overrides), ""
+            return load(stored, overrides), "", None
     if options["config"] is None and overrides.get("model.pretrained", "false") != "false":
-        return _finetuning(overrides), "finetune"
+        recipe, splits = _finetuning(overrides)
+        return recipe, "finetune", splits
     if options["config"] is None:
-        return override(Recipe(), overrides), overrides.get("model.name", Recipe().model.name)
-    return load(options["config"], overrides), Path(options["config"]).stem
+        return override(Recipe(), overrides), overrides.get("model.name", Recipe().model.name), None
+    return load(options["config"], overrides), Path(options["config"]).stem, None
 
 
-def _finetuning(given: dict[str, str]) -> "Recipe":
-    """The recipe "finetune" for the model that the weights are of, at sizes that fit the data; says what it chose."""
+def _finetuning(given: dict[str, str]) -> "tuple[Recipe, Splits | None]":
+    """The recipe "finetune" for the model that the weights are of, at sizes that fit the data, which it opens."""
     import jax
 
-    from crosscale.data import open_source
+    from crosscale.models.registry import check_name
     from crosscale.pretrained.finetuning import fitting_sizes, model_of, options_text
     from crosscale.recipe import load
+    from crosscale.runs.experiment import open_splits
 
     chosen: dict[str, str] = {}
     if "model.name" not in given and given["model.pretrained"] != "true":
         found = model_of(given["model.pretrained"])
         chosen = {"model.name": found["name"], **options_text(found["options"])}
     recipe = load("finetune", {**chosen, **given})
-    if recipe.data.dir is not None:
-        split = {"val_fraction": recipe.data.val_fraction, "seed": recipe.train.seed}
-        images = len(open_source(recipe.data.dir, "train", **split))  # type: ignore[arg-type]
-        sizes = fitting_sizes(images, jax.device_count(), recipe.train.batch_size)
+    check_name(recipe.model.name)
+    splits = None if recipe.data.dir is None else open_splits(recipe)
+    if splits is not None:
+        sizes = fitting_sizes(len(splits[0]), jax.device_count(), recipe.train.batch_size)
         chosen |= {f"train.{name}": str(value) for name, value in sizes.items()}
     recipe = load("finetune", {**chosen, **given})
     train, optimizer = recipe.train, recipe.optimizer
@@ -156,14 +161,14 @@ def _finetuning(given: dict[str, str]) -> "Recipe":
         f"{optimizer.name} at {optimizer.lr:g} per {optimizer.lr_base_batch} images, layer decay "
         f"{optimizer.layer_decay}, weight decay {optimizer.weight_decay}; recipe.yaml in the run folder has the rest"
     )
-    return recipe
+    return recipe, splits
 
 
-def _dry_run(recipe: "Recipe", as_json: bool) -> int:
+def _dry_run(recipe: "Recipe", splits: "Splits | None", as_json: bool) -> int:
     from crosscale.recipe import dump
     from crosscale.runs.experiment import build, describe, estimate_memory
 
-    experiment = build(recipe, without_data=True)
+    experiment = build(recipe, without_data=True, splits=splits)
     facts = {**describe(experiment), "memory": estimate_memory(experiment)}
     if as_json:
         print_json(facts)

@@ -50,14 +50,14 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         raise RequestError("--model needs --data-dir D; only a run knows its own data")
 
     start = host_options(options)
-    from crosscale.engine.hosts import together
+    from crosscale.cluster.hosts import together
 
     with together(start):  # before anything touches the devices
         return _run(options, as_json=as_json)
 
 
 def _run(options: argparse.Namespace, *, as_json: bool) -> int:
-    from crosscale.engine.hosts import is_first
+    from crosscale.cluster.hosts import is_first
     from crosscale.runs.validate import evaluate_run
 
     result, task = evaluate_run(

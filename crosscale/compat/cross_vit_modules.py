@@ -99,10 +99,10 @@ class Attention(nn.Module):
         source = x if context is None else jnp.concatenate([x, context], axis=1)
         q = Linear(inner, use_bias=False, dtype=self.dtype, name="q")(x)
         k, v = jnp.split(Linear(2 * inner, use_bias=False, dtype=self.dtype, name="kv")(source), 2, axis=-1)
-        q, k, v = (t.reshape(t.shape[0], -1, self.heads, self.dim_head) for t in (q, k, v))  # (B, N, H, D)
+        heads = [t.reshape(t.shape[0], -1, self.heads, self.dim_head) for t in (q, k, v)]  # (B, N, H, D) each
         dropout = nn.Dropout(self.drop_rate, deterministic=not train)
-        y = attend(q, k, v, scale=self.dim_head**-0.5, dropout=dropout)
-        y = Linear(x.shape[-1], dtype=self.dtype, name="out")(y.reshape(*x.shape[:2], inner))
+        attended = attend(*heads, scale=self.dim_head**-0.5, dropout=dropout)
+        y = Linear(x.shape[-1], dtype=self.dtype, name="out")(attended.reshape(*x.shape[:2], inner))
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
 
 

@@ -123,7 +123,7 @@ class PositionBias(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         """(w*w, w*w): the bias per query and key."""
-        x = jnp.asarray(bias_coordinates(self.window, self.position_index))
+        x: Array = jnp.asarray(bias_coordinates(self.window, self.position_index))
         for i in range(3):
             x = Linear(self.hidden_dim, dtype=self.dtype, name=f"project_{i}")(x)
             x = nn.relu(layer_norm(self.dtype, f"norm_{i}")(x))

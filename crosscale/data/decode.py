@@ -133,7 +133,7 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
     for factory, accept in Image.OPEN.values():
         try:
             if accept is None or accept(data[:16]) is True:
-                size: tuple[int, int] = factory(BytesIO(data), "").size  # type: ignore[arg-type]
+                size: tuple[int, int] = factory(BytesIO(data), "").size
                 return size
         except Exception:  # not this plugin's format
             continue

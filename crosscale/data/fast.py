@@ -97,7 +97,7 @@ def _cut(whole: np.ndarray, box: Box) -> np.ndarray:
 
 def _plain_header(data: bytes) -> tuple[int, int] | None:
     """Height and width of an upright colour JPEG; None for all that the exact decoder is for."""
-    import simplejpeg  # type: ignore[import-untyped]
+    import simplejpeg
 
     if data[:2] != b"\xff\xd8":
         return None

@@ -89,10 +89,9 @@ def _draw_mix(key: Array, shape: tuple[int, ...], augment: Augment) -> tuple[Arr
     covered = (high_y - low_y) * (high_x - low_x) / (height * width)
     lam = jnp.where(use_cutmix, 1.0 - covered, lam)
 
-    lam, use_cutmix, low_y, high_y, low_x, high_x = (
-        _per_example(value, batch, augment.mix_mode) for value in (lam, use_cutmix, low_y, high_y, low_x, high_x)
-    )
-    return lam, use_cutmix, _box(low_y, high_y, low_x, high_x, height, width)
+    drawn = [_per_example(value, batch, augment.mix_mode) for value in (lam, use_cutmix, low_y, high_y, low_x, high_x)]
+    box = _box(drawn[2], drawn[3], drawn[4], drawn[5], height, width)
+    return drawn[0], drawn[1], box
 
 
 def _beta(key: Array, alpha: float, draws: int) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from crosscale.contracts import Record
 from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
+from crosscale.data.once import shared
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
 from crosscale.data.split import stratified_split
 from crosscale.errors import RequestError, WorkError
@@ -155,6 +156,7 @@ def import_parquet() -> Any:
     return pq
 
 
+@shared
 def _read(files: Sequence[Path]) -> tuple[Any, np.ndarray, np.ndarray | list[str]]:
     """The first file's schema, the row groups (file, number, rows), and the label column of all."""
     pq = import_parquet()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
+from crosscale.data.once import shared
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
 
@@ -31,6 +32,7 @@ class Scan:
     others: Sequence[Sequence[str]]
 
 
+@shared
 def scan(root: Path, folders: Sequence[str]) -> Scan:
     """The image files below each of `folders`, given relative to `root`.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from crosscale.contracts import Record
 from crosscale.data.decode import open_image
+from crosscale.data.once import shared
 from crosscale.data.split import stratified_split
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError, did_you_mean
@@ -133,6 +134,7 @@ def open_table(
 Rows = list[tuple[int, Sequence[str]]]  # number of the row as an editor counts lines, its cells
 
 
+@shared
 def _read_csv(file: Path) -> tuple[list[str], Rows]:
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -156,6 +158,7 @@ def _read_csv(file: Path) -> tuple[list[str], Rows]:
     return headings, [(number, cells) for number, cells in rows[1:]]
 
 
+@shared
 def _read_parquet(file: Path) -> tuple[list[str], Rows]:
     from crosscale.data.parquet import import_parquet
 

@@ -12,6 +12,7 @@ from crosscale.contracts import Record
 from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
 from crosscale.data.index_cache import CACHED_FROM, Counter, load_index, save_index
+from crosscale.data.once import shared
 from crosscale.data.scan import EXTENSIONS
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
 from crosscale.data.split import stratified_split
@@ -127,6 +128,7 @@ def _read_indices(root: Path, files: Sequence[Path]) -> tuple[Strings, np.ndarra
     return names, array, texts
 
 
+@shared
 def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
     """(name, offset, size, label as text) of each picture of one shard."""
     images: list[tuple[str, int, int]] = []

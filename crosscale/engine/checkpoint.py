@@ -9,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from crosscale.cluster.hosts import all_texts, from_first, is_first
 from crosscale.engine.digests import check_digests, write_digests
-from crosscale.engine.hosts import all_texts, from_first, is_first
 from crosscale.errors import WorkError
 
 AGREE_SECONDS = 40  # for all processes to find a checkpoint unreadable
@@ -20,7 +20,7 @@ _ITEMS = ("state", "progress")
 log = logging.getLogger("crosscale.engine")
 
 
-class _Manager(ocp.CheckpointManager):
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # Orbax has no types
     """Orbax's manager, which leaves it to the loop to ask whether to stop: the question is counted."""
 
     def reached_preemption(self, step: int) -> bool:
@@ -103,7 +103,7 @@ class Checkpoints:
           WorkError: there are checkpoints, but none can be read into `target`.
         """
         shapes = jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),  # type: ignore[no-untyped-call]
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             target,
             jax.tree.broadcast(shardings, target),
         )
@@ -135,7 +135,7 @@ class Checkpoints:
     def _write_digests(self) -> None:
         # Orbax calls this when the files are complete and their folder does not have its name yet.
         if is_first():
-            for unnamed in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            for unnamed in self.folder.glob(f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}*"):
                 write_digests(unnamed)
 
     def _damage(self, step: int) -> str:

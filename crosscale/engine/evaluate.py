@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from crosscale.cluster.hosts import sums as over_processes
 from crosscale.contracts import Batch
-from crosscale.engine.hosts import sums as over_processes
 from crosscale.engine.sharding import own_rows, put_batch, spans_processes
 from crosscale.engine.step import EvalStep
 from crosscale.tasks.metric import Metric
@@ -76,7 +76,7 @@ def evaluate(
         if pending is not None:
             counted.add(*pending)
         elif not first:
-            jax.block_until_ready(running[0])  # type: ignore[no-untyped-call]
+            jax.block_until_ready(running[0])
             first, mark = seen, time.perf_counter()
         pending = running
         on_batch(seen)
@@ -104,7 +104,7 @@ class _Counted:
         state, rows = output
         self.state = self._metric.merge(self.state, jax.device_get(state))
         if rows:
-            targets = {f"target/{name}": array for name, array in batch.arrays.items() if name != "image"}
+            targets = {f"target/{name}": np.asarray(array) for name, array in batch.arrays.items() if name != "image"}
             collected = {f"row/{name}": array for name, array in own_rows(dict(rows), self._mesh).items()}
             counts = {"index": np.where(batch.weight > 0, batch.index, -1)}
             self._rows.append({**targets, **collected, **counts})

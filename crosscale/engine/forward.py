@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from crosscale.contracts import Array, InputSpec, Variables
@@ -28,7 +29,7 @@ def forward(
     spec: InputSpec,
     *,
     train: bool = False,
-    rng: Array | None = None,
+    rng: jax.Array | None = None,
     method: str | None = None,
     **options: Any,
 ) -> Any:

@@ -72,7 +72,7 @@ class RunLog:
         """A line about what only this process saw, of several that train together."""
         self.line(text)
 
-    def progress(self, step: int, text: str) -> None:
+    def window_line(self, step: int, text: str) -> None:
         """Where the run stands: beside the bar on a terminal, else a line."""
         if self._display is None:
             self.line(text)
@@ -130,7 +130,7 @@ class QuietLog(RunLog):
     def here(self, text: str) -> None:
         print(f"process {self._process}: {text}", file=sys.stderr, flush=True)
 
-    def progress(self, step: int, text: str) -> None:
+    def window_line(self, step: int, text: str) -> None:
         pass
 
     def tick(self, step: int) -> None:

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from crosscale.cluster.hosts import Stop, stop_signals
 from crosscale.contracts import Array, Batch
+from crosscale.engine.averages import Meter, Sums, add, means
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import Interrupted, evaluate
-from crosscale.engine.hosts import Stop, stop_signals
 from crosscale.engine.log import RunLog
-from crosscale.engine.metrics import Meter, Sums, add, means
 from crosscale.engine.settings import TrainSettings
 from crosscale.engine.sharding import put_batch, to_host
 from crosscale.engine.spikes import WINDOW, usual_loss
@@ -178,7 +178,7 @@ class Loop:
         if self._compiled:
             self.meter.images += len(batch.weight) * jax.process_count()
         else:  # the first step compiles, which says nothing of the speed
-            jax.block_until_ready(report)  # type: ignore[no-untyped-call]
+            jax.block_until_ready(report)
             self._compiled, self.meter = True, Meter()
         self._log.tick(self.step)
         if self.step % self.parts.settings.log_every == 0:
@@ -270,7 +270,7 @@ class Loop:
             f"step {self.step}/{total}  loss {values.get('loss', math.nan):.4f}  "
             f"lr {values.get('lr', math.nan):.2e}  {rate:.0f} images/s  waiting for data {waiting:.0%}"
         )
-        self._log.progress(self.step, text)
+        self._log.window_line(self.step, text)
 
     def _finish_epoch(self, signals: Stop) -> None:
         """Validates where that is due, keeps the best, and saves."""

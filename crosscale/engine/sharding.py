@@ -70,12 +70,12 @@ def local_mesh() -> Mesh:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
-    return NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     """The first axis split over all devices."""
-    return NamedSharding(mesh, PartitionSpec((DATA_AXIS, FSDP_AXIS)))  # type: ignore[no-untyped-call]
+    return NamedSharding(mesh, PartitionSpec((DATA_AXIS, FSDP_AXIS)))
 
 
 def split_parameters(tree: Any, mesh: Mesh) -> Any:
@@ -83,7 +83,7 @@ def split_parameters(tree: Any, mesh: Mesh) -> Any:
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:
         axes = match_first(parameter_path(path), FSDP_RULES, ())
-        return NamedSharding(mesh, _split(leaf.shape, axes, mesh.shape[FSDP_AXIS]))  # type: ignore[no-untyped-call]
+        return NamedSharding(mesh, _split(leaf.shape, axes, mesh.shape[FSDP_AXIS]))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 

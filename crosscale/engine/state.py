@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from crosscale.contracts import Array
 
-
-class TrainState(struct.PyTreeNode):  # type: ignore[no-untyped-call]
+class TrainState(struct.PyTreeNode):
     """Everything that a checkpoint has to hold for the devices.
 
     There is no random state: each step's key comes from the seed and the step, so a resumed run repeats.
@@ -22,7 +20,7 @@ class TrainState(struct.PyTreeNode):  # type: ignore[no-untyped-call]
       ema_params: moving average of the parameters, or None.
     """
 
-    step: Array
+    step: jax.Array
     params: Any
     opt_state: Any
     ema_params: Any
@@ -39,6 +37,6 @@ class TrainState(struct.PyTreeNode):  # type: ignore[no-untyped-call]
         )
 
 
-def step_key(seed: int, step: Array) -> Array:
+def step_key(seed: int, step: jax.Array) -> jax.Array:
     """The key of all randomness of one step."""
     return jax.random.fold_in(jax.random.key(seed), step)

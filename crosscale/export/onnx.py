@@ -32,7 +32,7 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
         from jax2onnx import to_onnx
 
         spec = program.predictor.spec
-        image = jax.ShapeDtypeStruct(("batch", *spec.size, spec.channels), program.input_dtype)  # type: ignore[no-untyped-call]
+        image = jax.ShapeDtypeStruct(("batch", *spec.size, spec.channels), program.input_dtype)
         # As host arrays the weights become the graph's initialisers as they are.
         variables = jax.tree.map(np.asarray, program.predictor.variables)
         try:

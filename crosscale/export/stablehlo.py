@@ -59,8 +59,8 @@ def write_stablehlo(program: Program, file: Path, platforms: Sequence[str] = PLA
         dims = jax.export.symbolic_shape(shape, constraints=[f"height >= {least}", f"width >= {least}"])
     else:
         dims = (*jax.export.symbolic_shape("batch"), *spec.size)
-    images = jax.ShapeDtypeStruct((*dims, spec.channels), program.input_dtype)  # type: ignore[no-untyped-call]
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}  # type: ignore[no-untyped-call]
+    images = jax.ShapeDtypeStruct((*dims, spec.channels), program.input_dtype)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
     try:
         exported = jax.export.export(jax.jit(run), platforms=tuple(platforms))(shapes, images)
     except (jax.core.InconclusiveDimensionOperation, TypeError, RequestError) as error:

@@ -136,7 +136,7 @@ class ClassAttention(nn.Module):
             record(weights)
         weights = nn.Dropout(self.attn_drop_rate)(weights, deterministic=not train)
         context = jnp.einsum("bhn,bnc->bhc", weights, x)
-        y = jnp.einsum("bhc,chd->bhd", context, to_value.reshape(dim, heads, -1))
+        y: Array = jnp.einsum("bhc,chd->bhd", context, to_value.reshape(dim, heads, -1))
         if value_bias is not None:  # the weights sum to one only where nothing was dropped
             y = y + weights.sum(-1, keepdims=True) * value_bias.reshape(heads, -1)
         y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, 1, dim))

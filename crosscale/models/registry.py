@@ -77,6 +77,12 @@ def families_that(answer: str) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
 
 
+def check_name(name: str) -> None:
+    """Raises RequestError unless `create_model` knows the name."""
+    if name not in FAMILIES:
+        find_model(name)
+
+
 def find_model(name: str) -> tuple[type[ImageModel], Preset]:
     """The family and the row of a preset, by its name or one of its aliases.
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from crosscale.artifact import WEIGHTS, Artifact, check_option, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
+from crosscale.data.once import read_once
 from crosscale.data.sources import HUB
 from crosscale.engine.forward import forward
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
@@ -24,7 +25,7 @@ from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh
 from crosscale.engine.state import TrainState
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
-from crosscale.models.registry import create_model, input_spec
+from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.pretrained import fetch_weights, load_weights, save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
@@ -90,10 +91,14 @@ class Experiment:
         return self.steps_per_epoch * self.recipe.train.epochs
 
 
-def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
+Splits = tuple[Source, Source]  # to train on, held out
+
+
+def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None = None) -> Experiment:
     """Opens the data, builds the model and checks that everything fits.
 
     Args:
+      splits: what `open_splits` gave for the recipe, where that has been called.
       without_data: where data.dir is not set, count with the sizes that the recipe declares; the result can be
         described but not trained.
 
@@ -102,7 +107,8 @@ def build(recipe: Recipe, *, without_data: bool = False) -> Experiment:
     """
     data, train = recipe.data, recipe.train
     kind = task_kind(recipe.task.name)
-    train_source, val_source = _open(kind, recipe, without_data)
+    check_name(recipe.model.name)  # before a million files are listed
+    train_source, val_source = splits or open_splits(recipe, without_data=without_data)
     plain = kind.from_data(recipe.task, recipe.augment, train_source)
     if data.dir is not None and data.classes is not None:
         plain.check_recorded(data.classes, data.dir)
@@ -163,7 +169,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     with _constructing(recipe):
         model = create_model(recipe.model.name, **recipe.model.options)
         spec = _input_spec(recipe, model)
-        images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)  # type: ignore[no-untyped-call]
+        images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     check_best(recipe.validate.best, kind.measures, kind.best)
     # So many steps that the rounding to whole ones hides nothing.
@@ -208,14 +214,16 @@ def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
     return Distilled(task, load_teacher(settings.teacher, settings.weights, task.labels, spec), settings)
 
 
-def _open(kind: type[Task], recipe: Recipe, without_data: bool) -> tuple[Source, Source]:
-    data = recipe.data
+def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
+    """The recipe's data, each file of it listed or read once. Raises RequestError, WorkError."""
+    data, kind = recipe.data, task_kind(recipe.task.name)
     if data.dir is None and without_data:
         return kind.declared(data.declared)
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
     options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
-    return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
+    with read_once():
+        return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
 
 
 def estimate_memory(experiment: Experiment) -> dict[str, int]:
@@ -227,7 +235,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     """
     recipe, spec, model = experiment.recipe, experiment.spec, experiment.model
     per_device = recipe.train.batch_size // experiment.mesh.size
-    images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)  # type: ignore[no-untyped-call]
+    images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)
     params = experiment.parameter_shapes
     slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
 
@@ -238,7 +246,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
         return jax.vjp(run, params)[1]
 
     # What does not grow with the batch are the parameters and what is made of them alone.
-    two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)  # type: ignore[no-untyped-call]
+    two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
     kept = _bytes(jax.eval_shape(backward, params, two)) - _bytes(jax.eval_shape(backward, params, images))
     one_part = per_device // recipe.optimizer.accumulate
     parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import optax
 
+from crosscale.cluster.hosts import from_first, is_first, wait_for_all, wait_for_file
 from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.environment import git_state, record_environment
-from crosscale.engine.hosts import from_first, is_first, wait_for_all, wait_for_file
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress
 from crosscale.engine.remat import compiler_options
@@ -37,6 +37,7 @@ from crosscale.errors import RequestError, WorkError
 from crosscale.recipe import Recipe, differences, dump, load, parse
 from crosscale.runs.experiment import (
     Experiment,
+    Splits,
     abstract_state,
     build,
     describe,
@@ -53,7 +54,12 @@ FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", 
 
 
 def run_training(
-    recipe: Recipe, output_dir: Path, *, resume: bool = False, on_epoch: Callable[[Path], None] | None = None
+    recipe: Recipe,
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[Path], None] | None = None,
+    splits: Splits | None = None,
 ) -> dict[str, Any]:
     """Trains into `output_dir`, or goes on with the run that is there.
 
@@ -61,6 +67,7 @@ def run_training(
 
     Args:
       on_epoch: called with the run folder after each epoch; the training waits for it.
+      splits: the recipe's data, where it has been opened; see `open_splits`.
 
     Returns:
       The task's measures and "examples" of the best validation (null where there was none), "images_per_second" of
@@ -76,7 +83,7 @@ def run_training(
         raise RequestError(
             f"{output_dir}: already holds a run; --resume goes on with it, or choose another --output-dir"
         )
-    experiment = build(recipe)
+    experiment = build(recipe, splits=splits)
     _check_processes(experiment)
     with _claimed(output_dir, experiment, resume=resume):
         try:

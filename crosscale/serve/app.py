@@ -21,10 +21,10 @@ from crosscale.errors import WorkError
 from crosscale.serve.admission import Bounded
 from crosscale.serve.batcher import Batcher
 from crosscale.serve.body import Asked, Upload, body_kind, declared_length, parse, read_body
-from crosscale.serve.metrics import CONTENT_TYPE, Metrics
+from crosscale.serve.counts import CONTENT_TYPE, ServiceCounts
 from crosscale.serve.openapi import openapi
 from crosscale.serve.page import page
-from crosscale.serve.served import Served
+from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Refused, Settings
 
 _log = logging.getLogger("crosscale.serve")
@@ -36,13 +36,13 @@ _GUARDED = ("/v1/", "/metrics")
 class Service:
     """The state behind the routes: the model, what is under way, and the threads that work."""
 
-    def __init__(self, served: Served, settings: Settings, on_shape: Callable[[str, int, int], None]) -> None:
+    def __init__(self, served: ServedModel, settings: Settings, on_shape: Callable[[str, int, int], None]) -> None:
         self.served = served
         self._on_shape = on_shape
         self.settings = settings
         self.pictures = Bounded("pictures", settings.queue)
         self.held = Bounded("bytes", settings.held_bytes)
-        self.metrics = Metrics(self.pictures, self.held)
+        self.metrics = ServiceCounts(self.pictures, self.held)
         self.failure: str | None = None  # why the warm-up failed
         self.ready = False
         # One thread: a device runs one program at a time, and a queue in front of it only hides the waiting.
@@ -183,7 +183,7 @@ class Service:
 
 
 def make_app(
-    served: Served,
+    served: ServedModel,
     settings: Settings,
     on_shape: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Starlette:

@@ -20,7 +20,7 @@ from crosscale.serve.settings import Refused
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 
-class Served:
+class ServedModel:
     """A predictor as the service uses it. Its methods block; the service calls them on threads."""
 
     def __init__(self, predictor: Predictor, name: str) -> None:

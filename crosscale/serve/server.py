@@ -1,7 +1,6 @@
 """Runs the application under uvicorn: time limits on connections, a clean end, a line that says where it is."""
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -9,18 +8,18 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crosscale.errors import RequestError, WorkError
 from crosscale.serve.app import make_app
-from crosscale.serve.served import Served
+from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Settings
+from crosscale.serve.timed_http import timed_protocol
 
 _GRACE = 5.0  # seconds beyond the limits of a request in which the last ones may finish
 
 
 def serve(
-    served: Served,
+    served: ServedModel,
     settings: Settings,
     *,
     host: str = "127.0.0.1",
@@ -49,7 +48,7 @@ def serve(
     app = make_app(served, settings, on_shape)
     config = uvicorn.Config(
         app,
-        http=_protocol(settings.body_seconds),
+        http=timed_protocol(settings.body_seconds),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -115,55 +114,3 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP/1.1 with a limit on how long a client may take over its headers.
-
-    Without it a connection that never completes a request is held for ever.
-    """
-
-    class Bounded(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._arm()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._disarm()
-            super().connection_lost(exc)
-
-        def handle_events(self) -> None:
-            cycle = self.cycle
-            super().handle_events()
-            if self.cycle is not cycle and not self.cycle.response_complete:
-                self._disarm()
-
-        def on_response_complete(self) -> None:
-            # The rest of a body that was refused is read and thrown away, as long as this allows.
-            self._arm()
-            super().on_response_complete()
-
-        def _arm(self) -> None:
-            self._disarm()
-            self._timer = self.loop.call_later(seconds, self._too_slow)
-
-        def _disarm(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _too_slow(self) -> None:
-            if self.transport.is_closing():
-                return
-            if self.conn.trailing_data[0]:  # part of a request
-                message = b'{"error": "the headers did not arrive within %g s"}' % seconds
-                self.transport.write(
-                    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                    b"Content-Length: %d\r\n\r\n%s" % (len(message), message)
-                )
-            self.transport.close()
-
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    return Bounded

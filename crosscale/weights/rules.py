@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def check_against(flat: Mapping[str, np.ndarray], expected: Mapping[str, tuple[i
             raise RequestError(f"{source}: {name} has shape {tuple(flat[name].shape)}, the model needs {tuple(shape)}")
 
 
-def _rename(flat: Mapping[str, np.ndarray], table: Sequence[tuple[re.Pattern, str, Callable]]) -> Flat:
+def _rename(flat: Mapping[str, np.ndarray], table: Sequence[tuple[re.Pattern[str], str, Callable[..., Any]]]) -> Flat:
     out: Flat = {}
     unmatched = []
     for name, value in flat.items():
@@ -126,10 +127,10 @@ def _rename(flat: Mapping[str, np.ndarray], table: Sequence[tuple[re.Pattern, st
     return out
 
 
-def _pattern(template: str) -> re.Pattern:
+def _pattern(template: str) -> re.Pattern[str]:
     seen: set[str] = set()
 
-    def group(match: re.Match) -> str:
+    def group(match: re.Match[str]) -> str:
         name = match.group(1)
         if name in seen:
             return f"(?P={name})"

@@ -104,7 +104,7 @@ print(faults() - before)
 def test_a_program_s_temporaries_are_kept_between_its_runs():
     code = """\
 import resource, sys
-from crosscale.engine.hosts import together
+from crosscale.cluster.hosts import together
 from crosscale.runtime import keep_memory
 assert keep_memory() or sys.exit(77)
 import jax, jax.numpy as jnp

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from crosscale.cli.output import progress
+from crosscale.cli.output import progress_bar
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
 
@@ -81,12 +81,12 @@ def test_serve_shows_its_compilation_and_clears_it_away(tiny_run):
 
 
 def test_without_a_terminal_phases_are_lines(capsys):
-    with progress("working", verb="export") as report:
+    with progress_bar("working", verb="export") as report:
         report(0, 2, "first")
         report(0, 2, "first")
         report(1, 2, "second")
         report(2, 2, "done")
-    with progress("counting") as report:
+    with progress_bar("counting") as report:
         report(1, 2)
     said = capsys.readouterr()
     assert said.out == ""

@@ -50,7 +50,7 @@ def test_a_run_from_step_0_begins_anew(tmp_path: Path) -> None:
 def test_lines_go_to_standard_error_and_the_text_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_log(tmp_path) as log:
         log.line("epoch 1 [done]")
-        log.progress(5, "step 5/10")
+        log.window_line(5, "step 5/10")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "epoch 1 [done]\nstep 5/10\n"

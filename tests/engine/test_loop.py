@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from crosscale.contracts import Batch
+from crosscale.engine.averages import Meter, add, means
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.log import RunLog
 from crosscale.engine.loop import Loop, Parts, Progress
-from crosscale.engine.metrics import Meter, add, means
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import OptimizerSettings, TrainSettings
 from crosscale.engine.sharding import data_mesh, replicated

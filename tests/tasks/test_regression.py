@@ -196,12 +196,12 @@ def test_explain_and_export(run, table, tmp_path, capsys):
 def test_serving(run, table):
     starlette = pytest.importorskip("starlette.testclient")
     from crosscale.serve.app import make_app
-    from crosscale.serve.served import Served
+    from crosscale.serve.served import ServedModel
     from crosscale.serve.settings import Settings
 
     predictor = Predictor.from_run(run[0])
     picture = next(table.parent.glob("*.png"))
-    with starlette.TestClient(make_app(Served(predictor, "ink"), Settings(max_batch=1))) as client:
+    with starlette.TestClient(make_app(ServedModel(predictor, "ink"), Settings(max_batch=1))) as client:
         while client.get("/readyz").status_code != 200:
             pass
         answer = client.post("/v1/predict", files={"images": ("a.png", picture.read_bytes())})

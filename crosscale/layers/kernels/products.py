@@ -36,7 +36,7 @@ def strided_conv(x: Array, kernel: Array, stride: int, padding: int, groups: int
     """(B, H, W, C) with a kernel (k, k, C / groups, F) -> (B, rows, columns, F)."""
 
     def choose(platform: str) -> str:
-        return conv_form(platform, x.shape[1:3], kernel.shape[0], stride, padding, groups)
+        return conv_form(platform, (x.shape[1], x.shape[2]), kernel.shape[0], stride, padding, groups)
 
     def run(form: str, x: Array, kernel: Array) -> Array:
         if form == "products":
@@ -80,8 +80,8 @@ def output_size(size: tuple[Any, Any], kernel_size: int, stride: int, padding: i
 def convolution(x: Array, kernel: Array, stride: int, padding: int, groups: int = 1) -> Array:
     """(B, H, W, C) with a kernel (k, k, C / groups, F) -> (B, rows, columns, F)."""
     return lax.conv_general_dilated(
-        x,
-        kernel,
+        jnp.asarray(x),
+        jnp.asarray(kernel),
         window_strides=(stride, stride),
         padding=((padding, padding),) * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

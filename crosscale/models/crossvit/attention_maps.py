@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +18,7 @@ from crosscale.layers.resize import bicubic_matrix
 from crosscale.models.crossvit.config import CrossViTConfig
 from crosscale.models.description import AttentionMaps, Direction, Map, Placement
 
-Shares = list[Array]  # per branch (B, 1 + N): how much of the answer each token carries; the CLS token first
+Shares = list[jax.Array]  # per branch (B, 1 + N): how much of the answer each token carries; the CLS token first
 
 
 def attention_maps(c: CrossViTConfig, size: tuple[int, int]) -> AttentionMaps:
@@ -25,7 +26,7 @@ def attention_maps(c: CrossViTConfig, size: tuple[int, int]) -> AttentionMaps:
 
     def grids(captured: Mapping[str, Any], position: Array | None, direction: Direction) -> dict[str, Array]:
         del position, direction
-        return grid_maps(c, captured)
+        return dict(grid_maps(c, captured))
 
     return AttentionMaps(maps(c), placements(c, size), grids, no_position="those of its CLS tokens")
 
@@ -62,7 +63,7 @@ def placements(c: CrossViTConfig, size: tuple[int, int]) -> dict[str, Placement]
     return {m.name: of_branch[_branch_of(m.name)] for m in maps(c)}
 
 
-def grid_maps(c: CrossViTConfig, captured: Mapping[str, Any]) -> dict[str, Array]:
+def grid_maps(c: CrossViTConfig, captured: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The maps on the branches' patch grids, (B, rows, columns) each; a map's sum is at most 1.
 
     "cls/b": the last block of branch b, "cross/b_to_o": the last fusion, both averaged over the heads. What is
@@ -73,7 +74,7 @@ def grid_maps(c: CrossViTConfig, captured: Mapping[str, Any]) -> dict[str, Array
     """
     stages = captured["backbone"]
     last = stages[f"stage_{len(c.depth) - 1}"]
-    found: dict[str, Array] = {}
+    found: dict[str, jax.Array] = {}
     for b in range(len(c.patch_size)):
         layer = _heads(last[f"branch_{b}"][f"block_{c.depth[-1][b] - 1}"])
         found[f"cls/{b}"] = layer[:, 0, 1:] if c.cls_token else layer.mean(1)
@@ -105,12 +106,12 @@ def _cross_pairs(c: CrossViTConfig) -> list[tuple[int, int]]:
     return []
 
 
-def _heads(module: Mapping[str, Any]) -> Array:
+def _heads(module: Mapping[str, Any]) -> jax.Array:
     """A layer's weights in float32, averaged over its heads: (B, N, N), or (B, N) of one query."""
     return module["attention"]["weights"][0].astype(jnp.float32).mean(1)
 
 
-def _across(c: CrossViTConfig, stage: Mapping[str, Any], b: int, other: int) -> Array:
+def _across(c: CrossViTConfig, stage: Mapping[str, Any], b: int, other: int) -> jax.Array:
     if c.fusion == "cross_attention":
         return _heads(stage[f"fusion_{b}"]["block_0"])[:, 1:]
     starts = _starts(c)
@@ -122,18 +123,18 @@ def _starts(c: CrossViTConfig) -> list[int]:
     return [sum(1 + rows * columns for rows, columns in c.grids[:b]) for b in range(len(c.grids) + 1)]
 
 
-def _patches(c: CrossViTConfig, share: Array) -> Array:
+def _patches(c: CrossViTConfig, share: jax.Array) -> jax.Array:
     return share[:, 1:] if c.cls_token else share
 
 
-def _initial(c: CrossViTConfig, layer: Array) -> Array:
+def _initial(c: CrossViTConfig, layer: jax.Array) -> jax.Array:
     """All on the query that the head reads: the CLS token, or the mean of the patches."""
     tokens = layer.shape[-1]
     row = np.eye(1, tokens, dtype=np.float32)[0] if c.cls_token else np.full(tokens, 1 / tokens, np.float32)
     return jnp.broadcast_to(row, (layer.shape[0], tokens))
 
 
-def _through_blocks(c: CrossViTConfig, stage: Mapping[str, Any], index: int, b: int, share: Array) -> Array:
+def _through_blocks(c: CrossViTConfig, stage: Mapping[str, Any], index: int, b: int, share: jax.Array) -> jax.Array:
     """From behind the blocks of a branch in one stage to before them."""
     for i in reversed(range(c.depth[index][b])):
         layer = _heads(stage[f"branch_{b}"][f"block_{i}"])
@@ -141,7 +142,7 @@ def _through_blocks(c: CrossViTConfig, stage: Mapping[str, Any], index: int, b: 
     return share
 
 
-def _rollout_within(c: CrossViTConfig, stages: Mapping[str, Any], b: int) -> Array:
+def _rollout_within(c: CrossViTConfig, stages: Mapping[str, Any], b: int) -> jax.Array:
     """(B, tokens) of the branch alone: the fusions are taken as passing its tokens on."""
     share = _initial(c, _heads(stages["stage_0"][f"branch_{b}"]["block_0"]))
     for s in reversed(range(len(c.depth))):

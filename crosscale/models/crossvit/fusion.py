@@ -81,7 +81,7 @@ class CrossAttention(nn.Module):
         """(B, 1, C_own), (B, N, C_other) -> (B, 1, C_own)."""
         s = self.settings
         query = Project(patches.shape[-1], s.norm_layer, s.dtype, name="enter")(cls)
-        x = jnp.concatenate([query, patches], axis=1)
+        x: Array = jnp.concatenate([query, patches], axis=1)
         for i in range(max(s.depth, 1)):
             x = ClassBlock(self.num_heads, s, name=f"block_{i}")(x, train)
         return Project(cls.shape[-1], s.norm_layer, s.dtype, name="leave")(x)
@@ -108,7 +108,7 @@ def class_token(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens
     (with a projection there too, Table 6's 24.2 M parameters would be 25.1 M).
     """
     del train
-    total = sum(_to_widest(tokens, [x[:, :1] for x in tokens], settings))
+    total: Any = sum(_to_widest(tokens, [x[:, :1] for x in tokens], settings))
     return tuple(jnp.concatenate([_from_widest(total, x, b, settings), x[:, 1:]], axis=1) for b, x in enumerate(tokens))
 
 
@@ -119,11 +119,11 @@ def pairwise(tokens: Tokens, settings: FusionSettings, train: bool) -> Tokens:
     """
     del train
     aligned = _to_widest(tokens, tokens, settings)
-    cls = sum(x[:, :1] for x in aligned)
+    cls: Any = sum(x[:, :1] for x in aligned)
     maps = [x[:, 1:].reshape(x.shape[0], *g, -1) for x, g in zip(aligned, settings.grids, strict=True)]
     fused = []
     for b, own in enumerate(tokens):
-        patches = sum(resize_bicubic(m, settings.grids[b]) for m in maps)
+        patches: Any = sum(resize_bicubic(m, settings.grids[b]) for m in maps)
         both = jnp.concatenate([cls, patches.reshape(own.shape[0], -1, patches.shape[-1])], axis=1)
         fused.append(_from_widest(both, own, b, settings))
     return tuple(fused)

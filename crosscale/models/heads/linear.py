@@ -11,8 +11,11 @@ from crosscale.layers.dense import Dense
 
 def mean_of_linears(features: Features, width: int, dtype: Any) -> Array:
     """One linear layer "branch_b" per pooled vector, averaged: (B, width). To be called in a compact method."""
-    outputs = [Dense(width, dtype=dtype, name=f"branch_{b}")(vector) for b, vector in enumerate(features.pooled)]
-    return sum(outputs) / len(outputs)
+    outputs: list[Any] = [
+        Dense(width, dtype=dtype, name=f"branch_{b}")(vector) for b, vector in enumerate(features.pooled)
+    ]
+    mean: Array = sum(outputs) / len(outputs)
+    return mean
 
 
 class MeanOfLinears(nn.Module):

@@ -125,7 +125,7 @@ def explain_abort() -> None:
         return
     host, _, port = str(_state().coordinator_address).rpartition(":")
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)  # type: ignore[untyped-decorator]  # ctypes has no types for it
     def on_abort(number: int) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from crosscale.engine.stop import StopSignals
-from crosscale.engine.watch import (
+from crosscale.cluster.stop import StopSignals
+from crosscale.cluster.watch import (
     GRACE_SECONDS,
     LONG_MS,
     POLL_SECONDS,

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from crosscale.cli.arguments import Parser, add_host_options, host_options
-from crosscale.engine.hosts import Start, all_texts, from_first, stop_signals, sums, together
-from crosscale.engine.stop import StopSignals
+from crosscale.cluster.hosts import Start, all_texts, from_first, stop_signals, sums, together
+from crosscale.cluster.stop import StopSignals
 from crosscale.errors import RequestError
 from tests.engine.clusters import Cluster, records, train
 from tests.reliability.record import trying

@@ -8,7 +8,7 @@ from crosscale.serve.admission import Bounded
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-class Metrics:
+class ServiceCounts:
     """The counters of one service; each has its own registry, so that two may live in one process."""
 
     def __init__(self, pictures: Bounded, held: Bounded) -> None:

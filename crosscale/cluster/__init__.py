@@ -1,0 +1,1 @@
+"""Several processes as one run: finding one another, agreeing, and ending together."""
