@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from crosscale.contracts import Array, InputSpec
+from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import update_ema
 from crosscale.engine.forward import forward, normalize
 from crosscale.engine.optimizer import Schedule
@@ -35,7 +36,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     layout: TrainState | None = None,
-    compiler_options: dict[str, str | bool | int | float] | None = None,
+    compiler_options: CompilerOptions | None = None,
 ) -> TrainStep:
     """Compiles a training step.
 
