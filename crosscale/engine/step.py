@@ -16,6 +16,7 @@ from crosscale.engine.forward import forward, normalize
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
+from crosscale.layers.kernels import squared_norms
 from crosscale.tasks.metric import DeviceBatch, State
 from crosscale.tasks.task import Losses, Task
 
@@ -127,7 +128,7 @@ def parameter_names(params: Any) -> list[str]:
 
 def _health(grads: Any) -> dict[str, Array]:
     """ "grad_norm", and "bad": in which leaves a number is not finite, or the sum of squares beyond float32's range."""
-    squares = jnp.stack([jnp.vdot(grad, grad, precision="highest") for grad in jax.tree.leaves(grads)])
+    squares = squared_norms(jax.tree.leaves(grads))
     return {"grad_norm": jnp.sqrt(squares.sum()), "bad": ~jnp.isfinite(squares)}
 
 
