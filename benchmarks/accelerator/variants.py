@@ -76,6 +76,7 @@ def measure(model: str, given: Any, seconds: float, results: Results, peak: floa
     built, spec = asked[0].build()
     batch, macs, state = pictures(asked[0], spec), formula_macs(asked[0]), trees(built, True)
     turns: dict[str, list[dict[str, float]]] = {}
+    losses: dict[str, float] = {}  # after so many steps; not finite means that a form is wrong
     for _ in range(2):
         for case, program, _, _ in programs:
             if program is None or left(given) < 5:
@@ -84,6 +85,7 @@ def measure(model: str, given: Any, seconds: float, results: Results, peak: floa
                 running = Running(program, state, batch, True)
                 turns.setdefault(case.label, []).append(running.timed(given.smoke))
                 state = running.given
+                losses[case.label] = float(running.last["loss"])
             except Exception as error:
                 results.add(model=model, case=case.label, error=told(error))
                 state = trees(built, True)  # the step had taken it
@@ -94,10 +96,8 @@ def measure(model: str, given: Any, seconds: float, results: Results, peak: floa
             continue
         best = min(found, key=lambda times: times["best"])
         other = [case.batch / times["best"] for times in found]
-        row = speed(case, best, macs, peak)
-        results.add(
-            model=model, case=case.label, **row, turns=other, peak_bytes=memory(program), compile_seconds=compiled
-        )
+        row = speed(case, best, macs, peak) | {"loss": losses[case.label], "turns": other}
+        results.add(model=model, case=case.label, **row, peak_bytes=memory(program), compile_seconds=compiled)
 
 
 def main() -> None:
@@ -107,7 +107,14 @@ def main() -> None:
     for i, model in enumerate(given.models):
         measure(model, given, left(given) / (len(given.models) - i), results, peak)
     results.table(
-        "model", "case", "images_per_second", "median_images_per_second", "of_peak", "peak_bytes", "compile_seconds"
+        "model",
+        "case",
+        "images_per_second",
+        "median_images_per_second",
+        "of_peak",
+        "loss",
+        "peak_bytes",
+        "compile_seconds",
     )
     os._exit(0)  # a compilation that was given up would be waited for
 
