@@ -51,6 +51,8 @@ def attention(
 
 def attention_form(platform: str, q: Array, k: Array, bias: Array | None) -> str:
     """A processor's caches want parts; a GPU has cuDNN's fused kernel, for what it takes; plain everywhere else."""
+    if asked().gradients == "derived":
+        return "plain"
     if platform == "cpu":
         return "chunked"
     if not fused_kernel_fits(q, k, bias, platform):
@@ -65,7 +67,8 @@ def fused_kernel_fits(q: Array, k: Array, bias: Array | None, platform: str) -> 
 
 
 def _heads_fit(platform: str, width: int, dtype: Any) -> bool:
-    return platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    return platform == "gpu" and asked().vendor != "none" and half and width % 8 == 0 and width <= 128
 
 
 def carried_tokens(tokens: Any, width: int, dtype: Any) -> Any:
@@ -81,7 +84,8 @@ def carried_tokens(tokens: Any, width: int, dtype: Any) -> Any:
     """
     form = asked().tokens
     if form is None:
-        fused = asked().attention in (None, "cudnn") and all(_heads_fit(kind, width, dtype) for kind in kinds())
+        derived, known = asked().gradients == "derived", asked().attention in (None, "cudnn")
+        fused = known and not derived and all(_heads_fit(kind, width, dtype) for kind in kinds())
         form = "carried" if fused and isinstance(tokens, int) and tokens % 2 else "own"
     return tokens + -tokens % TILE if form == "carried" else tokens
 

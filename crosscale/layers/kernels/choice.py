@@ -19,6 +19,7 @@ PartsForm = Literal["joint", "split"]
 TokensForm = Literal["carried", "own"]
 ResampleForm = Literal["products", "taps"]
 SquaresForm = Literal["each", "stacked"]
+VendorForm = Literal["used", "none"]
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,22 @@ class Kernels:
       platforms: JAX's names of the platforms that the program is for ("cpu", "cuda", "rocm", "tpu"; "gpu" is both
         in the middle); empty for the default backend.
       attention: see `attention.FORMS`.
-      gelu: with its gradient written out, or derived by JAX.
+      gradients: of all kernels as JAX derives them from the plain formulas ("derived"), which forward mode needs:
+        `jax.jvp`, `jax.linearize`, `jax.hessian`. Written ones, a processor's default, know reverse mode alone.
+      gelu: with its gradient written out, or derived by JAX; before `gradients`.
       layer_norm: the same.
       convolution: strided ones as matrix products wherever that is possible, or never.
       dense: products of half precision summed up and handed over in float32, or in their own type.
       parts: queries, keys and values as one product that is then cut, or as three products.
       tokens: filled up once, before a branch's blocks, for an attention that wants multiples; or by each attention.
       resample: pictures rescaled by products with constant matrices, or by their few taps.
+      vendor: whether kernels of a GPU's own library may be called by name, which an exported program must not.
       squares: of each gradient summed up by itself, or of gradients of one shape together.
     """
 
     platforms: tuple[str, ...] = ()
     attention: AttentionForm | None = None
+    gradients: GradientForm | None = None
     gelu: GradientForm | None = None
     layer_norm: GradientForm | None = None
     convolution: ConvForm | None = None
@@ -49,6 +54,7 @@ class Kernels:
     tokens: TokensForm | None = None
     resample: ResampleForm | None = None
     squares: SquaresForm | None = None
+    vendor: VendorForm | None = None
 
 
 _ASKED: ContextVar[Kernels] = ContextVar("crosscale_kernels", default=Kernels())  # noqa: B039 (it is frozen)
