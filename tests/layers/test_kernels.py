@@ -26,7 +26,7 @@ CROSSVIT = {
     "img_size": 32,
     "patch_size": (8, 16),
     "embed_dim": (16, 32),
-    "depth": ((1, 2, 1),),
+    "depth": ((1, 1, 1),),
     "num_heads": (2, 2),
     "mlp_ratio": 2.0,
 }
