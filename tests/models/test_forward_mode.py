@@ -16,11 +16,11 @@ MODELS = {
     "crossformer": CROSSFORMER | {"patch_size": (4, 8), "merge_size": ((2, 4),)},
     "deit_tiny_224": {"embed_dim": (8,), "depth": ((1, 0),), "num_heads": (2,), "mlp_ratio": 1.0},
 }
+# Of two branches or two kinds of groups: half a minute to compile.
+CASES = [pytest.param(name, marks=() if "deit" in name else pytest.mark.slow) for name in MODELS]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if "deit" in name else pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_forward_mode_agrees_with_reverse_mode(name):
     model = create_model(name, img_size=32, num_classes=3, **MODELS[name])
     variables = seeded_variables(model)
