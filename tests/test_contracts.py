@@ -13,8 +13,8 @@ from tests.seeded import seeded_variables
 FAMILY = {
     "crossvit": {"img_size": (32, 32), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": [[1, 1, 1]],
                  "num_heads": (2, 2), "mlp_ratio": 1.0},
-    "crossformer": {"img_size": 64, "embed_dim": 16, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2),
-                    "group_size": 2, "interval": (4, 2, 1, 1), "mlp_ratio": 1.0},
+    "crossformer": {"img_size": 32, "embed_dim": 16, "depths": (2, 1), "num_heads": (1, 2), "group_size": 2,
+                    "interval": (4, 2), "merge_size": ((2, 4),), "mlp_ratio": 1.0},
 }  # fmt: skip
 
 RNG = np.random.default_rng(0)
