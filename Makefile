@@ -28,7 +28,7 @@ demo: install  ## train, validate and predict on real handwritten digits (a few 
 	@echo "The run folder: $(RUN)"
 
 test: install  ## the default tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -n $(JOBS) -m slow

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import compress
 from typing import Any
 
@@ -16,6 +16,8 @@ from crosscale.contracts import InputSpec, Variables
 from crosscale.errors import RequestError
 from crosscale.layers.attention import ClassAttention, class_attention_saving
 from crosscale.layers.conv import Conv
+from crosscale.layers.kernels.choice import Kernels, asked
+from crosscale.models.shapes import variable_shapes
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
     Raises:
       RequestError: a matrix product stands in a loop whose length only the running program knows.
     """
+    try:
+        return _remembered_costs(model, spec, batch, asked())
+    except TypeError:  # a model with a list among its fields cannot be looked up
+        return _count_costs(model, spec, batch, asked())
+
+
+def _count_costs(model: nn.Module, spec: InputSpec, batch: int, kernels: Kernels) -> Costs:
+    """`kernels` is what `use_kernels` asks for around the call: the program depends on it."""
     saved = 0
 
     def note_savings(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -74,14 +84,16 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
             saved -= context.module.additional_macs(args[0])
         return next_call(*args, **kwargs)
 
-    # `init` runs the forward to find the parameters, so one trace tells both.
-    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)
+    variables = variable_shapes(model, spec.size, spec.channels)
     with nn.intercept_methods(note_savings):
-        program, (_, variables) = trace(jax.random.key(0), _images(spec, batch))
-    leaves = jax.tree.leaves(variables.get("params", {}))
-    macs = _macs(program.jaxpr)
-    forward = jax.make_jaxpr(partial(_forward, model))(variables, _images(spec, batch)).jaxpr
-    return Costs(sum(math.prod(leaf.shape) for leaf in leaves), macs, macs + saved, _peak_bytes(forward))
+        forward = jax.make_jaxpr(partial(_forward, model))(variables, _images(spec, batch)).jaxpr
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {})))
+    macs = _macs(forward)
+    return Costs(parameters, macs, macs + saved, _peak_bytes(forward))
+
+
+# Tracing a large model takes a second, and the table of models, a report and a measurement ask for the same ones.
+_remembered_costs = lru_cache(maxsize=128)(_count_costs)
 
 
 def count_parameters(model: nn.Module, spec: InputSpec) -> int:
@@ -107,7 +119,9 @@ def measure_memory(model: nn.Module, spec: InputSpec, batch: int = 1) -> Memory 
 
     Slow (it compiles), but nothing is computed. None where the backend does not tell.
     """
-    lowered = jax.jit(partial(_forward, model)).lower(_abstract_variables(model, spec), _images(spec, batch))
+    lowered = jax.jit(partial(_forward, model)).lower(
+        variable_shapes(model, spec.size, spec.channels), _images(spec, batch)
+    )
     analysis = lowered.compile().memory_analysis()
     if analysis is None:
         return None
@@ -124,10 +138,6 @@ def _forward(model: nn.Module, variables: Variables, images: jax.Array) -> Any:
 
 def _images(spec: InputSpec, batch: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, *spec.size, spec.channels), jnp.float32)
-
-
-def _abstract_variables(model: nn.Module, spec: InputSpec) -> Variables:
-    return dict(jax.eval_shape(model.init, jax.random.key(0), _images(spec, 1)))
 
 
 def _macs(jaxpr: core.Jaxpr, constant_inputs: Sequence[bool] = ()) -> int:

@@ -3,12 +3,14 @@
 import json
 import shutil
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from crosscale.cli.main import main
 from crosscale.data import open_source
@@ -19,7 +21,9 @@ from crosscale.recipe import load
 from crosscale.report.write import write_report
 from crosscale.runs.train import run_training
 from crosscale.runs.validate import evaluate_run
-from tests.serve.client import post_files, serving
+from crosscale.serve.app import make_app
+from crosscale.serve.served import Served
+from crosscale.serve.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "runs"
 RUNS = sorted(path.name for path in GOLDEN.iterdir() if (path / "expected.json").is_file())
@@ -42,6 +46,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def expected(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "expected.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return Predictor.from_run(run)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +87,8 @@ def test_validates_to_the_recorded_numbers(run: Path, expected: dict[str, Any]) 
         assert found["loss"] == pytest.approx(numbers["loss"], rel=1e-5)
 
 
-def test_predicts_as_then(run: Path, expected: dict[str, Any], pictures: list[Path]) -> None:
-    found = list(Predictor.from_run(run).predict(pictures, top_k=10))
+def test_predicts_as_then(predictor: Predictor, expected: dict[str, Any], pictures: list[Path]) -> None:
+    found = list(predictor.predict(pictures, top_k=10))
     assert len(found) == len(expected["predictions"])
     for item, then in zip(found, expected["predictions"], strict=True):
         check({"classes": item.classes, "probabilities": item.probabilities}, then)
@@ -122,16 +131,18 @@ def test_reports(run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
         assert words in text
 
 
-def test_exports(run: Path, tmp_path: Path) -> None:
-    done = export(Predictor.from_run(run), tmp_path / "model.zip", format="stablehlo", platforms=("cpu",))
+def test_exports(predictor: Predictor, tmp_path: Path) -> None:
+    done = export(predictor, tmp_path / "model.zip", format="stablehlo", platforms=("cpu",))
     assert done.deviation < 1e-5
     assert done.config["classes"] == list("0123456789")
 
 
-def test_serves(run: Path, expected: dict[str, Any], pictures: list[Path]) -> None:
-    with serving(run, "--max-batch", 1) as service:
-        files = [(file.name, file.read_bytes()) for file in pictures]
-        answer = post_files(service.url, "/v1/predict", files, top_k=10)
-    assert answer.status == 200
-    for found, then in zip(answer.json["predictions"], expected["predictions"], strict=True):
+def test_serves(predictor: Predictor, expected: dict[str, Any], pictures: list[Path]) -> None:
+    with TestClient(make_app(Served(predictor, "golden"), Settings(max_batch=1))) as client:
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.02)
+        files = [("images", (file.name, file.read_bytes())) for file in pictures]
+        answer = client.post("/v1/predict", files=files, data={"top_k": "10"})
+    assert answer.status_code == 200
+    for found, then in zip(answer.json()["predictions"], expected["predictions"], strict=True):
         check(found, then)

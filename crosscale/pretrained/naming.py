@@ -1,7 +1,6 @@
 """Named tensors <-> variables: recognise a file's naming scheme, rename, check every tensor."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from crosscale.contracts import Features, Variables
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.models.model import ImageModel
+from crosscale.models.shapes import variable_shapes
 from crosscale.trees import flatten, unflatten
 from crosscale.weights.rules import Flat, Rule, check_against, fits, to_ours, to_theirs
 
@@ -91,20 +91,8 @@ def unfit_names(flat: Mapping[str, np.ndarray], model: ImageModel) -> dict[str, 
 
 def parameter_shapes(model: ImageModel) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its "a/b/c" name, without computing anything."""
-    try:
-        return dict(_remembered_shapes(model))
-    except TypeError:  # a model with a list among its fields cannot be looked up
-        return _shapes(model)
-
-
-def _shapes(model: ImageModel) -> dict[str, tuple[int, ...]]:
-    images = jax.ShapeDtypeStruct((1, *model.input_size, model.in_channels), jnp.float32)
-    tree = jax.eval_shape(model.init, jax.random.key(0), images)
+    tree = variable_shapes(model, model.input_size, model.in_channels)
     return {name: tuple(leaf.shape) for name, leaf in flatten(tree["params"]).items()}
-
-
-# Tracing a large model takes a second, and loading weights asks several times.
-_remembered_shapes = lru_cache(maxsize=32)(_shapes)
 
 
 def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:

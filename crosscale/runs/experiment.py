@@ -26,6 +26,7 @@ from crosscale.engine.state import TrainState
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import check_name, create_model, input_spec
+from crosscale.models.shapes import variable_shapes
 from crosscale.pretrained import fetch_weights, load_weights, save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
@@ -84,7 +85,7 @@ class Experiment:
     @cached_property
     def parameter_shapes(self) -> Any:
         """The parameters as `jax.ShapeDtypeStruct`s, without computing any."""
-        return jax.eval_shape(self.model.init, jax.random.key(0), _blank(self.spec))["params"]
+        return variable_shapes(self.model, self.spec.size, self.spec.channels)["params"]
 
     @property
     def total_steps(self) -> int:
@@ -301,7 +302,7 @@ def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTr
       RequestError: a rule of the optimizer matches no parameter.
     """
     recipe = experiment.recipe
-    shapes = jax.eval_shape(experiment.model.init, jax.random.key(0), _blank(experiment.spec))["params"]
+    shapes = experiment.parameter_shapes
     optimizer = make_optimizer(recipe.optimizer, shapes, experiment.model.layer_of)
     ema = recipe.train.ema_decay is not None
     return jax.eval_shape(lambda params: TrainState.create(params, optimizer, ema=ema), shapes), optimizer

@@ -64,7 +64,7 @@ def test_json_is_one_object_with_the_promised_keys(whole: tuple[Path, dict[str, 
     assert 0.3 < result["top1"] <= result["top5"] <= 1
 
 
-@pytest.mark.parametrize("kill_at", [16, 48])
+@pytest.mark.parametrize("kill_at", [pytest.param(16, marks=pytest.mark.slow), 48])
 def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tmp_path: Path, kill_at: int) -> None:
     folder = tmp_path / "run"
     first = start(*RUN, "--output-dir", str(folder))
@@ -91,7 +91,7 @@ def best_weights(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "best" / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_how_to_go_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     process = start(*RUN, "--output-dir", str(folder))

@@ -105,7 +105,7 @@ def test_increasing_operations_change_nothing_at_zero_and_much_at_ten(photo):
         "SolarizeAdd",
     ):
         assert change(name, 0.0) < 1.0, name
-        assert change(name, 10.0) > 2.0 or name == "Sharpness", name
+        assert change(name, 10.0) > (0.2 if name == "Sharpness" else 2.0), name  # it leaves flat areas alone
 
 
 def test_fill_shows_where_a_picture_was_moved_away(photo):

@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 
 import jax
@@ -21,12 +20,6 @@ GROUP_SIZES = json.loads((Path(__file__).parents[1] / "golden" / "crossformer" /
 def shapes_of(model):
     images = jnp.zeros((1, 64, 64, model.in_channels))
     return flatten(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
-
-
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
-def test_presets_have_exactly_the_published_parameters(preset):
-    shapes = shapes_of(CrossFormer(**preset.config))
-    assert sum(math.prod(leaf.shape) for leaf in shapes.values()) == preset.published.params
 
 
 def test_the_presets_are_the_eight_published_models():

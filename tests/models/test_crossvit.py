@@ -9,7 +9,6 @@ import crosscale
 from crosscale import CrossViT, RequestError
 from crosscale.layers.drop_path import drop_path_schedule
 from crosscale.models.crossvit.backbone import _stage_rates
-from crosscale.models.registry import get_preset, input_spec
 from crosscale.pretrained import parameter_shapes
 from tests.seeded import seeded_variables
 
@@ -81,15 +80,6 @@ def test_initial_values():
     bound = (3 * 4 * 4) ** -0.5
     patches = np.abs(params["embed_0"]["patches"]["kernel"])
     assert 0.95 * bound < patches.max() <= bound
-
-
-@pytest.mark.parametrize("name", crosscale.list_models("crossvit_*"))
-def test_presets_have_the_published_parameters(name):
-    preset = get_preset(name)
-    for alias in (name, *preset.aliases):
-        model = crosscale.create_model(alias)
-        assert sum(int(np.prod(s)) for s in parameter_shapes(model).values()) == preset.published.params
-        assert input_spec(alias, model) == preset.input_spec
 
 
 @pytest.mark.parametrize("branches", [2, 3, 4])

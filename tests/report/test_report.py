@@ -71,7 +71,7 @@ def test_training_leaves_the_whole_page(trained):
         assert words in page.text
     assert f"crosscale train --config {trained}/recipe.yaml --output-dir {trained}-again" in page.text
     assert "crosscale train --config smoke --train.epochs 2" in page.text
-    assert "GiB" in page.text or "MiB" in page.text
+    assert re.search(r"peak memory, host\s*[\d.]+ [GM]iB", page.text)
     assert re.search(r"jax\s*\d+\.\d+", page.text)
     assert text.count('<img src="data:image/webp') > 5
     environment = json.loads((trained / "environment.json").read_text())

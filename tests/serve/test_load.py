@@ -1,18 +1,23 @@
-"""200 clients at once, with pictures of mixed sizes and broken files: every request gets an answer."""
+"""Many clients at once, with pictures of mixed sizes and broken files: every request gets an answer."""
 
+import pytest
 from client import metric, request, serving, until
 
 from benchmarks.serve_load import load
 
 
-def test_every_request_of_200_clients_is_answered(tiny_run):
-    with serving(tiny_run, "--queue", 64) as service:
-        result = load(service.url, clients=200, seconds=5)
+@pytest.mark.parametrize(
+    ("clients", "queue", "seconds", "answered", "broken"),
+    [(40, 12, 1, 20, 0), pytest.param(200, 64, 5, 100, 5, marks=pytest.mark.slow)],
+)
+def test_every_request_is_answered(tiny_run, clients, queue, seconds, answered, broken):
+    with serving(tiny_run, "--queue", queue) as service:
+        result = load(service.url, clients=clients, seconds=seconds)
         assert result["unanswered"] == 0
         assert result["failed"] == 0
-        assert result["answered"] > 100
-        assert result["broken_answered"] > 5
-        assert result["refused"] > 0  # 200 clients do not fit into a queue of 64
+        assert result["answered"] > answered
+        assert result["broken_answered"] > broken
+        assert result["refused"] > 0  # that many clients do not fit into the queue
         assert result["pictures_per_forward"] > 1.2
         until(lambda: metric(service.url, "crosscale_pictures_under_way") == 0)
         assert metric(service.url, "crosscale_body_bytes") == 0

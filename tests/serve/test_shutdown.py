@@ -7,7 +7,7 @@ import pytest
 from client import metric, post_files, serving, until
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopping_finishes_what_was_accepted(tiny_run, photos, number):
     # A long wait for company keeps the accepted pictures in the queue while the signal arrives.
     with (

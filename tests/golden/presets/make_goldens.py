@@ -7,11 +7,12 @@ from pathlib import Path
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.engine.settings import OptimizerSettings
-from crosscale.models.registry import create_model, list_models
+from crosscale.measure import count_costs
+from crosscale.models.registry import create_model, input_spec, list_models
+from crosscale.models.shapes import variable_shapes
 from crosscale.trees import flatten, match_first
 
 HERE = Path(__file__).parent
@@ -20,6 +21,7 @@ HERE = Path(__file__).parent
 def describe(name: str) -> str:
     """One line a parameter, in the order of their names."""
     model = create_model(name)
+    spec = input_spec(name, model)
     initialisers: dict[str, str] = {}
     param = nn.Module.param
 
@@ -27,9 +29,11 @@ def describe(name: str) -> str:
         initialisers["/".join((*module.path, label))] = getattr(init, "__name__", str(init))
         return param(module, label, init, *args, **kwargs)
 
-    images = jnp.zeros((1, *model.input_size, model.in_channels))
     with mock.patch.object(nn.Module, "param", recorded):
-        tree = jax.eval_shape(model.init, jax.random.key(0), images)
+        count_costs(model, spec)  # the traces that other tests of the preset need as well
+        tree = variable_shapes(model, spec.size, spec.channels)
+        if not initialisers:  # counted before
+            jax.eval_shape(model.apply, tree, jax.ShapeDtypeStruct((1, *spec.size, spec.channels), "float32"))
     rules = [(pattern, "no decay") for pattern in OptimizerSettings().no_decay]
     lines = [
         f"{path} {'x'.join(map(str, leaf.shape))} {initialisers[path]} {match_first(path, rules, 'decay')}"

@@ -1,0 +1,105 @@
+"""The contracts of every registered family and task; a new one adds its row to `FAMILY` or `TASK`."""
+
+import jax
+import numpy as np
+import pytest
+
+from crosscale.models.registry import FAMILIES, create_model
+from crosscale.tasks.registry import TASKS, task_kind
+from tests import contracts
+from tests.contracts import Case
+from tests.seeded import seeded_variables
+
+FAMILY = {
+    "crossvit": {"img_size": (32, 32), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": [[1, 1, 1]],
+                 "num_heads": (2, 2), "mlp_ratio": 1.0},
+    "crossformer": {"img_size": 32, "embed_dim": 16, "depths": (2, 1), "num_heads": (1, 2), "group_size": 2,
+                    "interval": (4, 2), "merge_size": ((2, 4),), "mlp_ratio": 1.0},
+}  # fmt: skip
+
+RNG = np.random.default_rng(0)
+TASK = {
+    "classification": Case(
+        task_kind("classification").from_artifact([f"class {label}" for label in range(7)], {}),
+        RNG.normal(size=(12, 7)).astype(np.float32) * 3,
+        {"label": RNG.integers(0, 7, 12).astype(np.int32)},
+        3,
+    ),
+    "regression": Case(
+        task_kind("regression").from_artifact(
+            ["mass", "length"], {"units": ["g", ""], "mean": [5.0, 4.0], "std": [2.0, 0.5]}
+        ),
+        RNG.normal(5, 3, (12, 2)).astype(np.float32),
+        {"values": RNG.normal(5, 3, (12, 2)).astype(np.float32)},
+        np.array([5.0, 2.5]),
+    ),
+}
+
+
+def test_every_family_and_task_has_a_row():
+    assert FAMILY.keys() == FAMILIES.keys()
+    assert TASK.keys() == TASKS.keys()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The models are too small to gain from optimised code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", params=FAMILY)
+def family(request):
+    """A small model, and weights with which no attention is even."""
+    model = create_model(request.param, **FAMILY[request.param], num_classes=3)
+    return model, seeded_variables(model)
+
+
+def test_init(family):
+    contracts.check_init(family[0])
+
+
+def test_apply(family):
+    contracts.check_apply(*family)
+
+
+def test_features(family):
+    contracts.check_features(*family)
+
+
+def test_attention_maps(family):
+    contracts.check_attention_maps(*family)
+
+
+def test_weights(family, tmp_path):
+    contracts.check_weights(*family, tmp_path)
+
+
+def test_export(family, tmp_path):
+    contracts.check_export(*family, tmp_path)
+
+
+@pytest.fixture(params=TASK)
+def case(request):
+    return TASK[request.param]
+
+
+def test_loss(case):
+    contracts.check_loss(case)
+
+
+def test_metric(case):
+    contracts.check_metric(case)
+
+
+def test_artifact(case, tmp_path):
+    contracts.check_artifact(case, tmp_path)
+
+
+def test_results(case):
+    contracts.check_results(case)
+
+
+def test_examples(case):
+    contracts.check_examples(case)
