@@ -1,6 +1,7 @@
 """Encoded files or arrays -> Pillow images of one channel layout, or a one-line reason why not."""
 
 import errno
+import logging
 from io import BytesIO
 from pathlib import Path
 
@@ -9,11 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crosscale.errors import RequestError, WorkError
 
+log = logging.getLogger("crosscale.data")
+
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 0.5 GiB of decoded RGB
 
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
 
 
 def reuse_pillow_blocks() -> None:
@@ -57,15 +62,17 @@ def open_image(path: str | Path) -> bytes:
         raise BadImage(str(path), reason) from None
 
 
-def decode(image: bytes | np.ndarray, channels: int, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(
+    image: bytes | np.ndarray | Image.Image, channels: int, name: str, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decodes one picture to mode "L" (`channels=1`) or "RGB" (`channels=3`), upright.
 
     The EXIF orientation is applied, the first frame of an animation is taken, transparent parts are laid
     over white, and 16-bit grey is scaled by 1/257 (Pillow's own conversion saturates it).
 
     Args:
-      image: an encoded file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8,
-        or (H, W) of uint16.
+      image: an encoded file, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or (H, W) of uint16,
+        or a Pillow image.
       name: stands in the error message.
       max_pixels: a picture that declares more is refused before any pixel is decoded.
 
@@ -75,9 +82,17 @@ def decode(image: bytes | np.ndarray, channels: int, name: str, *, max_pixels: i
     """
     if channels not in (1, 3):
         raise RequestError(f"channels={channels}: image files decode to 1 (grey) or 3 (RGB) channels")
-    img = _from_array(image, name) if isinstance(image, np.ndarray) else _open(image, name, max_pixels)
+    if isinstance(image, np.ndarray):
+        img = _from_array(image, name)
+    else:
+        img = image if isinstance(image, Image.Image) else _open(image, name)
+        if img.width * img.height > max_pixels:
+            raise _too_large(name, img.size, max_pixels)
+    stored = _stored_as(img)
     try:
         img.load()
+        if "transparency" in img.info and img.mode in _WITHOUT_ALPHA:
+            img = _without_colour(img, stored, image if isinstance(image, bytes) else None)
         img = _upright(img)
         return _to_mode(img, "L" if channels == 1 else "RGB", name)
     except BadImage:
@@ -106,20 +121,17 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise BadImage(name, "the file is empty (0 bytes)")
     try:
-        img = Image.open(BytesIO(data))
+        return Image.open(BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(name, _declared_size(data), min(max_pixels, MAX_PIXELS)) from None
+        raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
         raise BadImage(name, "not an image in a format that Pillow reads") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
-    if img.width * img.height > max_pixels:
-        raise _too_large(name, img.size, max_pixels)
-    return img
 
 
 def _too_large(name: str, size: tuple[int, int] | None, limit: int) -> BadImage:
@@ -150,6 +162,38 @@ def _upright(img: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(img) if orientation in range(2, 9) else img
 
 
+def _stored_as(img: Image.Image) -> str:
+    """The layout of the pixels in a file that is not decoded yet, in Pillow's word ("L;4", "RGB;16B"); else ""."""
+    tiles = getattr(img, "tile", None)
+    return str(tiles[0].args) if tiles else ""
+
+
+def _without_colour(img: Image.Image, stored: str, data: bytes | None) -> Image.Image:
+    """White in place of the one colour that a PNG without an alpha channel declares transparent (tRNS).
+
+    The colour is given in the file's own bits, which Pillow has scaled by now, or cut to the upper 8 of 16.
+    """
+    colour = np.asarray(img.info["transparency"])
+    pixels = np.asarray(img)
+    if stored in _GREY_STEPS:
+        colour = colour * _GREY_STEPS[stored]
+    elif stored == "RGB;16B":
+        if data is None:
+            return img
+        again = Image.open(BytesIO(data))
+        again.tile = [again.tile[0]._replace(args="RGB;16L")]  # type: ignore[attr-defined]  # the lower 8 bits
+        pixels = pixels.astype(np.uint16) << 8 | np.asarray(again)
+    hidden = pixels == (colour > 0 if img.mode == "1" else colour)
+    if img.mode == "RGB":
+        hidden = hidden.all(axis=2)
+    white = 65535 if img.mode in _SIXTEEN_BIT else 255
+    shown = np.asarray(img.convert("L") if img.mode == "1" else img).copy()
+    shown[hidden] = white
+    result = Image.fromarray(shown)
+    result.info = {key: value for key, value in img.info.items() if key != "transparency"}  # EXIF too
+    return result
+
+
 def _to_mode(img: Image.Image, mode: str, name: str) -> Image.Image:
     if img.mode == mode:
         return img
@@ -165,8 +209,24 @@ def _to_mode(img: Image.Image, mode: str, name: str) -> Image.Image:
     return img if img.mode == mode else img.convert(mode)
 
 
+_dark: list[str] = []  # the first picture of 16 bits that looks like one of 8
+
+
+def _say_dark(name: str, largest: int) -> None:
+    if not _dark:
+        _dark.append(name)
+        log.warning(
+            "%s: pixels of 16 bits, none above %d, are read as 0..65535 and come out black; save such pictures with 8 "
+            "bits if 255 is meant to be white (said once)",
+            name,
+            largest,
+        )
+
+
 def _sixteen_to_eight(img: Image.Image, name: str) -> Image.Image:
     pixels = np.asarray(img).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise BadImage(name, "32-bit pixels beyond 0..65535 have no fixed range; save it with 8 or 16 bits")
+    if 0 < pixels.max() <= 255:
+        _say_dark(name, int(pixels.max()))
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
