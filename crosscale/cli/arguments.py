@@ -174,12 +174,14 @@ def read_classes(options: argparse.Namespace) -> list[str] | None:
     if options.classes is None:
         return None
     file = Path(options.classes).expanduser()
+    if not file.exists():
+        raise RequestError(f"--classes {file}: no such file; give a text file of one class name a line")
+    from crosscale.data.text_lists import read_names
+
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise RequestError(f"--classes {file}: no such file; give a text file of one class name a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--classes {file}: cannot be read as text ({error})") from None
+        names = read_names(file)
+    except RequestError as error:
+        raise RequestError(f"--classes {error}") from None
     if not names:
         raise RequestError(f"--classes {file}: holds no names; write one class name a line")
     return names

@@ -7,19 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.contracts import Record
+from crosscale.data.names import HELD_OUT, SPLITS
 from crosscale.data.split import stratified_split
 from crosscale.errors import RequestError, WorkError
 
 # (images, labels) of each split, as the usual files name them; the first pair is a file of one part.
 _ONE_PART = (("images", "labels"), ("x", "y"))
 _SPLITS = {
-    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
-    "val": (
-        ("val_images", "val_labels"),
-        ("x_val", "y_val"),
-        ("test_images", "test_labels"),
-        ("x_test", "y_test"),
-    ),
+    part: tuple(pair for word in words for pair in ((f"{word}_images", f"{word}_labels"), (f"x_{word}", f"y_{word}")))
+    for part, words in (("train", SPLITS["train"]), ("val", HELD_OUT))
 }
 
 

@@ -152,14 +152,19 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _upright(img: Image.Image) -> Image.Image:
-    # Read after load(): Pillow's TIFF reader turns the picture itself and drops the tag.
+def orientation(img: Image.Image) -> int:
+    """How the stored picture stands, by its EXIF or XMP: 1 upright (also where nothing or nonsense is said), to 8."""
     try:
-        orientation = img.getexif().get(_ORIENTATION, 1)
+        value = img.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata around sound pixels
-        return img
-    # exif_transpose copies even an upright picture.
-    return ImageOps.exif_transpose(img) if orientation in range(2, 9) else img
+        return 1
+    return int(value) if value in range(2, 9) else 1
+
+
+def _upright(img: Image.Image) -> Image.Image:
+    # Asked after load(): Pillow's TIFF reader turns the picture itself and drops the tag. exif_transpose copies even an
+    # upright picture.
+    return ImageOps.exif_transpose(img) if orientation(img) != 1 else img
 
 
 def _stored_as(img: Image.Image) -> str:

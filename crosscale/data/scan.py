@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
+from crosscale.data.names import is_left_behind, is_picture
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
-
-_NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
-EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,9 @@ class Scan:
 def scan(root: Path, folders: Sequence[str]) -> Scan:
     """The image files below each of `folders`, given relative to `root`.
 
-    Hidden files and folders are left out; a symbolic link back into its own folder ends there. The result is
-    kept for next time where it is large, and the kept one is used while no folder below has changed.
+    Hidden files and folders, and those that other programs leave behind, are left out; a symbolic link back into its
+    own folder ends there. The result is kept for next time where it is large, and the kept one is used while no folder
+    below has changed.
 
     Raises:
       RequestError: a folder that cannot be listed.
@@ -93,7 +92,7 @@ def _image_files(root: Path, folder: str, visited: dict[str, int], counter: Coun
         visited[relative] = status.st_mtime_ns
         for entry in listed:
             path = f"{relative}/{entry.name}" if relative else entry.name
-            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not is_dir(entry):
+            if is_picture(entry.name) and not is_dir(entry):
                 found.append(path)
             elif is_dir(entry):
                 pending.append(path)
@@ -117,10 +116,10 @@ def is_dir(entry: "os.DirEntry[str]") -> bool:
 
 
 def entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """The visible entries of a folder. Raises RequestError."""
+    """The entries of a folder but what is hidden or left behind by other programs. Raises RequestError."""
     try:
         with os.scandir(folder) as listed:
-            return [entry for entry in listed if not entry.name.startswith(".")]
+            return [entry for entry in listed if not is_left_behind(entry.name)]
     except FileNotFoundError:
         raise RequestError(
             f"{folder}: no such folder; give one with train/<class>/*.jpg and val/<class>/*.jpg, "

@@ -7,7 +7,8 @@ from typing import Literal
 from crosscale.contracts import LabelledSource
 from crosscale.data.arrays import ArraySource as ArraySource
 from crosscale.data.arrays import open_digits, open_npz
-from crosscale.data.image_folder import VAL_NAMES, open_folder
+from crosscale.data.image_folder import open_folder
+from crosscale.data.names import split_of
 from crosscale.data.parquet import open_parquet
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.data.shards import find_shards
@@ -62,8 +63,8 @@ def open_source(
 def _has_shards(root: Path, suffix: str) -> bool:
     """Whether shards are what `root` holds; ImageNet's archives often stay beside the folders made from them."""
     folders = [entry.name for entry in entries(root) if is_dir(entry)]
-    known = {"train", "training", "test", "testing", "data", *VAL_NAMES}
-    if not known.issuperset(folders) or any(subfolders(root / name) for name in folders if name != "data"):
+    known = all(name == "data" or split_of(name) for name in folders)
+    if not known or any(subfolders(root / name) for name in folders if name != "data"):
         return False
     return bool(find_shards(root, suffix))
 

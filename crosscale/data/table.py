@@ -11,13 +11,13 @@ import numpy as np
 
 from crosscale.contracts import Record
 from crosscale.data.decode import open_image
+from crosscale.data.names import split_of
 from crosscale.data.split import stratified_split
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 PATH_NAMES = ("path", "image", "file", "filename", "file_name", "image_path")
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
 SHOWN = 10  # files that are missing, in an error
 
 _UNIT = re.compile(r"(?P<name>.+?)\s*[\[(](?P<unit>[^\[\]()]+)[\])]\s*")
@@ -239,10 +239,10 @@ def _number(file: Path, row: int, cell: str, heading: str, hint: str) -> float:
 
 
 def _split(file: Path, row: int, cell: str) -> str:
-    part = SPLIT_NAMES.get(cell.lower())
-    if part is None:
+    part = split_of(cell)
+    if not part:
         raise RequestError(f"{file}: row {row}: the split '{cell[:40]}' is neither train nor val")
-    return part
+    return "train" if part == "train" else "val"
 
 
 def _others(name: str, known: Iterable[str]) -> str:

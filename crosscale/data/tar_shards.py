@@ -12,7 +12,7 @@ from crosscale.contracts import Record
 from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
 from crosscale.data.index_cache import CACHED_FROM, Counter, load_index, save_index
-from crosscale.data.scan import EXTENSIONS
+from crosscale.data.names import is_left_behind, is_picture, split_of
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
 from crosscale.data.split import stratified_split
 from crosscale.data.strings import Strings
@@ -91,6 +91,14 @@ def open_tar(root: Path, split: str, val_fraction: float, seed: int) -> TarShard
     if classes is None and not one_part and split == "val":
         classes = tuple(open_tar(root, "train", val_fraction, seed).classes)
     names, places, texts = _read_indices(root, files)
+    if one_part and (parts := _parts_inside(names, texts)) is not None:
+        if split == "all":
+            raise RequestError(f"{root}: its shards hold a part to train on and one held out; say train or val")
+        trained = np.flatnonzero(parts)
+        classes = label_numbers([texts[i] for i in trained], classes, f"{root}: train")[1]
+        chosen = np.flatnonzero(parts if split == "train" else ~parts)
+        labels, classes = label_numbers([texts[i] for i in chosen], classes, f"{root}: {split}")
+        return TarShards(classes, files, [names[int(i)] for i in chosen], places[chosen], labels)
     labels, classes = label_numbers(texts, classes, f"{root}: {split}")
     whole = TarShards(classes, files, names, places, labels)
     if not one_part or split == "all":
@@ -98,6 +106,19 @@ def open_tar(root: Path, split: str, val_fraction: float, seed: int) -> TarShard
     ids = [whole.record_id(index) for index in range(len(whole))]
     held_out = stratified_split(ids, whole.labels, val_fraction, seed)
     return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
+
+
+def _parts_inside(names: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
+    """Which pictures are to train on, by the folders inside the shards; None where these do not part all of them."""
+    trained = np.zeros(len(names), bool)
+    for index, (name, text) in enumerate(zip(names, texts, strict=True)):
+        folders = PurePosixPath(name).parts[:-1]
+        above = folders[:-1] if folders and folders[-1] == text else folders  # the class's own folder is no split
+        split = next(filter(None, map(split_of, above)), "")
+        if not split:
+            return None
+        trained[index] = split == "train"
+    return trained if trained.any() and not trained.all() else None
 
 
 def _read_indices(root: Path, files: Sequence[Path]) -> tuple[Strings, np.ndarray, list[str]]:
@@ -136,12 +157,12 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
-                if not member.isfile() or PurePosixPath(name).name.startswith("."):
+                if not member.isfile() or any(map(is_left_behind, PurePosixPath(name).parts)):
                     continue
                 if member.offset_data + member.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 extension = os.path.splitext(name)[1].lower()
-                if extension in EXTENSIONS:
+                if is_picture(name):
                     images.append((name, member.offset_data, member.size))
                 elif extension in (".cls", ".json"):
                     content = tar.extractfile(member)
