@@ -92,6 +92,7 @@ class Predictor:
         file: str | Path,
         *,
         classes: Sequence[str] | None = None,
+        key: str = "",
         **overrides: Any,
     ) -> "Predictor":
         """Builds a preset and loads a weight file into it.
@@ -100,6 +101,7 @@ class Predictor:
           model_name: as `list_models()` spells it, or an alias.
           file: weights under any of the names that `load_weights` reads.
           classes: names in label order; they also set the number of classes, which is otherwise the preset's.
+          key: of several sets of weights in the file, which to take; see `load_weights`.
           **overrides: the model's fields that differ from the preset's.
 
         Raises:
@@ -107,7 +109,7 @@ class Predictor:
         """
         decided = {} if classes is None else plain_task(classes).model_options({})
         model = create_model(model_name, **{**decided, **overrides})
-        return cls(model, load_weights(file, model), input_spec(model_name, model), classes, source=file)
+        return cls(model, load_weights(file, model, key=key), input_spec(model_name, model), classes, source=file)
 
     def prepare(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """One picture as the model takes it: decoded, resized and cut as in validation.

@@ -122,8 +122,19 @@ def add_model_options(parser: Parser, *, class_names: bool) -> None:
     choice.add_argument("--run", metavar="RUN", help="a run folder of `crosscale train`, or its best/ folder")
     choice.add_argument("--model", metavar="M", help="a preset (see `crosscale models`), with --weights")
     group.add_argument("--weights", metavar="F", help="a weight file for --model")
+    add_weights_key(group)
     if class_names:
         group.add_argument("--classes", metavar="FILE", help="class names for --model, one a line in label order")
+
+
+def add_weights_key(parser: "argparse._ActionsContainer") -> None:
+    """Adds `--weights-key KEY`."""
+    parser.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        default="",
+        help="of several sets of weights in the file, which to take, such as model or state_dict_ema",
+    )
 
 
 def add_result_options(parser: Parser, defaults: Mapping[str, int] | None = None) -> None:
@@ -167,6 +178,8 @@ def check_model_options(options: argparse.Namespace) -> None:
         for name in ("weights", "classes"):
             if getattr(options, name, None) is not None:
                 raise RequestError(f"--{name} goes with --model; a run brings its own {name}")
+        if options.weights_key:
+            raise RequestError("--weights-key goes with --model; a run has one set of weights")
 
 
 def read_classes(options: argparse.Namespace) -> list[str] | None:
@@ -193,4 +206,6 @@ def open_predictor(options: argparse.Namespace) -> "Predictor":
 
     if options.run is not None:
         return Predictor.from_run(options.run)
-    return Predictor.from_weights(options.model, options.weights, classes=read_classes(options))
+    return Predictor.from_weights(
+        options.model, options.weights, classes=read_classes(options), key=options.weights_key
+    )
