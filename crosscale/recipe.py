@@ -55,7 +55,7 @@ class DataSettings:
     num_classes: int | None = None
     """How many classes, likewise."""
     val_fraction: float = 0.2
-    """Share of each class that is held out where the folder has no val/ of its own."""
+    """Share of each class that is held out where the folder has no val/ of its own; 0 trains on all, unvalidated."""
     workers: int = 0
     """Processes that load; 0 loads in threads of the training process."""
     threads: int | None = None
@@ -81,8 +81,8 @@ class DataSettings:
         return DeclaredData(self.train_images, self.val_images, self.num_classes, self.classes)
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
-            raise RequestError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1")
+        if not 0 <= self.val_fraction < 1:
+            raise RequestError(f"data.val_fraction={self.val_fraction}: must lie in 0 <= value < 1")
         if self.workers < 0 or (self.threads is not None and self.threads < 1):
             raise RequestError(
                 f"data.workers={self.workers}, data.threads={self.threads}: at least 0 workers and 1 thread"

@@ -2,12 +2,14 @@
 
 import errno
 import logging
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from crosscale.data.names import reads_heif
 from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
@@ -124,6 +126,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise BadImage(name, "the file is empty (0 bytes)")
+    if _is_heif(data) and not register_heif():
+        raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install pillow-heif")
     try:
         return Image.open(BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -132,6 +136,21 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise BadImage(name, "not an image in a format that Pillow reads") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+@cache
+def register_heif() -> bool:
+    """Lets Pillow read HEIC where the optional pillow-heif is installed; whether it is."""
+    if not reads_heif():
+        return False
+    import pillow_heif  # type: ignore[import-not-found]
+
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _too_large(name: str, size: tuple[int, int] | None, limit: int) -> BadImage:

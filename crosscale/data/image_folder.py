@@ -12,9 +12,9 @@ from PIL import Image
 from crosscale.contracts import LabelledSource, Record
 from crosscale.data.decode import decode, open_image
 from crosscale.data.flat_val import find_labels, open_flat
-from crosscale.data.names import HELD_OUT, is_picture, split_of
+from crosscale.data.names import HELD_OUT, count_extensions, is_left_behind, is_picture, passed_over_text, split_of
 from crosscale.data.scan import entries, is_dir, scan, subfolders
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
 
@@ -66,11 +66,7 @@ def open_folder(root: Path, split: str, val_fraction: float, seed: int) -> Image
     if folders and all(map(split_of, folders)):
         _refuse_half(root, folders, train_name)
     whole = _class_folders(root, "", folders)
-    if split == "all":
-        return whole
-    held_out = stratified_split(whole.paths, whole.labels, val_fraction, seed)
-    wanted = held_out if split == "val" else ~held_out
-    return whole.select(np.flatnonzero(wanted))
+    return part_of(whole, whole.paths, whole.labels, split, val_fraction, seed, str(root))
 
 
 def split_folders(root: Path, folders: Sequence[str]) -> tuple[str | None, str | None]:
@@ -117,7 +113,8 @@ def write_image_folder(
       BadImage: a picture of a source does not decode.
     """
     out = Path(out)
-    for split in sources:
+    for split, source in sources.items():
+        _check_names(out / split, source.classes)
         if (out / split).exists():
             raise RequestError(f"{out / split}: already exists; choose another folder or remove it")
     total = sum(len(source) for source in sources.values())
@@ -169,6 +166,8 @@ def _open_split(root: Path, train_name: str, val_name: str, split: str) -> Image
     val_classes = subfolders(root / val_name)
     if not val_classes and classes and (labels := find_labels(root, val_name)) is not None:
         paths, numbers = open_flat(root, val_name, labels, classes, train_name)
+        others = [e.name for e in entries(root / val_name) if not is_picture(e.name) and e.name != labels.name]
+        say_passed_over(root / val_name, count_extensions(others))
         return ImageFolder(root, classes, paths, numbers)
     extra = sorted(set(val_classes) - set(classes))
     if extra:
@@ -204,9 +203,20 @@ def _class_folders(
         raise RequestError(
             f"{base / wanted[int(empty[0])]}: the class folder holds no images{hint}; add some or remove the folder"
         )
+    say_passed_over(base, found.passed_over)
     position = {name: label for label, name in enumerate(classes)}
     labels = np.array([position[name] for name in wanted], np.int32)[found.owner]
     return ImageFolder(root, classes, found.paths, labels)
+
+
+_said: set[tuple[str, str]] = set()  # the parts of one folder are opened one after another
+
+
+def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
+    """Logs once how many files below a folder are not read, and why."""
+    if counts and (line := (str(where), passed_over_text(counts))) not in _said:
+        _said.add(line)
+        log.warning("%s: %s", *line)
 
 
 def _flat_advice(base: Path, prefix: str) -> str:
@@ -221,9 +231,13 @@ def _flat_advice(base: Path, prefix: str) -> str:
 
 
 def _check_names(base: Path, classes: Sequence[str]) -> None:
-    """Refuses class folders that another file system, or a text file of the classes, would mix up."""
+    """Refuses names of classes that cannot be folders, or that another file system or a text file would mix up."""
     seen: dict[str, str] = {}
     for name in classes:
+        if not name or name in (".", "..") or any(letter in name for letter in "/\\\0") or name != name.strip():
+            raise RequestError(f"{base}: the class {name!r} cannot be the name of a folder; rename it")
+        if is_left_behind(name):
+            raise RequestError(f"{base}: a folder {name!r} would be passed over; rename the class")
         try:
             name.encode()
         except UnicodeEncodeError:

@@ -1,15 +1,16 @@
 """Finds image files below class folders, quickly, and again from the cache when nothing has changed."""
 
+import collections
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
-from crosscale.data.names import is_left_behind, is_picture
+from crosscale.data.names import count_extensions, is_left_behind, is_picture
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
 
@@ -22,11 +23,13 @@ class Scan:
       paths: relative to the root, POSIX, sorted within each folder.
       owner: (N,) int32, the position of the folder that each one is below.
       others: per folder, up to two names of files that are no images.
+      passed_over: how many files are no images, by extension.
     """
 
     paths: Strings
     owner: np.ndarray
     others: Sequence[Sequence[str]]
+    passed_over: Mapping[str, int]
 
 
 def scan(root: Path, folders: Sequence[str]) -> Scan:
@@ -42,23 +45,28 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     place = ("folder", str(root.resolve()), *folders)  # one root may be read for several sets of folders
     stored = load_index(*place)
     if stored is not None and _unchanged(root, stored):
-        return Scan(Strings(stored["data"], stored["ends"]), stored["owner"], [() for _ in folders])
+        counts = zip(Strings(stored["extensions"], stored["extension_ends"]), stored["counts"].tolist(), strict=True)
+        return Scan(Strings(stored["data"], stored["ends"]), stored["owner"], [() for _ in folders], dict(counts))
     began = time.time_ns()
     paths: list[str] = []
     owner: list[int] = []
     others: list[Sequence[str]] = []
     visited: dict[str, int] = {}
+    passed_over: collections.Counter[str] = collections.Counter()
     with Counter(f"reading {root}", "files") as counter:
         for position, folder in enumerate(folders):
             found, rest = _image_files(root, folder, visited, counter)
             paths += found
             owner += [position] * len(found)
             others.append(rest[:2])
-    result = Scan(Strings.of(paths), np.asarray(owner, np.int32), others)
+            passed_over += count_extensions(rest)
+    result = Scan(Strings.of(paths), np.asarray(owner, np.int32), others, passed_over)
     settled = all(stamp < began - RACY_NS for stamp in visited.values())
     if len(paths) >= CACHED_FROM and settled and all(np.bincount(result.owner, minlength=len(folders))):
-        names = Strings.of(visited)
+        names, kinds = Strings.of(visited), Strings.of(passed_over)
         arrays = {"data": result.paths.data, "ends": result.paths.ends, "owner": result.owner}
+        arrays |= {"extensions": kinds.data, "extension_ends": kinds.ends}
+        arrays |= {"counts": np.fromiter(passed_over.values(), np.int64, len(passed_over))}
         stamps = np.fromiter(visited.values(), np.int64, len(visited))
         save_index({**arrays, "folders": names.data, "folder_ends": names.ends, "stamps": stamps}, *place)
     return result

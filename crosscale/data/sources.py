@@ -35,7 +35,8 @@ def open_source(
         folder of class folders; a folder of .tar (WebDataset) or .parquet shards; an .npz file; or
         "hf:owner/name[@revision]", a data set of parquet shards on the Hugging Face hub.
       split: which part; "all" is everything in data that comes as one part.
-      val_fraction: the share of each class that is held out where the data comes as one part, in (0, 1).
+      val_fraction: the share of each class that is held out where the data comes as one part, in [0, 1); with 0 the
+        part "val" is empty.
       seed: of that split.
 
     Raises:
@@ -44,9 +45,14 @@ def open_source(
     """
     if split not in ("train", "val", "all"):
         raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
-    if not 0 < val_fraction < 1:
-        raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies between 0 and 1")
+    if not 0 <= val_fraction < 1:
+        raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies in 0 <= value < 1")
     if str(data_dir) == "digits":
+        if Path("digits").is_dir():
+            raise RequestError(
+                "digits: a folder of that name is here, and the word means the digits that ship with scikit-learn; "
+                "give ./digits for the folder, or for the shipped ones rename it"
+            )
         return open_digits(split, val_fraction, seed)
     if str(data_dir).startswith(HUB):
         return open_parquet(_download(str(data_dir)), split, val_fraction, seed)

@@ -12,7 +12,7 @@ import numpy as np
 from crosscale.contracts import Record
 from crosscale.data.decode import open_image
 from crosscale.data.names import split_of
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError, did_you_mean
 
@@ -124,9 +124,7 @@ def open_table(
             if not there.any():
                 raise RequestError(f"{file}: no row of the column '{headings[places['split'][0]]}' says {part}")
     else:
-        held_out = stratified_split(paths, np.zeros(len(paths), np.int32), val_fraction, seed)
-        if not held_out.any():
-            raise RequestError(f"{file}: {len(paths)} rows are too few to hold one out; add rows, or a column 'split'")
+        return part_of(whole, paths, np.zeros(len(paths), np.int32), split, val_fraction, seed, str(file))
     return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
 
 

@@ -1,6 +1,8 @@
 """Tar and WebDataset shards as a random-access source: an index of offsets, and `os.pread`."""
 
+import collections
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Sequence
@@ -12,11 +14,13 @@ from crosscale.contracts import Record
 from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
 from crosscale.data.index_cache import CACHED_FROM, Counter, load_index, save_index
-from crosscale.data.names import is_left_behind, is_picture, split_of
+from crosscale.data.names import is_left_behind, is_picture, passed_over_text, split_of
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
+
+log = logging.getLogger("crosscale.data")
 
 
 class TarShards:
@@ -104,8 +108,7 @@ def open_tar(root: Path, split: str, val_fraction: float, seed: int) -> TarShard
     if not one_part or split == "all":
         return whole
     ids = [whole.record_id(index) for index in range(len(whole))]
-    held_out = stratified_split(ids, whole.labels, val_fraction, seed)
-    return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
+    return part_of(whole, ids, whole.labels, split, val_fraction, seed, str(root))
 
 
 def _parts_inside(names: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
@@ -151,6 +154,7 @@ def _read_indices(root: Path, files: Sequence[Path]) -> tuple[Strings, np.ndarra
 def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
     """(name, offset, size, label as text) of each picture of one shard."""
     images: list[tuple[str, int, int]] = []
+    others: collections.Counter[str] = collections.Counter()
     labels: dict[str, str] = {}
     length = file.stat().st_size
     try:
@@ -169,6 +173,8 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
                     text = b"" if content is None else content.read()
                     if (label := _label_text(extension, text)) is not None:
                         labels[_key(name)] = label
+                elif extension not in (".txt", ".tsv", ".csv"):
+                    others[extension] += 1
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has passed
     except tarfile.ReadError as error:
         raise WorkError(
@@ -176,6 +182,8 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
         ) from None
     except OSError as error:
         raise WorkError(f"{file}: cannot be read ({error.strerror or error})") from None
+    if others:
+        log.warning("%s: %s", file, passed_over_text(others))
     result = []
     for name, offset, size in images:
         label = labels.get(_key(name)) or PurePosixPath(name).parent.name

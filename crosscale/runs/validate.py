@@ -126,7 +126,13 @@ def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: st
     place = stored.get("dir") if asked.place is None else asked.place
     if place is None:
         raise RequestError(f"{run}: does not say what it was trained on; give --data-dir")
-    return task.reopen(place, asked.split, **_held_out(asked, stored)), place
+    source = task.reopen(place, asked.split, **_held_out(asked, stored))
+    if not len(source):
+        raise RequestError(
+            f"{run}: nothing was held out of {place} (data.val_fraction 0); give other data with --data-dir, or "
+            "measure what it was trained on with --split train"
+        )
+    return source, place
 
 
 def measure(
