@@ -119,7 +119,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
     Raises:
       RequestError: none of the names exists, or a folder holds no image.
     """
-    from crosscale.data.names import extensions, is_picture
+    from crosscale.data.names import count_extensions, extensions, is_picture, passed_over_text
 
     paths = [Path(word).expanduser() for word in words]
     if not any(path.exists() for path in paths):
@@ -129,9 +129,14 @@ def find_images(words: Sequence[str]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = [file for file in _walk(path) if is_picture(file.name)]
+        walked = _walk(path)
+        found = [file for file in walked if is_picture(file.name)]
+        others = count_extensions(file.name for file in walked if not is_picture(file.name))
         if not found:
-            raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(extensions()))})")
+            but = f", {passed_over_text(others)}" if others else ""
+            raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(extensions()))}){but}")
+        if others:
+            note(f"crosscale predict: {path}: {passed_over_text(others)}")
         files += found
     return files
 
