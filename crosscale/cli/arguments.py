@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crosscale.errors import RequestError, did_you_mean
 
@@ -19,6 +19,9 @@ exit status:
   2  the request was wrong (unknown option, missing file, value that cannot work)"""
 
 
+_LITERAL = "\0"  # no word of a command line holds it
+
+
 class Parser(argparse.ArgumentParser):
     """Argparse with one-line errors that name the nearest option, and no abbreviations of options."""
 
@@ -32,11 +35,21 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parses options and positional words in any order. Raises RequestError."""
-        if not {"-h", "--help"}.isdisjoint(argv):
+        """Parses options and positional words in any order; after a bare "--" all are words. Raises RequestError."""
+        words = list(argv)
+        end = words.index("--") if "--" in words else len(words)
+        if not {"-h", "--help"}.isdisjoint(words[:end]):
             self.print_help()
             self.exit(0)
-        options, rest = self.parse_known_intermixed_args(list(argv))
+        # argparse, which drops the words after "--" here, gets them marked as what no option looks like.
+        marked = [*words[:end], *(f"{_LITERAL}{word}" for word in words[end + 1 :])]
+        options, rest = self.parse_known_intermixed_args(marked)
+        for name, value in vars(options).items():
+            if isinstance(value, list):
+                setattr(options, name, [_unmarked(word) for word in value])
+            else:
+                setattr(options, name, _unmarked(value))
+        rest = [_unmarked(word) for word in rest]
         if rest:
             word = rest[0]
             name = word.split("=", 1)[0]
@@ -47,6 +60,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")
+
+
+def _unmarked(word: Any) -> Any:
+    return word.removeprefix(_LITERAL) if isinstance(word, str) else word
 
 
 def positive_int(text: str) -> int:

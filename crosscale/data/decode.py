@@ -2,12 +2,14 @@
 
 import errno
 import logging
+import os
+import stat
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from crosscale.data.names import reads_heif
 from crosscale.errors import RequestError, WorkError
@@ -19,8 +21,13 @@ MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 0.5 GiB of decoded RGB
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_FOREIGN = ("EPS", "WMF")
 _WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
+
+
+# Cameras and editors write profiles and notes of several MB into PNGs, which Pillow takes for an attack from 1 MiB on.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20
 
 
 def reuse_pillow_blocks() -> None:
@@ -49,9 +56,12 @@ def open_image(path: str | Path) -> bytes:
     """The bytes of one image file.
 
     Raises:
-      BadImage: the file is missing, a folder, not permitted, or cannot be read.
+      BadImage: the file is missing, a folder, a pipe or device, not permitted, or cannot be read.
     """
     try:
+        # Asked first: to open a pipe waits for its other end, and a device may never end.
+        if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+            raise BadImage(str(path), "a pipe or device, not a file")
         return Path(path).read_bytes()
     except OSError as error:
         reasons = {
@@ -129,13 +139,19 @@ def _open(data: bytes, name: str) -> Image.Image:
     if _is_heif(data) and not register_heif():
         raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install pillow-heif")
     try:
-        return Image.open(BytesIO(data))
+        return Image.open(BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
         raise BadImage(name, "not an image in a format that Pillow reads") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
+
+
+def _formats() -> list[str]:
+    """What Pillow reads itself; PostScript and Windows metafiles it hands to other programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _FOREIGN]
 
 
 def _is_heif(data: bytes) -> bool:
@@ -161,7 +177,7 @@ def _too_large(name: str, size: tuple[int, int] | None, limit: int) -> BadImage:
 def _declared_size(data: bytes) -> tuple[int, int] | None:
     """Width and height from the header of a picture that `Image.open` refuses to describe."""
     Image.init()
-    for factory, accept in Image.OPEN.values():
+    for factory, accept in (Image.OPEN[name] for name in _formats()):
         try:
             if accept is None or accept(data[:16]) is True:
                 size: tuple[int, int] = factory(BytesIO(data), "").size  # type: ignore[arg-type]

@@ -84,8 +84,11 @@ def read_safetensors(path: str | Path) -> tuple[Flat, dict[str, str]]:
 def write_tensors(path: str | Path, flat: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes a `.safetensors` file, or with a suffix of PyTorch's (`.pth`, `.pt`, `.bin`) a state dict.
 
-    Raises RequestError where PyTorch is needed and not installed.
+    Raises RequestError where PyTorch is needed and not installed, and for another suffix: the file would not be what
+    its name says.
     """
+    if Path(path).suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
+        raise RequestError(f"{path}: weights are written as .safetensors or {', '.join(TORCH_SUFFIXES)}; name it so")
     if Path(path).suffix in TORCH_SUFFIXES:
         _written(path, lambda temporary: write_torch(temporary, flat))
     else:
