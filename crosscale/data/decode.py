@@ -22,6 +22,9 @@ _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _FOREIGN = ("EPS", "WMF")
+_SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan
+_SCANS = 32
+_SCANNED_PIXELS = 500_000_000  # of all scans together: some seconds
 _WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
 
@@ -100,6 +103,8 @@ def decode(
         img = image if isinstance(image, Image.Image) else _open(image, name)
         if img.width * img.height > max_pixels:
             raise _too_large(name, img.size, max_pixels)
+        if isinstance(image, bytes) and has_too_many_scans(image, img.width * img.height):
+            raise BadImage(name, f"a JPEG of {image.count(_SCAN)} scans, which would take minutes; save it anew")
     stored = _stored_as(img)
     try:
         img.load()
@@ -185,6 +190,15 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
         except Exception:  # not this plugin's format
             continue
     return None
+
+
+def has_too_many_scans(data: bytes, pixels: int) -> bool:
+    """Whether a JPEG asks for far more work than its pixels: each scan of a progressive one passes over them all.
+
+    Encoders write some ten. Inside a scan the marker cannot occur; a thumbnail adds one or two.
+    """
+    scans = data.count(_SCAN) if data.startswith(b"\xff\xd8") else 0
+    return scans > _SCANS and scans * pixels > _SCANNED_PIXELS
 
 
 def orientation(img: Image.Image) -> int:

@@ -16,7 +16,7 @@ from PIL import Image
 from crosscale.contracts import InputSpec, Record
 from crosscale.data.augment import Augment
 from crosscale.data.crop_decode import LARGEST_SHARE, decode_part
-from crosscale.data.decode import MAX_PIXELS, decode, orientation
+from crosscale.data.decode import MAX_PIXELS, decode, has_too_many_scans, orientation
 from crosscale.data.rand_augment import RandAugment
 from crosscale.data.transforms import FILTERS, finish, operations, random_crop_box, to_array
 from crosscale.errors import RequestError
@@ -106,7 +106,9 @@ def _plain_header(data: bytes) -> tuple[int, int] | None:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colorspace not in ("YCbCr", "Gray", "RGB") or height * width > MAX_PIXELS or _turned(data):
+    if colorspace not in ("YCbCr", "Gray", "RGB") or height * width > MAX_PIXELS:
+        return None
+    if has_too_many_scans(data, height * width) or _turned(data):
         return None
     return int(height), int(width)
 

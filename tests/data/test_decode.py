@@ -1,6 +1,7 @@
 import contextlib
 import pickle
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -269,3 +270,20 @@ def test_sixteen_bits_that_look_like_eight_are_said_once(caplog, monkeypatch):
     decode(np.full((2, 2), 256, np.uint16), 1, "c.png")
     (said,) = caplog.messages
     assert said.startswith("a.png: pixels of 16 bits, none above 200, are read as 0..65535")
+
+
+@pytest.mark.parametrize("extra", [40, 400])
+def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded(encode, extra):
+    data = encode(Image.new("RGB", (6000, 4000)), "JPEG", progressive=True)
+    first = data.rindex(b"\xff\xda")
+    scan = data[first:-2]
+    began = time.process_time()
+    assert f"a JPEG of {data.count(bytes((0xFF, 0xDA))) + extra} scans" in message(data[:-2] + scan * extra + data[-2:])
+    assert time.process_time() - began < 1
+
+
+def test_small_jpegs_of_many_scans_and_usual_progressive_ones_are_read(photo, encode):
+    data = encode(photo, "JPEG", progressive=True, quality=95)
+    last = data.rindex(b"\xff\xda")
+    assert decode(data, 3, "x").size == photo.size
+    assert decode(data[:-2] + data[last:-2] * 40 + data[-2:], 3, "x").size == photo.size
