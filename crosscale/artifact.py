@@ -53,7 +53,7 @@ class Artifact:
         and NaN here.
       step: of the training, 0 or more; None where it is not known.
       epoch: likewise.
-      data: what the weights were trained and validated on: "dir", "val_fraction" (above 0, below 1), "seed" and
+      data: what the weights were trained and validated on: "dir", "val_fraction" (0 or more, below 1), "seed" and
         "batch_size", each where it is known.
       crosscale_version: of the package that wrote the file; "" where it does not say.
       version: of the schema.
@@ -295,8 +295,8 @@ def _check_data(data: Mapping[str, Any]) -> None:
     _check_json("data", data)
     if "\0" in (known.get("dir") or ""):
         raise RequestError("data.dir: holds a zero byte, which no path does")
-    if not 0 < known.get("val_fraction", 0.5) < 1:
-        raise RequestError(f"data.val_fraction: {known['val_fraction']} is not between 0 and 1")
+    if not 0 <= known.get("val_fraction", 0.5) < 1:
+        raise RequestError(f"data.val_fraction: {known['val_fraction']} is not in 0 <= value < 1")
     if not 0 <= known.get("seed", 0) < 2**31:
         raise RequestError(f"data.seed: {_shown(known['seed'])} lies outside 0..2^31 - 1")
     if not 1 <= known.get("batch_size", 1) <= MAX_BATCH:

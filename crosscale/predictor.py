@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,8 +15,9 @@ import numpy as np
 
 from crosscale.artifact import CONFIG, WEIGHTS, best_folder, read_artifact
 from crosscale.contracts import Array, InputSpec, Variables
-from crosscale.data import BadImage, eval_transform, open_image
+from crosscale.data import BadImage, eval_transform
 from crosscale.data.decode import MAX_PIXELS, decode
+from crosscale.data.pictures import Picture, decodable, is_one_picture, picture_name
 from crosscale.engine.forward import forward
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
@@ -24,8 +25,6 @@ from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights, restore_model, restore_task
 from crosscale.tasks.registry import plain_task
 from crosscale.tasks.task import Result, Task, check_result_options
-
-Picture: TypeAlias = str | Path | bytes | np.ndarray
 
 
 class Predictor:
@@ -93,6 +92,7 @@ class Predictor:
         file: str | Path,
         *,
         classes: Sequence[str] | None = None,
+        key: str = "",
         **overrides: Any,
     ) -> "Predictor":
         """Builds a preset and loads a weight file into it.
@@ -101,6 +101,7 @@ class Predictor:
           model_name: as `list_models()` spells it, or an alias.
           file: weights under any of the names that `load_weights` reads.
           classes: names in label order; they also set the number of classes, which is otherwise the preset's.
+          key: of several sets of weights in the file, which to take; see `load_weights`.
           **overrides: the model's fields that differ from the preset's.
 
         Raises:
@@ -108,13 +109,14 @@ class Predictor:
         """
         decided = {} if classes is None else plain_task(classes).model_options({})
         model = create_model(model_name, **{**decided, **overrides})
-        return cls(model, load_weights(file, model), input_spec(model_name, model), classes, source=file)
+        return cls(model, load_weights(file, model, key=key), input_spec(model_name, model), classes, source=file)
 
     def prepare(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """One picture as the model takes it: decoded, resized and cut as in validation.
 
         Args:
-          picture: a path, an encoded file's bytes, or an array (H, W) or (H, W, C) of uint8.
+          picture: a path, an encoded file's bytes, an open file, a Pillow image, or an array (H, W) or (H, W, C) of
+            uint8, also JAX's or PyTorch's (of a tensor the channels may come first).
           name: stands in the error message.
           max_pixels: a file that declares more is refused before any pixel is decoded.
 
@@ -124,7 +126,7 @@ class Predictor:
         Raises:
           BadImage: not a picture, empty, damaged, or too large.
         """
-        data = open_image(picture) if isinstance(picture, (str, Path)) else picture
+        data = decodable(picture, name)
         return np.asarray(eval_transform(self.spec)(decode(data, self.spec.channels, name, max_pixels=max_pixels)))
 
     def outputs(self, images: Array) -> Array:
@@ -152,22 +154,27 @@ class Predictor:
             )
         return self.task.results(outputs, sources, **options)
 
-    def predict(self, pictures: Iterable[Picture], *, batch_size: int = 32, **options: Any) -> Iterator[Any]:
+    def predict(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32, **options: Any) -> Iterator[Any]:
         """Yields one `Result` per picture, in order. A bad picture yields its error and the rest go on.
 
         Args:
-          pictures: paths, encoded file bytes, or arrays (H, W) or (H, W, C) of uint8.
+          pictures: pictures as `prepare` takes them, or a single one. An array (N, H, W) is N grey pictures, one
+            (N, H, W, C) N pictures.
           **options: the task's own; of a classification `top_k` (5), how many classes to name.
           batch_size: pictures per forward, split over the devices of this process and brought up to a multiple of
             their number. The last batch is filled up, so that one shape is compiled.
 
         Raises:
-          RequestError: `batch_size` is below 1, or an option is wrong.
+          RequestError: `batch_size` is below 1, an option is wrong, or `pictures` are none.
           WorkError: while iterating: the model's outputs are not finite.
         """
         if batch_size < 1:
             raise RequestError(f"batch_size={batch_size}: at least 1")
         check_result_options(self.task, options)
+        if is_one_picture(pictures, self.spec.channels):
+            pictures = [pictures]
+        elif not isinstance(pictures, Iterable):
+            raise RequestError(f"an object of type {type(pictures).__name__} is neither a picture nor a list of them")
         devices = jax.local_device_count()
         return self._predict(pictures, devices * -(-batch_size // devices), options)
 
@@ -195,8 +202,7 @@ class Predictor:
 
     def _load(self, numbered: tuple[int, Picture]) -> "_Loaded":
         index, picture = numbered
-        is_path = isinstance(picture, (str, Path))
-        name = str(picture) if is_path else f"image/{index}"
+        name = picture_name(picture, f"image/{index}")
         try:
             return _Loaded(name, self.prepare(picture, name), None)
         except BadImage as error:

@@ -21,7 +21,7 @@ from crosscale.engine.settings import (
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.models.model import option_names
 from crosscale.models.registry import FAMILIES, get_preset
-from crosscale.ranges import ABOVE_ZERO, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
+from crosscale.ranges import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from crosscale.tasks.distillation import DistillSettings
 from crosscale.tasks.registry import DEFAULT, TASKS, task_kind
 from crosscale.tasks.task import DeclaredData
@@ -69,8 +69,8 @@ class DataSettings:
     """How many held-out images --dry-run counts with where dir is not set."""
     num_classes: Annotated[int | None, POSITIVE] = None
     """How many classes --dry-run counts with where dir is not set."""
-    val_fraction: Annotated[float, BETWEEN] = 0.2
-    """Share of each class that is held out where the folder has no val/ of its own."""
+    val_fraction: Annotated[float, BELOW_ONE] = 0.2
+    """Share of each class that is held out where the folder has no val/ of its own; 0 trains on all, unvalidated."""
     workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that load; 0 loads in threads of the training process."""
     threads: Annotated[int | None, POSITIVE] = None

@@ -290,7 +290,7 @@ MALFORMED = {
     "data.dir a number": (changed(data={"dir": 5}), "data.dir: expected a text or null, got 5"),
     "data.dir no path": (changed(data={"dir": "a\0b"}), "data.dir: holds a zero byte"),
     "data.val_fraction": (changed(data={"val_fraction": math.nan}), "data: nan is not finite"),
-    "data.val_fraction of all": (changed(data={"val_fraction": 1}), "data.val_fraction: 1.0 is not between 0 and 1"),
+    "data.val_fraction of all": (changed(data={"val_fraction": 1}), "data.val_fraction: 1.0 is not in 0 <= value < 1"),
     "data.seed": (changed(data={"seed": -1}), "data.seed: -1 lies outside"),
     "data.batch_size": (changed(data={"batch_size": 10**9}), "data.batch_size: 1000000000 lies outside 1..1,048,576"),
     "crosscale_version": (changed(crosscale_version=1), "crosscale_version: expected a text, got 1"),

@@ -1,5 +1,7 @@
 """The predictor against the model applied by hand."""
 
+from io import BytesIO
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -195,3 +197,94 @@ def test_from_weights(tiny_run, arrays):
     assert list(loaded.predict(arrays[:2])) == list(direct.predict(arrays[:2]))
     with pytest.raises(RequestError, match=r"model\.safetensors"):
         Predictor.from_weights("crossvit", file, **options)  # a head of 1000 classes
+
+
+class Tensor:
+    """What is used of a PyTorch tensor."""
+
+    __module__ = "torch"
+
+    def __init__(self, values):
+        self.values = values
+        self.shape = values.shape
+
+    def cpu(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+def one_picture_forms(array, folder):
+    file = folder / "one.png"
+    Image.fromarray(array).save(file)
+    written = BytesIO()  # stands at its end
+    Image.fromarray(array).save(written, "PNG")
+    return {
+        "path": file,
+        "str": str(file),
+        "bytes": file.read_bytes(),
+        "bytearray": bytearray(file.read_bytes()),
+        "memoryview": memoryview(file.read_bytes()),
+        "file": file.open("rb"),
+        "BytesIO": BytesIO(file.read_bytes()),
+        "BytesIO after writing": written,
+        "Pillow": Image.fromarray(array),
+        "Pillow, not loaded": Image.open(file),
+        "array": array,
+        "jax": jnp.asarray(array),
+        "tensor": Tensor(array),
+        "tensor, channels first": Tensor(np.moveaxis(array, 2, 0)),
+    }
+
+
+def test_one_picture_in_any_form_is_one_picture(predictor, arrays, tmp_path):
+    (expected,) = predictor.predict([arrays[0]])
+    for form, picture in one_picture_forms(arrays[0], tmp_path).items():
+        (item,) = predictor.predict(picture)
+        assert item.error is None, form
+        assert item.probabilities == expected.probabilities, form
+
+
+def test_a_list_of_pictures_in_any_form_is_a_list(predictor, arrays, tmp_path):
+    (expected,) = predictor.predict([arrays[0]])
+    forms = one_picture_forms(arrays[0], tmp_path)
+    items = list(predictor.predict(iter(forms.values())))
+    assert [item.error for item in items] == [None] * len(forms)
+    assert {item.probabilities for item in items} == {expected.probabilities}
+    assert [item.source for item in items[:2]] == [str(tmp_path / "one.png")] * 2
+    assert items[5].source == str(tmp_path / "one.png")
+
+
+def test_arrays_of_several_pictures_are_several(predictor, arrays):
+    assert len(list(predictor.predict(np.stack(arrays)))) == 7
+    assert len(list(predictor.predict(jnp.stack(arrays)))) == 7
+    assert len(list(predictor.predict(np.stack(arrays)[..., 0]))) == 7  # (N, H, W) grey
+    (grey,) = predictor.predict(arrays[0][..., 0])
+    assert grey.error is None
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_an_array_that_may_be_one_or_several_is_refused(predictor, count):
+    with pytest.raises(RequestError, match=r"one picture with its channels first, or \d grey ones"):
+        predictor.predict(np.zeros((count, 8, 8), np.uint8))
+
+
+@pytest.mark.parametrize("value", [5, None, 1.5])
+def test_what_is_no_picture_is_named(predictor, arrays, value):
+    with pytest.raises(RequestError, match=r"is neither a picture nor a list of them"):
+        predictor.predict(value)
+    bad, good = predictor.predict([value, arrays[0]])
+    assert f"an object of type {type(value).__name__} is not a picture" in bad.error
+    assert good.error is None
+
+
+def test_files_that_cannot_be_read_are_named(predictor, tmp_path):
+    file = tmp_path / "a.png"
+    file.write_text("text")
+    closed = file.open("rb")
+    closed.close()
+    with file.open() as text:
+        opened_as_text, shut = predictor.predict([text, closed])
+    assert "as text" in opened_as_text.error
+    assert "cannot be read (read of closed file)" in shut.error

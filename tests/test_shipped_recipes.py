@@ -10,13 +10,14 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from crosscale.cli.main import main
 from crosscale.data.declared import DeclaredSource
-from crosscale.engine.optimizer import make_schedule
+from crosscale.engine.optimizer import make_optimizer, make_schedule
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
 from crosscale.errors import RequestError
 from crosscale.recipe import SHIPPED, Recipe, dump, load, override, shipped_recipes
@@ -157,6 +158,16 @@ def test_learning_rates_of_mindcv():
     assert found[300] == pytest.approx(9e-4)  # the second cosine begins
     assert found[435] == pytest.approx(cosine(9e-4, 1e-5, 0.5), rel=1e-4)
     assert found[570:] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("name", ["crossvit_9_mindcv", "crossvit_15_mindcv", "crossvit_18_mindcv"])
+def test_mindcv_decays_every_parameter(name):
+    settings = load(name).optimizer
+    params = {"backbone": {"norm": {"scale": np.ones(3), "bias": np.ones(3)}, "cls": np.ones((1, 1, 3))}}
+    optimizer = make_optimizer(settings, params, lambda name: (0, 0))
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    for update in jax.tree.leaves(updates):  # without a gradient only decay moves a parameter
+        assert (np.asarray(update) != 0).all()
 
 
 def test_cycles_share_what_the_warm_up_leaves():

@@ -19,6 +19,9 @@ exit status:
   2  the request was wrong (unknown option, missing file, value that cannot work)"""
 
 
+_LITERAL = "\0"  # no word of a command line holds it
+
+
 class Parser(argparse.ArgumentParser):
     """Argparse with one-line errors that name the nearest option, and no abbreviations of options."""
 
@@ -32,11 +35,21 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parses options and positional words in any order. Raises RequestError."""
-        if not {"-h", "--help"}.isdisjoint(argv):
+        """Parses options and positional words in any order; after a bare "--" all are words. Raises RequestError."""
+        words = list(argv)
+        end = words.index("--") if "--" in words else len(words)
+        if not {"-h", "--help"}.isdisjoint(words[:end]):
             self.print_help()
             self.exit(0)
-        options, rest = self.parse_known_intermixed_args(list(argv))
+        # argparse, which drops the words after "--" here, gets them marked as what no option looks like.
+        marked = [*words[:end], *(f"{_LITERAL}{word}" for word in words[end + 1 :])]
+        options, rest = self.parse_known_intermixed_args(marked)
+        for name, value in vars(options).items():
+            if isinstance(value, list):
+                setattr(options, name, [_unmarked(word) for word in value])
+            else:
+                setattr(options, name, _unmarked(value))
+        rest = [_unmarked(word) for word in rest]
         if rest:
             word = rest[0]
             name = word.split("=", 1)[0]
@@ -51,6 +64,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")
+
+
+def _unmarked(word: Any) -> Any:
+    return word.removeprefix(_LITERAL) if isinstance(word, str) else word
 
 
 def positive_int(text: str) -> int:
@@ -160,8 +177,19 @@ def add_model_options(parser: Parser, *, class_names: bool) -> None:
     choice.add_argument("--run", metavar="RUN", help="a run folder of `crosscale train`, or its best/ folder")
     choice.add_argument("--model", metavar="M", help="a preset (see `crosscale models`), with --weights")
     group.add_argument("--weights", metavar="F", help="a weight file for --model")
+    add_weights_key(group)
     if class_names:
         group.add_argument("--classes", metavar="FILE", help="class names for --model, one a line in label order")
+
+
+def add_weights_key(parser: "argparse._ActionsContainer") -> None:
+    """Adds `--weights-key KEY`."""
+    parser.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        default="",
+        help="of several sets of weights in the file, which to take, such as model or state_dict_ema",
+    )
 
 
 def add_result_options(parser: Parser, defaults: Mapping[str, int] | None = None) -> None:
@@ -205,6 +233,8 @@ def check_model_options(options: argparse.Namespace) -> None:
         for name in ("weights", "classes"):
             if getattr(options, name, None) is not None:
                 raise RequestError(f"--{name} goes with --model; a run brings its own {name}")
+        if options.weights_key:
+            raise RequestError("--weights-key goes with --model; a run has one set of weights")
 
 
 def read_classes(options: argparse.Namespace) -> list[str] | None:
@@ -212,12 +242,14 @@ def read_classes(options: argparse.Namespace) -> list[str] | None:
     if options.classes is None:
         return None
     file = Path(options.classes).expanduser()
+    if not file.exists():
+        raise RequestError(f"--classes {file}: no such file; give a text file of one class name a line")
+    from crosscale.data.text_lists import read_names
+
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise RequestError(f"--classes {file}: no such file; give a text file of one class name a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--classes {file}: cannot be read as text ({error})") from None
+        names = read_names(file)
+    except RequestError as error:
+        raise RequestError(f"--classes {error}") from None
     if not names:
         raise RequestError(f"--classes {file}: holds no names; write one class name a line")
     return names
@@ -229,4 +261,6 @@ def open_predictor(options: argparse.Namespace) -> "Predictor":
 
     if options.run is not None:
         return Predictor.from_run(options.run)
-    return Predictor.from_weights(options.model, options.weights, classes=read_classes(options))
+    return Predictor.from_weights(
+        options.model, options.weights, classes=read_classes(options), key=options.weights_key
+    )

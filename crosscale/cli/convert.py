@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.arguments import Parser, positive_int, read_classes
+from crosscale.cli.arguments import Parser, add_weights_key, positive_int, read_classes
 from crosscale.cli.output import note, print_json
 from crosscale.errors import RequestError
 
@@ -69,6 +69,7 @@ def _parser(argv: Sequence[str]) -> Parser:
         "--names", metavar="S", help="scheme to write: timm, ibm, mindcv, official, crosscale (default)"
     )
     parser.add_argument("--from-names", metavar="S", help="scheme of IN; default: recognised")
+    add_weights_key(parser)
     parser.add_argument("--num-classes", metavar="N", type=positive_int, help="default: the file's")
     parser.add_argument("--folder", action="store_true", help="OUT is a folder for the hub")
     parser.add_argument("--license", metavar="L", default="", help="of the weights, as the hub spells it (--folder)")
@@ -106,10 +107,10 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     kwargs: dict[str, Any] = {} if options.model or artifact is None else dict(artifact.options)
     kwargs |= {key[len(_FIELD) - 2 :]: parse_scalar(Any, text) for key, text in fields.items()}
     path: str | Path = fetch_weights(name) if options.pretrained else source
-    contents = inspect_weights(path, create_model(name, **kwargs), options.from_names)
+    contents = inspect_weights(path, create_model(name, **kwargs), options.from_names, key=options.weights_key)
     num_classes = options.num_classes or contents.num_classes
     model = create_model(name, **kwargs, **({} if num_classes is None else {"num_classes": num_classes}))
-    variables = load_weights(path, model, contents.names)
+    variables = load_weights(path, model, contents.names, key=options.weights_key)
     names = options.names
     if options.folder:
         spec = artifact.input_spec if artifact and not options.model else input_spec(name, model)

@@ -2,16 +2,19 @@
 
 import errno
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol, cast
 
 from crosscale.cli.arguments import EXIT_STATUS
+from crosscale.cli.output import printable
 from crosscale.errors import RequestError, WorkError, did_you_mean
 from crosscale.runtime import keep_compiled_programs, keep_memory, package_version
 
@@ -68,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted,
       141 the reader of standard output went away.
     """
+    _never_refuse_to_print()
     words = list(sys.argv[1:] if argv is None else argv)
     words, as_json = _take_json(words)
     if not words:
@@ -123,13 +127,25 @@ def _guarded(verb: str, work: Callable[[], int]) -> int:
         return BROKEN_PIPE
     except (WorkError, MemoryError, OSError, RuntimeError) as error:
         message = _work_failure(error)
-        if message is None:
-            raise
-        return _fail(verb, message, 1)
+        return _unforeseen(verb, error) if message is None else _fail(verb, message, 1)
+    except Exception as error:
+        return _unforeseen(verb, error)
+
+
+def _unforeseen(verb: str, error: Exception) -> int:
+    """One line, and the traceback in a file: a defect, or input beyond what is checked."""
+    file: str | None = None
+    with suppress(OSError):
+        descriptor, file = tempfile.mkstemp(prefix="crosscale-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(f"crosscale {package_version()}, Python {sys.version}\n{sys.argv}\n\n{traceback.format_exc()}")
+    reason = next(iter(str(error).strip().splitlines()), "")
+    where = f"; the traceback is in {file}" if file else "; CROSSCALE_TRACEBACK=1 shows the traceback"
+    return _fail(verb, f"unforeseen {type(error).__name__}: {reason[:300]}{where}", 1)
 
 
 def _work_failure(error: Exception) -> str | None:
-    """The line that says how the work failed; None for a defect, which deserves its traceback."""
+    """The line that says how the work failed; None where that is not known."""
     if isinstance(error, WorkError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -150,8 +166,15 @@ def _fail(verb: str, message: str, status: int) -> int:
         traceback.print_exc()
     name = f"crosscale {verb}" if verb else "crosscale"
     with suppress(BrokenPipeError):
-        print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{name}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return status
+
+
+def _never_refuse_to_print() -> None:
+    """Spells out what the terminal's encoding lacks: work that is done must not be lost while its name is printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _silence_backend_probing() -> None:

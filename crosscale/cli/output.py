@@ -14,7 +14,8 @@ PIPED_WIDTH = 400
 
 def print_json(result: Mapping[str, Any]) -> None:
     """Prints one JSON object on standard output. NaN and infinities, which JSON lacks, become null."""
-    print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False))
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(_plain(result), ensure_ascii=not unicode, allow_nan=False))
 
 
 def print_table(
@@ -42,7 +43,7 @@ def print_table(
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
 
 
@@ -100,7 +101,15 @@ def _lines(verb: str | None) -> Report:
 
 def note(message: str) -> None:
     """Prints a line that is not a result, on standard error."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey (escapes in a file's name), and bytes that are no text, spelt out."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -119,7 +119,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
     Raises:
       RequestError: none of the names exists, or a folder holds no image.
     """
-    from crosscale.data.image_folder import EXTENSIONS
+    from crosscale.data.names import count_extensions, extensions, is_picture, passed_over_text
 
     paths = [Path(word).expanduser() for word in words]
     if not any(path.exists() for path in paths):
@@ -129,23 +129,36 @@ def find_images(words: Sequence[str]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = [file for file in _walk(path) if file.suffix.lower() in EXTENSIONS]
+        walked = _walk(path)
+        found = [file for file in walked if is_picture(file.name)]
+        others = count_extensions(file.name for file in walked if not is_picture(file.name))
         if not found:
-            raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(EXTENSIONS))})")
+            but = f", {passed_over_text(others)}" if others else ""
+            raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(extensions()))}){but}")
+        if others:
+            note(f"crosscale predict: {path}: {passed_over_text(others)}")
         files += found
     return files
 
 
 def _walk(root: Path) -> list[Path]:
-    """The visible files below a folder, sorted by path."""
+    """The files below a folder, sorted by path, but what is hidden or left behind by other programs."""
 
     def refuse(error: OSError) -> None:
         raise RequestError(f"{error.filename}: cannot be listed ({error.strerror})")
 
+    from crosscale.data.names import is_left_behind
+
     files = []
-    for folder, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):  # as training follows them
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to where the walk has been
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not is_left_behind(name))
+        files += [Path(folder, name) for name in names if not is_left_behind(name)]
     return sorted(files)
 
 

@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
         run=options.run,
         model=options.model,
         weights=options.weights,
+        weights_key=options.weights_key,
         data_dir=options.data_dir,
         split=options.split,
         val_fraction=options.val_fraction,

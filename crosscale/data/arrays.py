@@ -7,19 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.contracts import Record
-from crosscale.data.split import stratified_split
+from crosscale.data.names import HELD_OUT, SPLITS
+from crosscale.data.split import part_of
 from crosscale.errors import RequestError, WorkError
 
 # (images, labels) of each split, as the usual files name them; the first pair is a file of one part.
 _ONE_PART = (("images", "labels"), ("x", "y"))
 _SPLITS = {
-    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
-    "val": (
-        ("val_images", "val_labels"),
-        ("x_val", "y_val"),
-        ("test_images", "test_labels"),
-        ("x_test", "y_test"),
-    ),
+    part: tuple(pair for word in words for pair in ((f"{word}_images", f"{word}_labels"), (f"x_{word}", f"y_{word}")))
+    for part, words in (("train", SPLITS["train"]), ("val", HELD_OUT))
 }
 
 
@@ -64,7 +60,7 @@ def open_digits(split: str, val_fraction: float, seed: int) -> ArraySource:
     order = np.argsort(data.target, kind="stable")
     ids = [f"digits/{index:04d}" for index in order]
     whole = ArraySource([str(name) for name in data.target_names], ids, images[order], data.target[order])
-    return _part(whole, split, val_fraction, seed)
+    return _part(whole, split, val_fraction, seed, "digits")
 
 
 def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySource:
@@ -112,7 +108,7 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
         classes = [str(label) for label in range(int(trained.max()) + 1)]
     check_labels(f"{file}: {labels_name}", labels, len(classes))
     source = ArraySource(classes, [f"{images_name}/{index}" for index in range(len(images))], images, labels)
-    return source if part else _part(source, split, val_fraction, seed)
+    return source if part else _part(source, split, val_fraction, seed, str(file))
 
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
@@ -136,8 +132,5 @@ def _whole_labels(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
     return flat.astype(np.int64)
 
 
-def _part(whole: ArraySource, split: str, val_fraction: float, seed: int) -> ArraySource:
-    if split == "all":
-        return whole
-    held_out = stratified_split(whole.ids, whole.labels, val_fraction, seed)
-    return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
+def _part(whole: ArraySource, split: str, val_fraction: float, seed: int, where: str) -> ArraySource:
+    return part_of(whole, whole.ids, whole.labels, split, val_fraction, seed, where)

@@ -1,19 +1,36 @@
 """Encoded files or arrays -> Pillow images of one channel layout, or a one-line reason why not."""
 
 import errno
+import logging
+import os
+import stat
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from crosscale.data.names import reads_heif
 from crosscale.errors import RequestError, WorkError
+
+log = logging.getLogger("crosscale.data")
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 0.5 GiB of decoded RGB
 
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_FOREIGN = ("EPS", "WMF")
+_SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan
+_SCANS = 32
+_SCANNED_PIXELS = 500_000_000  # of all scans together: some seconds
+_WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
+
+
+# Cameras and editors write profiles and notes of several MB into PNGs, which Pillow takes for an attack from 1 MiB on.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20
 
 
 def reuse_pillow_blocks() -> None:
@@ -42,9 +59,12 @@ def open_image(path: str | Path) -> bytes:
     """The bytes of one image file.
 
     Raises:
-      BadImage: the file is missing, a folder, not permitted, or cannot be read.
+      BadImage: the file is missing, a folder, a pipe or device, not permitted, or cannot be read.
     """
     try:
+        # Asked first: to open a pipe waits for its other end, and a device may never end.
+        if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+            raise BadImage(str(path), "a pipe or device, not a file")
         return Path(path).read_bytes()
     except OSError as error:
         reasons = {
@@ -57,15 +77,17 @@ def open_image(path: str | Path) -> bytes:
         raise BadImage(str(path), reason) from None
 
 
-def decode(image: bytes | np.ndarray, channels: int, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(
+    image: bytes | np.ndarray | Image.Image, channels: int, name: str, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decodes one picture to mode "L" (`channels=1`) or "RGB" (`channels=3`), upright.
 
     The EXIF orientation is applied, the first frame of an animation is taken, transparent parts are laid
     over white, and 16-bit grey is scaled by 1/257 (Pillow's own conversion saturates it).
 
     Args:
-      image: an encoded file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8,
-        or (H, W) of uint16.
+      image: an encoded file, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or (H, W) of uint16,
+        or a Pillow image.
       name: stands in the error message.
       max_pixels: a picture that declares more is refused before any pixel is decoded.
 
@@ -75,9 +97,19 @@ def decode(image: bytes | np.ndarray, channels: int, name: str, *, max_pixels: i
     """
     if channels not in (1, 3):
         raise RequestError(f"channels={channels}: image files decode to 1 (grey) or 3 (RGB) channels")
-    img = _from_array(image, name) if isinstance(image, np.ndarray) else _open(image, name, max_pixels)
+    if isinstance(image, np.ndarray):
+        img = _from_array(image, name)
+    else:
+        img = image if isinstance(image, Image.Image) else _open(image, name)
+        if img.width * img.height > max_pixels:
+            raise _too_large(name, img.size, max_pixels)
+        if isinstance(image, bytes) and has_too_many_scans(image, img.width * img.height):
+            raise BadImage(name, f"a JPEG of {image.count(_SCAN)} scans, which would take minutes; save it anew")
+    stored = _stored_as(img)
     try:
         img.load()
+        if "transparency" in img.info and img.mode in _WITHOUT_ALPHA:
+            img = _without_colour(img, stored, image if isinstance(image, bytes) else None)
         img = _upright(img)
         return _to_mode(img, "L" if channels == 1 else "RGB", name)
     except BadImage:
@@ -106,20 +138,40 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise BadImage(name, "the file is empty (0 bytes)")
+    if _is_heif(data) and not register_heif():
+        raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install pillow-heif")
     try:
-        img = Image.open(BytesIO(data))
+        return Image.open(BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(name, _declared_size(data), min(max_pixels, MAX_PIXELS)) from None
+        raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
         raise BadImage(name, "not an image in a format that Pillow reads") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
-    if img.width * img.height > max_pixels:
-        raise _too_large(name, img.size, max_pixels)
-    return img
+
+
+def _formats() -> list[str]:
+    """What Pillow reads itself; PostScript and Windows metafiles it hands to other programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _FOREIGN]
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+@cache
+def register_heif() -> bool:
+    """Lets Pillow read HEIC where the optional pillow-heif is installed; whether it is."""
+    if not reads_heif():
+        return False
+    import pillow_heif  # type: ignore[import-not-found]
+
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _too_large(name: str, size: tuple[int, int] | None, limit: int) -> BadImage:
@@ -130,7 +182,7 @@ def _too_large(name: str, size: tuple[int, int] | None, limit: int) -> BadImage:
 def _declared_size(data: bytes) -> tuple[int, int] | None:
     """Width and height from the header of a picture that `Image.open` refuses to describe."""
     Image.init()
-    for factory, accept in Image.OPEN.values():
+    for factory, accept in (Image.OPEN[name] for name in _formats()):
         try:
             if accept is None or accept(data[:16]) is True:
                 size: tuple[int, int] = factory(BytesIO(data), "").size
@@ -140,14 +192,60 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _upright(img: Image.Image) -> Image.Image:
-    # Read after load(): Pillow's TIFF reader turns the picture itself and drops the tag.
+def has_too_many_scans(data: bytes, pixels: int) -> bool:
+    """Whether a JPEG asks for far more work than its pixels: each scan of a progressive one passes over them all.
+
+    Encoders write some ten. Inside a scan the marker cannot occur; a thumbnail adds one or two.
+    """
+    scans = data.count(_SCAN) if data.startswith(b"\xff\xd8") else 0
+    return scans > _SCANS and scans * pixels > _SCANNED_PIXELS
+
+
+def orientation(img: Image.Image) -> int:
+    """How the stored picture stands, by its EXIF or XMP: 1 upright (also where nothing or nonsense is said), to 8."""
     try:
-        orientation = img.getexif().get(_ORIENTATION, 1)
+        value = img.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata around sound pixels
-        return img
-    # exif_transpose copies even an upright picture.
-    return ImageOps.exif_transpose(img) if orientation in range(2, 9) else img
+        return 1
+    return int(value) if value in range(2, 9) else 1
+
+
+def _upright(img: Image.Image) -> Image.Image:
+    # Asked after load(): Pillow's TIFF reader turns the picture itself and drops the tag. exif_transpose copies even an
+    # upright picture.
+    return ImageOps.exif_transpose(img) if orientation(img) != 1 else img
+
+
+def _stored_as(img: Image.Image) -> str:
+    """The layout of the pixels in a file that is not decoded yet, in Pillow's word ("L;4", "RGB;16B"); else ""."""
+    tiles = getattr(img, "tile", None)
+    return str(tiles[0].args) if tiles else ""
+
+
+def _without_colour(img: Image.Image, stored: str, data: bytes | None) -> Image.Image:
+    """White in place of the one colour that a PNG without an alpha channel declares transparent (tRNS).
+
+    The colour is given in the file's own bits, which Pillow has scaled by now, or cut to the upper 8 of 16.
+    """
+    colour = np.asarray(img.info["transparency"])
+    pixels = np.asarray(img)
+    if stored in _GREY_STEPS:
+        colour = colour * _GREY_STEPS[stored]
+    elif stored == "RGB;16B":
+        if data is None:
+            return img
+        again = Image.open(BytesIO(data))
+        again.tile = [again.tile[0]._replace(args="RGB;16L")]  # the lower 8 bits
+        pixels = pixels.astype(np.uint16) << 8 | np.asarray(again)
+    hidden = pixels == (colour > 0 if img.mode == "1" else colour)
+    if img.mode == "RGB":
+        hidden = hidden.all(axis=2)
+    white = 65535 if img.mode in _SIXTEEN_BIT else 255
+    shown = np.asarray(img.convert("L") if img.mode == "1" else img).copy()
+    shown[hidden] = white
+    result = Image.fromarray(shown)
+    result.info = {key: value for key, value in img.info.items() if key != "transparency"}  # EXIF too
+    return result
 
 
 def _to_mode(img: Image.Image, mode: str, name: str) -> Image.Image:
@@ -165,8 +263,24 @@ def _to_mode(img: Image.Image, mode: str, name: str) -> Image.Image:
     return img if img.mode == mode else img.convert(mode)
 
 
+_dark: list[str] = []  # the first picture of 16 bits that looks like one of 8
+
+
+def _say_dark(name: str, largest: int) -> None:
+    if not _dark:
+        _dark.append(name)
+        log.warning(
+            "%s: pixels of 16 bits, none above %d, are read as 0..65535 and come out black; save such pictures with 8 "
+            "bits if 255 is meant to be white (said once)",
+            name,
+            largest,
+        )
+
+
 def _sixteen_to_eight(img: Image.Image, name: str) -> Image.Image:
     pixels = np.asarray(img).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise BadImage(name, "32-bit pixels beyond 0..65535 have no fixed range; save it with 8 or 16 bits")
+    if 0 < pixels.max() <= 255:
+        _say_dark(name, int(pixels.max()))
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

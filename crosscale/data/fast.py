@@ -7,6 +7,7 @@ strengths are drawn as on the exact path.
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from PIL import Image
 from crosscale.contracts import InputSpec, Record
 from crosscale.data.augment import Augment
 from crosscale.data.crop_decode import LARGEST_SHARE, decode_part
-from crosscale.data.decode import MAX_PIXELS, decode
+from crosscale.data.decode import MAX_PIXELS, decode, has_too_many_scans, orientation
 from crosscale.data.rand_augment import RandAugment
 from crosscale.data.transforms import FILTERS, finish, operations, random_crop_box, to_array
 from crosscale.errors import RequestError
 
-_ORIENTATION = 0x0112
+_METADATA = (b"Exif\x00\x00", b"http://ns.adobe.com/xap/")  # what can turn a JPEG; anywhere before its pixels
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -105,19 +106,19 @@ def _plain_header(data: bytes) -> tuple[int, int] | None:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colorspace not in ("YCbCr", "Gray", "RGB") or height * width > MAX_PIXELS or _turned(data):
+    if colorspace not in ("YCbCr", "Gray", "RGB") or height * width > MAX_PIXELS:
+        return None
+    if has_too_many_scans(data, height * width) or _turned(data):
         return None
     return int(height), int(width)
 
 
 def _turned(data: bytes) -> bool:
-    if b"Exif\x00\x00" not in data[:4096]:
+    if not any(mark in data for mark in _METADATA):
         return False
-    from io import BytesIO
-
     try:
-        return Image.open(BytesIO(data)).getexif().get(_ORIENTATION, 1) != 1
-    except Exception:  # damaged metadata: the exact path decides
+        return orientation(Image.open(BytesIO(data))) != 1
+    except Exception:  # a damaged header: the exact path decides
         return True
 
 

@@ -1,13 +1,16 @@
 """ImageNet's validation pictures as they are published: one flat folder and a text file of labels."""
 
+import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from crosscale.data.scan import EXTENSIONS, entries, is_dir
+from crosscale.data.names import is_picture
+from crosscale.data.scan import entries, is_dir
+from crosscale.data.text_lists import check_distinct, read_lines
 from crosscale.errors import RequestError, did_you_mean
 
 _NAMES = (
@@ -31,37 +34,40 @@ def find_labels(root: Path, val_name: str) -> Path | None:
     return None
 
 
-def open_flat(root: Path, val_name: str, labels: Path, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def open_flat(
+    root: Path, val_name: str, labels: Path, classes: Sequence[str], train_name: str = "train"
+) -> tuple[list[str], np.ndarray]:
     """Paths (relative to `root`, sorted) and labels of the pictures of a flat folder.
 
-    The text file has a line per picture: "<file name> <label>", or the label alone in the order of the sorted
-    file names, or a line of Kaggle's LOC_val_solution.csv. A label is a class name or a number counted from 0
-    in the classes' order.
+    The text file has a line per picture: "<file name> <label>" (or with a comma between them), or the label alone in
+    the order of the sorted file names, or a line of Kaggle's LOC_val_solution.csv. A label is a class name, also as
+    its folder "<class>/", or a number counted from 0 in the classes' order.
 
     Raises:
-      RequestError: a picture without a label, an unknown class or a number outside the range; with the line.
+      RequestError: a picture without a label, an unknown class, a number outside the range or one that is the name
+        of one class and the position of another; with the line.
     """
     folder = root / val_name
-    names = sorted(
-        entry.name
-        for entry in entries(folder)
-        if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not is_dir(entry)
-    )
+    names = sorted(entry.name for entry in entries(folder) if is_picture(entry.name) and not is_dir(entry))
     lines = [(number, text) for number, text in enumerate(read_lines(labels), 1) if text]
-    if lines and lines[0][1].lower().startswith("imageid,"):
-        lines = lines[1:]
+    boxes = bool(lines) and lines[0][1].lower().startswith("imageid,")  # Kaggle's, with numbers after the label
+    lines = lines[boxes:]
     if not names or not lines:
         raise RequestError(f"{labels if names else folder}: holds no {'labels' if names else 'images'}")
-    by_name = len(re.split(r"[\s,]+", lines[0][1])) > 1
-    if by_name:
-        texts = _by_file_name(labels, lines, names, folder)
+    found = _by_file_name(lines, {_stem(name) for name in names}, boxes=boxes)
+    position = {name: label for label, name in enumerate(classes)}
+    alone = all(text in position or len(re.split(r"[\s,]+", text)) == 1 for _, text in lines)
+    if found or not alone:
+        missing = next((name for name in names if _stem(name) not in found), None)
+        if missing is not None:
+            raise RequestError(f"{labels}: has no line for {folder / missing}")
+        texts = [found[_stem(name)] for name in names]
     elif len(lines) != len(names):
         raise RequestError(f"{labels}: has {len(lines)} labels, but {folder} has {len(names)} images")
     else:
         _refuse_kit_numbers(labels, lines)
         texts = lines
-    position = {name: label for label, name in enumerate(classes)}
-    numbers = [_label(labels, line, text, position) for line, text in texts]
+    numbers = [_label(labels, line, text, position, train_name) for line, text in texts]
     return [f"{val_name}/{name}" for name in names], np.asarray(numbers, np.int32)
 
 
@@ -79,35 +85,36 @@ def read_class_list(folder: Path) -> tuple[str, ...] | None:
             continue
         whole = name in ("classes.txt", "labels.txt")
         names = tuple(text if whole else text.split()[0] for text in read_lines(file) if text)
-        for index, class_name in enumerate(names):
-            if class_name in names[:index]:
-                raise RequestError(f"{file}: the class '{class_name}' stands twice")
+        check_distinct(names, str(file))
         return names
     return None
 
 
-def read_lines(file: Path) -> list[str]:
-    """The stripped lines of a text file. Raises RequestError."""
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file}: cannot be read as text ({error})") from None
-
-
-def _by_file_name(
-    labels: Path, lines: Sequence[tuple[int, str]], names: Sequence[str], folder: Path
-) -> list[tuple[int, str]]:
+def _by_file_name(lines: Sequence[tuple[int, str]], stems: set[str], *, boxes: bool) -> dict[str, tuple[int, str]]:
+    """Stem of a picture -> (line, label), of the lines that name one of the pictures; names may hold spaces."""
     found: dict[str, tuple[int, str]] = {}
     for number, text in lines:
-        file_name, label, *_ = [*re.split(r"[\s,]+", text), ""]
-        found[os.path.splitext(os.path.basename(file_name))[0]] = (number, label)
-    texts = []
-    for name in names:
-        stem = os.path.splitext(name)[0]
-        if stem not in found:
-            raise RequestError(f"{labels}: has no line for {folder / name}")
-        texts.append(found[stem])
-    return texts
+        for name, label in _parted(text):
+            stem = _stem(name) if is_picture(name) else re.split(r"[/\\]", name)[-1]  # the suffix may be left out
+            if label and stem in stems:
+                found[stem] = (number, label.split()[0] if boxes else label)
+                break
+    return found
+
+
+def _parted(text: str) -> Iterator[tuple[str, str]]:
+    """The ways to read a line as a file name and a label, the longest name first."""
+    if "," in text or '"' in text:
+        separator = "," if "," in text else " "
+        name, *rest = [cell.strip() for cell in next(csv.reader([text], delimiter=separator, skipinitialspace=True))]
+        yield name, next((cell for cell in rest if cell), "")
+    for space in reversed(list(re.finditer(r"\s+", text))):
+        yield text[: space.start()], text[space.end() :]
+
+
+def _stem(name: str) -> str:
+    """The file's name without folders (also Windows's) and suffix."""
+    return os.path.splitext(re.split(r"[/\\]", name)[-1])[0]
 
 
 def _refuse_kit_numbers(labels: Path, lines: Sequence[tuple[int, str]]) -> None:
@@ -120,12 +127,20 @@ def _refuse_kit_numbers(labels: Path, lines: Sequence[tuple[int, str]]) -> None:
         )
 
 
-def _label(labels: Path, line: int, text: str, position: dict[str, int]) -> int:
+def _label(labels: Path, line: int, text: str, position: dict[str, int], train_name: str) -> int:
+    if text.endswith("/") and text[:-1] in position:
+        return position[text[:-1]]
     if text in position:
+        if text.isdecimal() and int(text) < len(position) and position[text] != int(text):
+            raise RequestError(
+                f"{labels}:{line}: the label {text} is the class folder '{text}' or, counted from 0, the folder "
+                f"'{list(position)[int(text)]}'; write '{text}/' for the folder, or give the folders names that are no "
+                "numbers"
+            )
         return position[text]
     if text.lstrip("-").isdigit():
         if 0 <= int(text) < len(position):
             return int(text)
         raise RequestError(f"{labels}:{line}: the label {text} lies outside 0..{len(position) - 1}")
     hint = did_you_mean(text, position)
-    raise RequestError(f"{labels}:{line}: '{text}' is none of the {len(position)} classes of train/{hint}")
+    raise RequestError(f"{labels}:{line}: '{text}' is none of the {len(position)} classes of {train_name}/{hint}")

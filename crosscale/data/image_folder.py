@@ -12,16 +12,13 @@ from PIL import Image
 from crosscale.contracts import LabelledSource, Record
 from crosscale.data.decode import decode, open_image
 from crosscale.data.flat_val import find_labels, open_flat
-from crosscale.data.scan import EXTENSIONS as EXTENSIONS
+from crosscale.data.names import HELD_OUT, count_extensions, is_left_behind, is_picture, passed_over_text, split_of
 from crosscale.data.scan import entries, is_dir, scan, subfolders
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
-
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is there counts
-SPLIT_NAMES = frozenset({"train", *VAL_NAMES})
 
 
 class ImageFolder:
@@ -58,30 +55,44 @@ class ImageFolder:
 def open_folder(root: Path, split: str, val_fraction: float, seed: int) -> ImageFolder:
     """One split of `root`, which holds train/ and val/, or the class folders themselves."""
     folders = subfolders(root)
-    val_name = next((name for name in VAL_NAMES if name in folders), None)
-    if "train" in folders and val_name is not None:
+    train_name, val_name = split_folders(root, folders)
+    if train_name is not None and val_name is not None:
         if split == "all":
             raise RequestError(
-                f"{root}: has train/ and {val_name}/, so there is no one part that is all of it; "
-                f"give {root / 'train'} or {root / val_name}"
+                f"{root}: has {train_name}/ and {val_name}/, so there is no one part that is all of it; "
+                f"give {root / train_name} or {root / val_name}"
             )
-        return _open_split(root, "train", val_name, split)
-    if folders and SPLIT_NAMES.issuperset(folders):
-        _refuse_half(root, folders)
+        return _open_split(root, train_name, val_name, split)
+    if folders and all(map(split_of, folders)):
+        _refuse_half(root, folders, train_name)
     whole = _class_folders(root, "", folders)
-    if split == "all":
-        return whole
-    held_out = stratified_split(whole.paths, whole.labels, val_fraction, seed)
-    wanted = held_out if split == "val" else ~held_out
-    return whole.select(np.flatnonzero(wanted))
+    return part_of(whole, whole.paths, whole.labels, split, val_fraction, seed, str(root))
 
 
-def _refuse_half(root: Path, folders: Sequence[str]) -> None:
+def split_folders(root: Path, folders: Sequence[str]) -> tuple[str | None, str | None]:
+    """Which of `folders` is to train on and which is held out, by their names; None for none.
+
+    Raises:
+      RequestError: two have the same claim, such as train/ and training/.
+    """
+    train = [name for name in folders if split_of(name) == "train"]
+    held_out = sorted((name for name in folders if name.casefold() in HELD_OUT), key=_claim)
+    for same in (train, [name for name in held_out if _claim(name) == _claim(held_out[0])]):
+        if len(same) > 1:
+            raise RequestError(f"{root}: has {' and '.join(f'{name}/' for name in same)}; merge or rename one of them")
+    return next(iter(train), None), next(iter(held_out), None)
+
+
+def _claim(name: str) -> int:
+    return HELD_OUT.index(name.casefold())
+
+
+def _refuse_half(root: Path, folders: Sequence[str], train_name: str | None) -> None:
     held = " and ".join(f"{name}/" for name in folders)
-    if "train" in folders:
-        advice = f"add val/<class>/, or give {root / 'train'} to hold out a part of it"
+    if train_name is not None:
+        advice = f"add val/<class>/, or give {root / train_name} to hold out a part of it"
         raise RequestError(f"{root}: has {held} but no val/; {advice}")
-    name = next((name for name in VAL_NAMES if name in folders), folders[0])
+    name = min(folders, key=_claim)
     raise RequestError(
         f"{root}: has {held} but no train/; add train/<class>/, or to measure all of {name}/ alone give "
         f"--data-dir {root / name} --split all"
@@ -102,7 +113,8 @@ def write_image_folder(
       BadImage: a picture of a source does not decode.
     """
     out = Path(out)
-    for split in sources:
+    for split, source in sources.items():
+        _check_names(out / split, source.classes)
         if (out / split).exists():
             raise RequestError(f"{out / split}: already exists; choose another folder or remove it")
     total = sum(len(source) for source in sources.values())
@@ -132,7 +144,7 @@ def _save(img: Image.Image, path: Path) -> None:
 def _free_path(folder: Path, record_id: str) -> Path:
     """`folder`/<last part of the id>.png, or with the whole id where that name is taken."""
     base, extension = os.path.splitext(os.path.basename(record_id))
-    short = base if extension.lower() in EXTENSIONS else base + extension
+    short = base if is_picture(record_id) else base + extension
     for name in (short, record_id.replace("/", "_")):
         path = folder / f"{name}.png"
         if not path.exists():
@@ -153,7 +165,9 @@ def _open_split(root: Path, train_name: str, val_name: str, split: str) -> Image
         return _class_folders(root, train_name, classes)
     val_classes = subfolders(root / val_name)
     if not val_classes and classes and (labels := find_labels(root, val_name)) is not None:
-        paths, numbers = open_flat(root, val_name, labels, classes)
+        paths, numbers = open_flat(root, val_name, labels, classes, train_name)
+        others = [e.name for e in entries(root / val_name) if not is_picture(e.name) and e.name != labels.name]
+        say_passed_over(root / val_name, count_extensions(others))
         return ImageFolder(root, classes, paths, numbers)
     extra = sorted(set(val_classes) - set(classes))
     if extra:
@@ -189,14 +203,25 @@ def _class_folders(
         raise RequestError(
             f"{base / wanted[int(empty[0])]}: the class folder holds no images{hint}; add some or remove the folder"
         )
+    say_passed_over(base, found.passed_over)
     position = {name: label for label, name in enumerate(classes)}
     labels = np.array([position[name] for name in wanted], np.int32)[found.owner]
     return ImageFolder(root, classes, found.paths, labels)
 
 
+_said: set[tuple[str, str]] = set()  # the parts of one folder are opened one after another
+
+
+def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
+    """Logs once how many files below a folder are not read, and why."""
+    if counts and (line := (str(where), passed_over_text(counts))) not in _said:
+        _said.add(line)
+        log.warning("%s: %s", *line)
+
+
 def _flat_advice(base: Path, prefix: str) -> str:
-    images = sorted(entry.name for entry in entries(base) if not is_dir(entry) and _is_image(entry.name))
-    if images and prefix and prefix != "train":
+    images = sorted(entry.name for entry in entries(base) if not is_dir(entry) and is_picture(entry.name))
+    if images and prefix and split_of(prefix) != "train":
         return (
             f"its {len(images)} images need a text file of their labels beside it "
             f"({base.parent / f'{prefix}.txt'} with lines such as '{images[0]} 65'), or one folder per class"
@@ -205,14 +230,14 @@ def _flat_advice(base: Path, prefix: str) -> str:
     return f"put each class's images into a folder of its own{where}"
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
 def _check_names(base: Path, classes: Sequence[str]) -> None:
-    """Refuses class folders that another file system, or a text file of the classes, would mix up."""
+    """Refuses names of classes that cannot be folders, or that another file system or a text file would mix up."""
     seen: dict[str, str] = {}
     for name in classes:
+        if not name or name in (".", "..") or any(letter in name for letter in "/\\\0") or name != name.strip():
+            raise RequestError(f"{base}: the class {name!r} cannot be the name of a folder; rename it")
+        if is_left_behind(name):
+            raise RequestError(f"{base}: a folder {name!r} would be passed over; rename the class")
         try:
             name.encode()
         except UnicodeEncodeError:

@@ -21,7 +21,7 @@ CACHED_FROM = 10_000
 # File systems stamp times in steps of up to 2 s: what changed so shortly before it was read may change again
 # without a new stamp.
 RACY_NS = 2_000_000_000
-_VERSION = 1
+_VERSION = 2
 
 
 def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:

@@ -14,7 +14,7 @@ from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
 from crosscale.data.once import shared
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.errors import RequestError, WorkError
 
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "webp")
@@ -141,8 +141,7 @@ def open_parquet(root: Path, split: str, val_fraction: float, seed: int) -> Parq
     if not one_part or split == "all":
         return whole
     ids = [whole.record_id(index) for index in range(len(whole))]
-    held_out = stratified_split(ids, whole.labels, val_fraction, seed)
-    return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
+    return part_of(whole, ids, whole.labels, split, val_fraction, seed, str(root))
 
 
 def import_parquet() -> Any:

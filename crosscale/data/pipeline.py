@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -277,5 +278,5 @@ def _start(dataset: Any, workers: int, threads: int | None, steps: int) -> Any:
     workers = min(workers, steps)
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=init_worker)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=partial(init_worker, parent=os.getpid()))
     return iter(dataset)

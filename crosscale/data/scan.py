@@ -1,20 +1,19 @@
 """Finds image files below class folders, quickly, and again from the cache when nothing has changed."""
 
+import collections
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
+from crosscale.data.names import count_extensions, is_left_behind, is_picture
 from crosscale.data.once import shared
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
-
-_NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
-EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,22 @@ class Scan:
       paths: relative to the root, POSIX, sorted within each folder.
       owner: (N,) int32, the position of the folder that each one is below.
       others: per folder, up to two names of files that are no images.
+      passed_over: how many files are no images, by extension.
     """
 
     paths: Strings
     owner: np.ndarray
     others: Sequence[Sequence[str]]
+    passed_over: Mapping[str, int]
 
 
 @shared
 def scan(root: Path, folders: Sequence[str]) -> Scan:
     """The image files below each of `folders`, given relative to `root`.
 
-    Hidden files and folders are left out; a symbolic link back into its own folder ends there. The result is
-    kept for next time where it is large, and the kept one is used while no folder below has changed.
+    Hidden files and folders, and those that other programs leave behind, are left out; a symbolic link back into its
+    own folder ends there. The result is kept for next time where it is large, and the kept one is used while no folder
+    below has changed.
 
     Raises:
       RequestError: a folder that cannot be listed.
@@ -45,23 +47,28 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     place = ("folder", str(root.resolve()), *folders)  # one root may be read for several sets of folders
     stored = load_index(*place)
     if stored is not None and _unchanged(root, stored):
-        return Scan(Strings(stored["data"], stored["ends"]), stored["owner"], [() for _ in folders])
+        counts = zip(Strings(stored["extensions"], stored["extension_ends"]), stored["counts"].tolist(), strict=True)
+        return Scan(Strings(stored["data"], stored["ends"]), stored["owner"], [() for _ in folders], dict(counts))
     began = time.time_ns()
     paths: list[str] = []
     owner: list[int] = []
     others: list[Sequence[str]] = []
     visited: dict[str, int] = {}
+    passed_over: collections.Counter[str] = collections.Counter()
     with Counter(f"reading {root}", "files") as counter:
         for position, folder in enumerate(folders):
             found, rest = _image_files(root, folder, visited, counter)
             paths += found
             owner += [position] * len(found)
             others.append(rest[:2])
-    result = Scan(Strings.of(paths), np.asarray(owner, np.int32), others)
+            passed_over += count_extensions(rest)
+    result = Scan(Strings.of(paths), np.asarray(owner, np.int32), others, passed_over)
     settled = all(stamp < began - RACY_NS for stamp in visited.values())
     if len(paths) >= CACHED_FROM and settled and all(np.bincount(result.owner, minlength=len(folders))):
-        names = Strings.of(visited)
+        names, kinds = Strings.of(visited), Strings.of(passed_over)
         arrays = {"data": result.paths.data, "ends": result.paths.ends, "owner": result.owner}
+        arrays |= {"extensions": kinds.data, "extension_ends": kinds.ends}
+        arrays |= {"counts": np.fromiter(passed_over.values(), np.int64, len(passed_over))}
         stamps = np.fromiter(visited.values(), np.int64, len(visited))
         save_index({**arrays, "folders": names.data, "folder_ends": names.ends, "stamps": stamps}, *place)
     return result
@@ -95,7 +102,7 @@ def _image_files(root: Path, folder: str, visited: dict[str, int], counter: Coun
         visited[relative] = status.st_mtime_ns
         for entry in listed:
             path = f"{relative}/{entry.name}" if relative else entry.name
-            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not is_dir(entry):
+            if is_picture(entry.name) and not is_dir(entry):
                 found.append(path)
             elif is_dir(entry):
                 pending.append(path)
@@ -119,10 +126,10 @@ def is_dir(entry: "os.DirEntry[str]") -> bool:
 
 
 def entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """The visible entries of a folder. Raises RequestError."""
+    """The entries of a folder but what is hidden or left behind by other programs. Raises RequestError."""
     try:
         with os.scandir(folder) as listed:
-            return [entry for entry in listed if not entry.name.startswith(".")]
+            return [entry for entry in listed if not is_left_behind(entry.name)]
     except FileNotFoundError:
         raise RequestError(
             f"{folder}: no such folder; give one with train/<class>/*.jpg and val/<class>/*.jpg, "

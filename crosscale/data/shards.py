@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.data.arrays import check_labels
+from crosscale.data.names import split_in
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.errors import RequestError
-
-_WORDS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 
 
 def find_shards(root: Path, suffix: str) -> dict[str, list[Path]]:
@@ -22,10 +21,10 @@ def find_shards(root: Path, suffix: str) -> dict[str, list[Path]]:
     for base in (root, root / "data"):
         if not base.is_dir():
             continue
-        for folder in (base, *(base / name for name in subfolders(base) if _split_of(name))):
+        for folder in (base, *(base / name for name in subfolders(base) if split_in(name))):
             for entry in entries(folder):
                 if entry.name.lower().endswith(suffix) and not is_dir(entry):
-                    split = _split_of(folder.name) if folder != base else _split_of(entry.name)
+                    split = split_in(folder.name) if folder != base else split_in(entry.name)
                     found.setdefault(split, []).append(folder / entry.name)
     return {split: sorted(files) for split, files in found.items()}
 
@@ -75,10 +74,3 @@ def label_numbers(
     if unknown is not None:
         raise RequestError(f"{where}: the class '{unknown}' is none of the {len(names)} to train on")
     return np.array([position[value] for value in values], np.int32), names
-
-
-def _split_of(name: str) -> str:
-    for split, words in _WORDS.items():
-        if re.search(rf"(^|[-_./])({words})([-_./0-9]|$)", name.lower()):
-            return split
-    return ""

@@ -7,7 +7,8 @@ from typing import Literal
 from crosscale.contracts import LabelledSource
 from crosscale.data.arrays import ArraySource as ArraySource
 from crosscale.data.arrays import open_digits, open_npz
-from crosscale.data.image_folder import VAL_NAMES, open_folder
+from crosscale.data.image_folder import open_folder
+from crosscale.data.names import split_of
 from crosscale.data.parquet import open_parquet
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.data.shards import find_shards
@@ -34,7 +35,8 @@ def open_source(
         folder of class folders; a folder of .tar (WebDataset) or .parquet shards; an .npz file; or
         "hf:owner/name[@revision]", a data set of parquet shards on the Hugging Face hub.
       split: which part; "all" is everything in data that comes as one part.
-      val_fraction: the share of each class that is held out where the data comes as one part, in (0, 1).
+      val_fraction: the share of each class that is held out where the data comes as one part, in [0, 1); with 0 the
+        part "val" is empty.
       seed: of that split.
 
     Raises:
@@ -43,9 +45,14 @@ def open_source(
     """
     if split not in ("train", "val", "all"):
         raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
-    if not 0 < val_fraction < 1:
-        raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies between 0 and 1")
+    if not 0 <= val_fraction < 1:
+        raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies in 0 <= value < 1")
     if str(data_dir) == "digits":
+        if Path("digits").is_dir():
+            raise RequestError(
+                "digits: a folder of that name is here, and the word means the digits that ship with scikit-learn; "
+                "give ./digits for the folder, or for the shipped ones rename it"
+            )
         return open_digits(split, val_fraction, seed)
     if str(data_dir).startswith(HUB):
         return open_parquet(_download(str(data_dir)), split, val_fraction, seed)
@@ -62,8 +69,8 @@ def open_source(
 def _has_shards(root: Path, suffix: str) -> bool:
     """Whether shards are what `root` holds; ImageNet's archives often stay beside the folders made from them."""
     folders = [entry.name for entry in entries(root) if is_dir(entry)]
-    known = {"train", "training", "test", "testing", "data", *VAL_NAMES}
-    if not known.issuperset(folders) or any(subfolders(root / name) for name in folders if name != "data"):
+    known = all(name == "data" or split_of(name) for name in folders)
+    if not known or any(subfolders(root / name) for name in folders if name != "data"):
         return False
     return bool(find_shards(root, suffix))
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from crosscale.contracts import Record
 from crosscale.data.decode import open_image
+from crosscale.data.names import split_of
 from crosscale.data.once import shared
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 PATH_NAMES = ("path", "image", "file", "filename", "file_name", "image_path")
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
 SHOWN = 10  # files that are missing, in an error
 
 _UNIT = re.compile(r"(?P<name>.+?)\s*[\[(](?P<unit>[^\[\]()]+)[\])]\s*")
@@ -125,9 +125,7 @@ def open_table(
             if not there.any():
                 raise RequestError(f"{file}: no row of the column '{headings[places['split'][0]]}' says {part}")
     else:
-        held_out = stratified_split(paths, np.zeros(len(paths), np.int32), val_fraction, seed)
-        if not held_out.any():
-            raise RequestError(f"{file}: {len(paths)} rows are too few to hold one out; add rows, or a column 'split'")
+        return part_of(whole, paths, np.zeros(len(paths), np.int32), split, val_fraction, seed, str(file))
     return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
 
 
@@ -242,10 +240,10 @@ def _number(file: Path, row: int, cell: str, heading: str, hint: str) -> float:
 
 
 def _split(file: Path, row: int, cell: str) -> str:
-    part = SPLIT_NAMES.get(cell.lower())
-    if part is None:
+    part = split_of(cell)
+    if not part:
         raise RequestError(f"{file}: row {row}: the split '{cell[:40]}' is neither train nor val")
-    return part
+    return "train" if part == "train" else "val"
 
 
 def _others(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,8 @@
 """Tar and WebDataset shards as a random-access source: an index of offsets, and `os.pread`."""
 
+import collections
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Sequence
@@ -12,12 +14,14 @@ from crosscale.contracts import Record
 from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
 from crosscale.data.index_cache import CACHED_FROM, Counter, load_index, save_index
+from crosscale.data.names import is_left_behind, is_picture, passed_over_text, split_of
 from crosscale.data.once import shared
-from crosscale.data.scan import EXTENSIONS
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
-from crosscale.data.split import stratified_split
+from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
+
+log = logging.getLogger("crosscale.data")
 
 
 class TarShards:
@@ -92,13 +96,33 @@ def open_tar(root: Path, split: str, val_fraction: float, seed: int) -> TarShard
     if classes is None and not one_part and split == "val":
         classes = tuple(open_tar(root, "train", val_fraction, seed).classes)
     names, places, texts = _read_indices(root, files)
+    if one_part and (parts := _parts_inside(names, texts)) is not None:
+        if split == "all":
+            raise RequestError(f"{root}: its shards hold a part to train on and one held out; say train or val")
+        trained = np.flatnonzero(parts)
+        classes = label_numbers([texts[i] for i in trained], classes, f"{root}: train")[1]
+        chosen = np.flatnonzero(parts if split == "train" else ~parts)
+        labels, classes = label_numbers([texts[i] for i in chosen], classes, f"{root}: {split}")
+        return TarShards(classes, files, [names[int(i)] for i in chosen], places[chosen], labels)
     labels, classes = label_numbers(texts, classes, f"{root}: {split}")
     whole = TarShards(classes, files, names, places, labels)
     if not one_part or split == "all":
         return whole
     ids = [whole.record_id(index) for index in range(len(whole))]
-    held_out = stratified_split(ids, whole.labels, val_fraction, seed)
-    return whole.select(np.flatnonzero(held_out if split == "val" else ~held_out))
+    return part_of(whole, ids, whole.labels, split, val_fraction, seed, str(root))
+
+
+def _parts_inside(names: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
+    """Which pictures are to train on, by the folders inside the shards; None where these do not part all of them."""
+    trained = np.zeros(len(names), bool)
+    for index, (name, text) in enumerate(zip(names, texts, strict=True)):
+        folders = PurePosixPath(name).parts[:-1]
+        above = folders[:-1] if folders and folders[-1] == text else folders  # the class's own folder is no split
+        split = next(filter(None, map(split_of, above)), "")
+        if not split:
+            return None
+        trained[index] = split == "train"
+    return trained if trained.any() and not trained.all() else None
 
 
 def _read_indices(root: Path, files: Sequence[Path]) -> tuple[Strings, np.ndarray, list[str]]:
@@ -132,24 +156,27 @@ def _read_indices(root: Path, files: Sequence[Path]) -> tuple[Strings, np.ndarra
 def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
     """(name, offset, size, label as text) of each picture of one shard."""
     images: list[tuple[str, int, int]] = []
+    others: collections.Counter[str] = collections.Counter()
     labels: dict[str, str] = {}
     length = file.stat().st_size
     try:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
-                if not member.isfile() or PurePosixPath(name).name.startswith("."):
+                if not member.isfile() or any(map(is_left_behind, PurePosixPath(name).parts)):
                     continue
                 if member.offset_data + member.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 extension = os.path.splitext(name)[1].lower()
-                if extension in EXTENSIONS:
+                if is_picture(name):
                     images.append((name, member.offset_data, member.size))
                 elif extension in (".cls", ".json"):
                     content = tar.extractfile(member)
                     text = b"" if content is None else content.read()
                     if (label := _label_text(extension, text)) is not None:
                         labels[_key(name)] = label
+                elif extension not in (".txt", ".tsv", ".csv"):
+                    others[extension] += 1
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has passed
     except tarfile.ReadError as error:
         raise WorkError(
@@ -157,6 +184,8 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
         ) from None
     except OSError as error:
         raise WorkError(f"{file}: cannot be read ({error.strerror or error})") from None
+    if others:
+        log.warning("%s: %s", file, passed_over_text(others))
     result = []
     for name, offset, size in images:
         label = labels.get(_key(name)) or PurePosixPath(name).parent.name

@@ -14,6 +14,7 @@ from crosscale.cluster.hosts import sums as over_processes
 from crosscale.contracts import Batch
 from crosscale.engine.sharding import own_rows, put_batch, spans_processes
 from crosscale.engine.step import EvalStep
+from crosscale.errors import WorkError
 from crosscale.tasks.metric import Metric
 
 
@@ -59,6 +60,7 @@ def evaluate(
 
     Raises:
       Interrupted: `should_stop` said so.
+      WorkError: no example counted.
     """
     counted = _Counted(metric, mesh)
     seen = skipped = 0
@@ -87,6 +89,12 @@ def evaluate(
         seen, skipped, first = over_processes([seen, skipped, first])
     later = seen - first
     rate = later / (end - mark) if later else seen / max(end - start, 1e-9)
+    if seen == skipped:
+        raise WorkError(
+            f"none of the {skipped} held-out pictures could be decoded, so nothing can be measured"
+            if skipped
+            else "there are no held-out pictures to measure on"
+        )
     rows, targets = counted.gathered()
     metrics = metric.compute(counted.state, rows)
     return Pass({**metrics, "examples": seen - skipped, "skipped": skipped, "images_per_second": rate}, rows, targets)

@@ -97,6 +97,7 @@ class Parts:
     settings: TrainSettings
     use_ema: bool
     restore: Callable[[], Restored | None] = lambda: None
+    validates: bool = True
     on_epoch: Callable[[], None] = lambda: None
 
 
@@ -278,7 +279,8 @@ class Loop:
         self.meter.pause()
         epoch, epochs = self.progress.epoch + 1, self.parts.settings.epochs
         validation: dict[str, float] | None = None
-        if epoch % self.parts.settings.eval_every == 0 or epoch == epochs:
+        self._check_decoded(epoch)
+        if self.parts.validates and (epoch % self.parts.settings.eval_every == 0 or epoch == epochs):
             try:
                 validation = self._validate(signals)
             except Interrupted:
@@ -296,9 +298,19 @@ class Loop:
             if self.progress.best is None or score > tuple(self.progress.best["score"]):
                 text += "  (best)"
                 self._keep_best(epoch, validation, score)
+        elif not self.parts.validates and epoch == epochs:
+            self._keep_best(epoch, {}, ())  # nothing to choose by: the last weights are the ones to use
         self._log.line(text)
         self._checkpoint(score)
         self.parts.on_epoch()
+
+    def _check_decoded(self, epoch: int) -> None:
+        """Raises WorkError where every picture of the epoch was skipped: nothing has been learnt."""
+        counted = self.progress.epoch_sums.get("loss")
+        if counted is not None and not counted[1]:
+            raise WorkError(
+                f"epoch {epoch}: none of its pictures could be decoded, so nothing was learnt; the log names them"
+            )
 
     def _validate(self, signals: Stop) -> dict[str, float]:
         batches = self.parts.open_eval()

@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array, Features
@@ -150,11 +151,22 @@ class ImageModel(nn.Module):
         Raises:
           RequestError: the images' shape does not fit the model.
         """
+        if images.shape[:1] == (0,):
+            return self(_one_blank(images), train)[:0]
         return self.head(self.backbone(images, train), train)
 
     def features(self, images: Array, train: bool = False) -> Features:
         """(B, H, W, channels) -> Features(pooled, maps, strides), before the head."""
-        return self.backbone(images, train)
+        if images.shape[:1] == (0,):
+            none: Features = jax.tree.map(lambda leaf: leaf[:0], self.features(_one_blank(images), train))
+            return none
+        features: Features = self.backbone(images, train)
+        return features
+
+
+def _one_blank(images: Array) -> Array:
+    """One black picture in place of none: the blocks' groups and products are not made for an empty batch."""
+    return jnp.zeros((1, *images.shape[1:]), images.dtype)
 
 
 def option_names(family: type[ImageModel]) -> list[str]:

@@ -25,7 +25,7 @@ def variable_shapes(model: nn.Module, size: Sequence[int], channels: int) -> Var
 
 
 def _trace(model: nn.Module, size: tuple[int, ...], channels: int) -> Any:
-    images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)  # type: ignore[no-untyped-call]
+    images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
     return dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
 

@@ -36,6 +36,7 @@ def load_weights(
     model: ImageModel,
     names: str | None = None,
     *,
+    key: str = "",
     adapt: bool = False,
     only: Sequence[str] = (),
     classes: Sequence[str] | None = None,
@@ -48,6 +49,8 @@ def load_weights(
         folder that `save_pretrained` made.
       model: what they are for.
       names: the scheme ("timm", "ibm", "mindcv", "official", "vit_pytorch", "crosscale"); None recognises it.
+      key: of several sets of weights in one file, which to take ("model", "state_dict_ema", ...); see
+        `weights.files.read_tensors`.
       adapt: accept another number of classes (a new head), another image size (position tables are resized) and
         another number of input channels (the first kernels are summed or repeated). Otherwise every parameter must
         be in the file with its own shape, and nothing else.
@@ -64,7 +67,7 @@ def load_weights(
         misshapen; the message names it and the preset that the file fits best.
     """
     file, artifact = _locate(path)
-    flat = read_tensors(file)
+    flat = read_tensors(file, key)
     source = str(path)
     try:
         scheme = names or recognise(flat, model, source)
@@ -92,12 +95,12 @@ class Contents(NamedTuple):
     num_classes: int | None
 
 
-def inspect_weights(path: str | Path, model: ImageModel, names: str | None = None) -> Contents:
+def inspect_weights(path: str | Path, model: ImageModel, names: str | None = None, *, key: str = "") -> Contents:
     """What a file holds, as far as `model`, of the same kind but perhaps other classes, can tell.
 
     Raises RequestError as `load_weights` does.
     """
-    flat = read_tensors(_locate(path)[0])
+    flat = read_tensors(_locate(path)[0], key)
     try:
         scheme = names or recognise(flat, model, str(path))
         ours = rename(flat, model, scheme, str(path))

@@ -203,6 +203,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
         steps_per_epoch=experiment.steps_per_epoch,
         settings=recipe.train,
         use_ema=recipe.validate.use_ema,
+        validates=len(experiment.val_source) > 0,
     )
 
 
@@ -280,6 +281,8 @@ def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
     if result["best_step"] is None:
         return f"done: {result['steps']} steps, no validation; {result['output_dir']}"
     skipped = f", {result['skipped_images']} pictures skipped" if result["skipped_images"] else ""
+    if not len(experiment.val_source):
+        return f"done: trained on every picture, so nothing was measured{skipped}; {result['output_dir']}"
     return (
         f"done: best {experiment.task.headline(result)} (epoch {result['best_epoch']}){skipped}; {result['output_dir']}"
     )

@@ -52,6 +52,7 @@ def evaluate_run(
     run: str | Path | None = None,
     model: str | None = None,
     weights: str | Path | None = None,
+    weights_key: str = "",
     data_dir: str | Path | None = None,
     split: Literal["train", "val", "all"] = "val",
     val_fraction: float | None = None,
@@ -67,6 +68,7 @@ def evaluate_run(
     Args:
       run: a run folder, or its best/ alone.
       model: a preset, with `weights` and `data_dir`.
+      weights_key: of several sets of weights in the file, which to take.
       data_dir: None is the run's own; for it and the next three see `HeldOut`.
       batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
       crop_pct: None is the weights' own.
@@ -90,7 +92,7 @@ def evaluate_run(
         stored, place = {}, str(data_dir)
         source = task_kind(DEFAULT).open(place, split, **_held_out(asked, stored))
         names = getattr(source, "classes", None)
-        predictor = Predictor.from_weights(str(model), str(weights), classes=names, **options)
+        predictor = Predictor.from_weights(str(model), str(weights), classes=names, key=weights_key, **options)
     spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
     mesh = data_mesh()
     if batch_size is None:  # the metrics do not depend on it
@@ -124,7 +126,13 @@ def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: st
     place = stored.get("dir") if asked.place is None else asked.place
     if place is None:
         raise RequestError(f"{run}: does not say what it was trained on; give --data-dir")
-    return task.reopen(place, asked.split, **_held_out(asked, stored)), place
+    source = task.reopen(place, asked.split, **_held_out(asked, stored))
+    if not len(source):
+        raise RequestError(
+            f"{run}: nothing was held out of {place} (data.val_fraction 0); give other data with --data-dir, or "
+            "measure what it was trained on with --split train"
+        )
+    return source, place
 
 
 def measure(

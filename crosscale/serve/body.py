@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +18,8 @@ from crosscale.serve.settings import Refused, Settings
 from crosscale.tasks.task import ResultOption
 
 _LONGEST_NAME = 100
+_FIELDS = 8  # of a form, beside its files
+_URL_SAFE = str.maketrans("-_", "+/")
 
 Options = Mapping[str, ResultOption]
 
@@ -92,17 +95,21 @@ async def parse(kind: str, headers: Any, body: bytes, settings: Settings, option
       options: of the task's results.
     """
     if kind == "json":
-        asked = await asyncio.to_thread(_parse_json, body, options)
+        asked = await asyncio.to_thread(_parse_json, body, settings, options)
     else:
         asked = await _parse_multipart(headers, body, settings, options)
     if not asked.uploads:
         raise Refused(400, 'no pictures in the request; send files, or {"images": ["<base64>", ...]}')
-    if len(asked.uploads) > settings.max_images:
-        raise Refused(413, f"{len(asked.uploads)} pictures; the limit is {settings.max_images} a request")
+    _check_count(len(asked.uploads), settings)
     return asked
 
 
-def _parse_json(body: bytes, options: Options) -> Asked:
+def _check_count(pictures: int, settings: Settings) -> None:
+    if pictures > settings.max_images:
+        raise Refused(413, f"{pictures} pictures; the limit is {settings.max_images} a request")
+
+
+def _parse_json(body: bytes, settings: Settings, options: Options) -> Asked:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -113,6 +120,7 @@ def _parse_json(body: bytes, options: Options) -> Asked:
     if unknown := sorted(set(found) - {"images", *options, "position"}):
         known = ", ".join(["images", *options])
         raise Refused(400, f"unknown key '{unknown[0]}'; there are {known} and position")
+    _check_count(len(found["images"]), settings)  # before any of them costs anything
     uploads = tuple(_json_upload(index, entry) for index, entry in enumerate(found["images"]))
     return Asked(uploads, _given(found, options), _position(found.get("position")))
 
@@ -123,10 +131,12 @@ def _json_upload(index: int, entry: Any) -> Upload:
         name, text = clean_name(entry.get("name"), index), entry.get("data")
     if not isinstance(text, str):
         raise Refused(400, f'images[{index}] must be base64 text, or {{"name": ..., "data": base64 text}}')
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         text = text.partition(",")[2]
+    # Line breaks as encoders write them, the alphabet for addresses, and padding left out are base64 too.
+    text = "".join(text.split()).translate(_URL_SAFE)
     try:
-        return Upload(name, base64.b64decode(text, validate=True))
+        return Upload(name, base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
     except (ValueError, binascii.Error):
         raise Refused(400, f"images[{index}] is not base64; encode the bytes of the image file") from None
 
@@ -138,8 +148,11 @@ async def _parse_multipart(headers: Any, body: bytes, settings: Settings, option
     # The parser takes a body that stops inside a part for a complete one.
     if not body.rstrip(b"\r\n").endswith(b"--"):
         raise Refused(400, "the form is cut off: it has no closing boundary")
+    _check_parts(headers, body, settings)
     try:
-        parser = MultiPartParser(headers, stream(), max_files=settings.max_images, max_fields=8, max_part_size=1024)
+        parser = MultiPartParser(
+            headers, stream(), max_files=settings.max_images, max_fields=_FIELDS, max_part_size=1024
+        )
         # Kept in memory, where the body is already: a second copy on disc would serve nobody.
         parser.spool_max_size = settings.max_bytes
         form = await parser.parse()
@@ -154,9 +167,22 @@ async def _parse_multipart(headers: Any, body: bytes, settings: Settings, option
         await form.close()
 
 
+def _check_parts(headers: Any, body: bytes, settings: Settings) -> None:
+    """Refuses a form of too many parts before the parser, which is slow, walks through them."""
+    _, parameters = parse_options_header(headers.get("content-type", ""))
+    boundary = parameters.get(b"boundary")
+    if boundary and body.count(b"--" + boundary) > settings.max_images + _FIELDS + 2:
+        raise Refused(413, f"too many parts in the form; the limit is {settings.max_images} pictures a request")
+
+
 async def _read_form(form: FormData, options: Options) -> Asked:
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     uploads = [Upload(clean_name(file.filename, index), await file.read()) for index, file in enumerate(files)]
+    known = (*options, "position")
+    if unknown := sorted({key for key, value in form.multi_items() if isinstance(value, str)} - set(known)):
+        raise Refused(
+            400, f"unknown field '{clean_name(unknown[0], 0)}'; beside the files there are {', '.join(known)}"
+        )
     texts: Mapping[str, Any] = {key: value for key, value in form.multi_items() if isinstance(value, str)}
     position: Any = texts.get("position") or None
     if position is not None:

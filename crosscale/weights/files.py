@@ -15,19 +15,26 @@ from crosscale.errors import RequestError
 from crosscale.weights.mindspore_file import read_mindspore
 from crosscale.weights.rules import Flat
 from crosscale.weights.torch_file import read_torch, write_torch
+from crosscale.weights.wrappers import unwrapped
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 
 
-def read_tensors(path: str | Path) -> Flat:
+def read_tensors(path: str | Path, key: str = "") -> Flat:
     """All tensors of a weight file by name, whatever project wrote it.
 
     safetensors, PyTorch's `.pth` (needs PyTorch) and MindSpore's `.ckpt` are told apart by their first bytes; the
-    file's suffix decides only where these say nothing.
+    file's suffix decides only where these say nothing. Prefixes that all names share ("module.", "_orig_mod.",
+    "model.", ...) are taken off.
+
+    Args:
+      key: of several sets of weights in one file, the one to take, such as "model" or "state_dict_ema"; "" takes the
+        average where timm would, else "model" or "state_dict", and logs what else there is.
 
     Raises:
-      RequestError: the file is missing, empty, damaged, of no known kind, or would run code.
+      RequestError: the file is missing, empty, damaged, of no known kind, or would run code, or there are no weights
+        under `key`.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,19 +47,19 @@ def read_tensors(path: str | Path) -> Flat:
         raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
     if size == 0:
         raise RequestError(f"{path}: is empty (0 bytes); it was not written or downloaded whole")
-    flat = _reader(path, start)(path)
+    flat, key = _reader(path, start)(path, key)
     if not flat:
         raise RequestError(f"{path}: holds no tensors")
-    return flat
+    return unwrapped(flat, key, path)
 
 
-def _reader(path: Path, start: bytes) -> Callable[[Path], Flat]:
+def _reader(path: Path, start: bytes) -> Callable[[Path, str], tuple[Flat, str]]:
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return lambda path: read_safetensors(path)[0]
+        return lambda path, key: (read_safetensors(path)[0], key)
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80" or path.suffix in TORCH_SUFFIXES:
         return read_torch
     if start[:1] == b"\n" or path.suffix == ".ckpt":  # protobuf: field 1, with a length
-        return read_mindspore
+        return lambda path, key: (read_mindspore(path), key)
     raise RequestError(f"{path}: neither a safetensors, a PyTorch nor a MindSpore file")
 
 
@@ -77,8 +84,11 @@ def read_safetensors(path: str | Path) -> tuple[Flat, dict[str, str]]:
 def write_tensors(path: str | Path, flat: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes a `.safetensors` file, or with a suffix of PyTorch's (`.pth`, `.pt`, `.bin`) a state dict.
 
-    Raises RequestError where PyTorch is needed and not installed.
+    Raises RequestError where PyTorch is needed and not installed, and for another suffix: the file would not be what
+    its name says.
     """
+    if Path(path).suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
+        raise RequestError(f"{path}: weights are written as .safetensors or {', '.join(TORCH_SUFFIXES)}; name it so")
     if Path(path).suffix in TORCH_SUFFIXES:
         _written(path, lambda temporary: write_torch(temporary, flat))
     else:

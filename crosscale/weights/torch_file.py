@@ -1,6 +1,5 @@
 """PyTorch's `.pth` files: read without ever running what a pickle asks for. Needs the `torch` extra."""
 
-import logging
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -12,11 +11,10 @@ import numpy as np
 
 from crosscale.errors import RequestError
 from crosscale.weights.rules import Flat
+from crosscale.weights.wrappers import choose
 
-log = logging.getLogger("crosscale")
-
-_STATE_KEYS = ("model", "state_dict", "model_state_dict")  # where projects keep the weights beside other things
-_PARALLEL = "module."  # what torch's DataParallel puts before every name
+_DEPTH = 3  # how deep inside a checkpoint weights are looked for
+_SHARED = 4  # how often tensors may share the bytes of the file, as tied weights do
 
 
 class Ignored:
@@ -34,10 +32,16 @@ class Ignored:
 _STAND_INS = ((Ignored, "argparse.Namespace"), (OrderedDict, "yacs.config.CfgNode"))
 
 
-def read_torch(path: Path) -> Flat:
-    """The tensors of a state dict, or of the one in a checkpoint's "model" or "state_dict".
+def read_torch(path: Path, key: str = "") -> tuple[Flat, str]:
+    """The tensors of a state dict, or of one inside a checkpoint.
 
     Only tensors, plain containers and numbers are unpickled (`weights_only`).
+
+    Args:
+      key: which one; see `wrappers.choose`.
+
+    Returns:
+      The tensors by name, and what is left of `key`.
 
     Raises:
       RequestError: PyTorch is not installed, the file is damaged, asks for anything else to be built, unpacks to
@@ -52,7 +56,9 @@ def read_torch(path: Path) -> Flat:
         raise RequestError(f"{path}: refused, because it holds more than weights ({_reason(error)})") from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"{path}: not a whole PyTorch file ({_reason(error)})") from None
-    return {name: _array(torch, name, tensor, path) for name, tensor in _state_dict(torch, content, path).items()}
+    tensors, key = _state_dict(torch, content, path, key)
+    _check_size(tensors, path)
+    return {name: _array(torch, name, tensor, path) for name, tensor in tensors.items()}, key
 
 
 def write_torch(path: str, flat: Mapping[str, np.ndarray]) -> None:
@@ -89,21 +95,53 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _state_dict(torch: Any, content: Any, path: Path) -> dict[str, Any]:
-    found = content
-    if isinstance(content, dict) and not _is_state_dict(torch, content):
-        for key in _STATE_KEYS:
-            if _is_state_dict(torch, content.get(key)):
-                found = content[key]
-                others = ", ".join(str(k) for k in content if k != key)
-                log.info("%s: took the weights under '%s'%s", path, key, f"; left {others}" if others else "")
-                break
-    if not _is_state_dict(torch, found):
+def _state_dict(torch: Any, content: Any, path: Path, key: str) -> tuple[dict[str, Any], str]:
+    if _is_state_dict(torch, content):
+        return dict(content), key
+    states = _states(torch, content, _DEPTH) if isinstance(content, dict) else {}
+    if not states:
         keys = ", ".join(map(str, content))[:120] if isinstance(content, dict) else type(content).__name__
-        raise RequestError(f"{path}: no state dict in it, nor under {', '.join(_STATE_KEYS)}; it holds {keys}")
-    if all(name.startswith(_PARALLEL) for name in found):
-        return {name.removeprefix(_PARALLEL): tensor for name, tensor in found.items()}
-    return dict(found)
+        raise RequestError(f"{path}: no state dict in it, nor under its keys; it holds {keys}")
+    used = {name.partition(".")[0] for name in states}
+    found, key = choose(states, key, path, [str(name) for name in content if name not in used])
+    return states[found], key
+
+
+def _states(torch: Any, content: dict[Any, Any], depth: int) -> dict[str, dict[str, Any]]:
+    """The state dicts inside a checkpoint, by their keys; what an optimizer keeps has numbers for keys."""
+    states: dict[str, dict[str, Any]] = {}
+    for name, value in content.items():
+        if not isinstance(name, str):
+            continue
+        if _is_state_dict(torch, value):
+            states[name] = value
+        elif isinstance(value, dict) and depth > 1:
+            inner = _states(torch, value, depth - 1)
+            states |= {name if len(inner) == 1 else f"{name}.{key}": state for key, state in inner.items()}
+    return states
+
+
+def _check_size(tensors: Mapping[str, Any], path: Path) -> None:
+    """Refuses views that repeat a few bytes, alone or by many names, and would unfold to any size."""
+    held: dict[int, int] = {}
+    unfolded = 0
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            continue
+        storage, size = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
+        if size > storage.nbytes():
+            raise RequestError(f"{path}: refused: {name} has shape {tuple(tensor.shape)}, more than the file holds")
+        held[storage.data_ptr()] = storage.nbytes()
+        unfolded += size
+    if unfolded > _SHARED * sum(held.values()):
+        raise RequestError(
+            f"{path}: refused: {len(tensors):,} tensors of {unfolded:,} bytes in all, where the file holds "
+            f"{sum(held.values()):,}"
+        )
+
+
+def _is_plain(tensor: Any) -> bool:
+    return str(tensor.layout) == "torch.strided" and not tensor.is_quantized and tensor.device.type == "cpu"
 
 
 def _is_state_dict(torch: Any, value: Any) -> bool:
@@ -115,11 +153,8 @@ def _is_state_dict(torch: Any, value: Any) -> bool:
 
 
 def _array(torch: Any, name: str, tensor: Any, path: Path) -> np.ndarray:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+    if not _is_plain(tensor):
         raise RequestError(f"{path}: {name} is a sparse, quantized or empty tensor; only plain ones can be read")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        # A view that repeats its storage: a few bytes that would unfold to any size.
-        raise RequestError(f"{path}: refused: {name} has shape {tuple(tensor.shape)}, more than the file holds")
     tensor = tensor.detach().resolve_neg().resolve_conj()
     wide = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor  # NumPy lacks bfloat16
     return np.array(wide.numpy(), order="C")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -144,10 +145,17 @@ def test_failure_is_one_line_and_a_status(verb, capsys, error, status, line):
     assert captured.err == f"crosscale work: error: {line}\n"
 
 
-def test_a_defect_keeps_its_traceback(verb):
-    verb(raising(RuntimeError("shapes do not match")))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        main(["work"])
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, ZeroDivisionError, AttributeError])
+def test_what_was_not_foreseen_is_one_line_and_a_file_with_the_traceback(verb, capsys, kind):
+    verb(raising(kind("shapes do not match\nat all")))
+    assert main(["work"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    said, _, file = line.partition("; the traceback is in ")
+    assert said.startswith(f"crosscale work: error: unforeseen {kind.__name__}: ")
+    text = Path(file).read_text()
+    Path(file).unlink()
+    assert "Traceback (most recent call last)" in text
+    assert "shapes do not match" in text
 
 
 def test_traceback_on_demand(verb, capsys, monkeypatch):

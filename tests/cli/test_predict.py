@@ -1,5 +1,6 @@
 """`crosscale predict` on real files, with an untrained model whose answers the library also gives."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -7,8 +8,11 @@ import sys
 import pytest
 from PIL import Image
 
+from crosscale.cli.arguments import read_classes
 from crosscale.cli.main import main
+from crosscale.cli.predict import find_images
 from crosscale.data import open_source
+from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
 
 
@@ -134,3 +138,25 @@ def test_as_a_process(tiny_run, pictures):
     assert done.returncode == 0
     assert done.stderr == ""
     assert len(json.loads(done.stdout)["predictions"]) == 1
+
+
+def test_linked_folders_are_followed_once(pictures, tmp_path):
+    (tmp_path / "own").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "own" / "a.png")
+    (tmp_path / "own" / "linked").symlink_to(pictures)
+    (tmp_path / "own" / "again").symlink_to(tmp_path / "own")  # would go on for ever
+    (tmp_path / "own" / "@eaDir").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "own" / "@eaDir" / "thumbnail.png")
+    found = [str(file.relative_to(tmp_path / "own")) for file in find_images([str(tmp_path / "own")])]
+    assert found == ["a.png", "linked/a.png", "linked/b.PNG", "linked/deep/er/c.png"]
+
+
+def test_class_names_saved_by_other_editors(capsys, pictures, tmp_path, tiny_run):
+    names = [f"the {digit}" for digit in range(10)]
+    file = tmp_path / "names.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(f'"{name}" ' for name in names).encode() + b"\r\n")
+    options = argparse.Namespace(classes=str(file))
+    assert read_classes(options) == names
+    file.write_text("\n".join([*names[:9], names[0]]))
+    with pytest.raises(RequestError, match=r"--classes \S+names\.txt: the class 'the 0' stands twice"):
+        read_classes(options)

@@ -41,5 +41,5 @@ def test_other_seed_holds_out_others():
 def test_wrong_requests():
     with pytest.raises(RequestError, match="train or val"):
         open_source("digits", "test")
-    with pytest.raises(RequestError, match="between 0 and 1"):
+    with pytest.raises(RequestError, match="lies in 0 <= value < 1"):
         open_source("digits", "val", val_fraction=1.0)

@@ -1,6 +1,7 @@
 import contextlib
 import pickle
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -191,3 +192,98 @@ def test_open_image(tmp_path):
         open_image(tmp_path / "b")
     with pytest.raises(BadImage, match="a folder, not an image"):
         open_image(tmp_path)
+
+
+def png(depth, colour_type, row, transparent, exif=b""):
+    """A PNG of one row of pixels, whose tRNS chunk makes a colour transparent."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    width = len(row) * 8 // depth // (3 if colour_type == 2 else 1)
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", transparent), chunk(b"eXIf", exif) if exif else b""]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "transparent", "expected"),
+    [
+        (1, b"\xa0", b"\0\0", [255] * 8),
+        (1, b"\xa0", b"\0\1", [255, 0, 255, 0, 0, 0, 0, 0]),
+        (2, b"\x1b", b"\0\1", [0, 255, 170, 255]),
+        (4, b"\x7e", b"\0\7", [255, 238]),
+        (8, b"\x07\x09", b"\0\7", [255, 9]),
+        (16, b"\x01\x07\x01\x08", b"\1\7", [255, 1]),
+    ],
+)
+def test_transparent_grey_lies_over_white_at_any_depth(depth, row, transparent, expected):
+    data = png(depth, 0, row, transparent)
+    assert np.asarray(decode(data, 1, "x")).tolist() == [expected]
+    assert np.asarray(decode(data, 3, "x"))[..., 1].tolist() == [expected]
+
+
+def test_transparent_colour_lies_over_white():
+    data = png(8, 2, bytes([7, 7, 7, 7, 7, 8]), b"\0\7\0\7\0\7")
+    assert np.asarray(decode(data, 3, "x")).tolist() == [[[255, 255, 255], [7, 7, 8]]]
+    assert np.asarray(decode(data, 1, "x")).tolist() == [[255, 7]]
+    # The same picture with an alpha channel reads alike.
+    rgba = Image.fromarray(np.array([[[7, 7, 7, 0], [7, 7, 8, 255]]], np.uint8))
+    np.testing.assert_array_equal(np.asarray(decode(rgba, 3, "x")), np.asarray(decode(data, 3, "x")))
+
+
+def test_transparent_colour_of_sixteen_bits_is_compared_in_all_of_them():
+    row = bytes([1, 7, 1, 7, 1, 7, 1, 7, 1, 7, 1, 8])
+    found = np.asarray(decode(png(16, 2, row, b"\1\7\1\7\1\7"), 3, "x"))
+    assert found.tolist() == [[[255, 255, 255], [1, 1, 1]]]
+
+
+def test_transparent_colour_keeps_the_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a row becomes a column
+    data = png(8, 0, b"\x07\x09", b"\0\7", exif.tobytes().removeprefix(b"Exif\0\0"))
+    assert np.asarray(decode(data, 1, "x")).tolist() == [[255], [9]]
+
+
+def test_grey_gif_with_a_transparent_value(encode):
+    grey = Image.fromarray(np.array([[7, 9], [9, 7]], np.uint8))
+    found = np.asarray(decode(encode(grey, "GIF", transparency=7), 3, "x"))
+    assert found[..., 0].tolist() == [[255, 9], [9, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
+def test_pillow_images_decode_like_their_files(photo, encode, mode):
+    if mode == "I;16":
+        img = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    else:
+        img = photo.convert(mode)
+    data = encode(img, "TIFF")
+    before = img.tobytes()
+    np.testing.assert_array_equal(np.asarray(decode(img, 3, "x")), np.asarray(decode(data, 3, "x")))
+    assert img.tobytes() == before
+
+
+def test_sixteen_bits_that_look_like_eight_are_said_once(caplog, monkeypatch):
+    monkeypatch.setattr("crosscale.data.decode._dark", [])
+    for name in ("a.png", "b.png"):
+        assert np.asarray(decode(np.full((2, 2), 200, np.uint16), 1, name)).max() == 1
+    decode(np.full((2, 2), 256, np.uint16), 1, "c.png")
+    (said,) = caplog.messages
+    assert said.startswith("a.png: pixels of 16 bits, none above 200, are read as 0..65535")
+
+
+@pytest.mark.parametrize("extra", [40, 400])
+def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded(encode, extra):
+    data = encode(Image.new("RGB", (6000, 4000)), "JPEG", progressive=True)
+    first = data.rindex(b"\xff\xda")
+    scan = data[first:-2]
+    began = time.process_time()
+    assert f"a JPEG of {data.count(bytes((0xFF, 0xDA))) + extra} scans" in message(data[:-2] + scan * extra + data[-2:])
+    assert time.process_time() - began < 1
+
+
+def test_small_jpegs_of_many_scans_and_usual_progressive_ones_are_read(photo, encode):
+    data = encode(photo, "JPEG", progressive=True, quality=95)
+    last = data.rindex(b"\xff\xda")
+    assert decode(data, 3, "x").size == photo.size
+    assert decode(data[:-2] + data[last:-2] * 40 + data[-2:], 3, "x").size == photo.size

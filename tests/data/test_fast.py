@@ -144,3 +144,30 @@ def test_unknown_way_to_decode_is_refused():
 
     with pytest.raises(RequestError, match=r"data\.decode"):
         override(Recipe(), {"data.decode": "quick"})
+
+
+def segment(marker, content):
+    return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        lambda exif: segment(0xFE, bytes(6_000)) + segment(0xE1, exif),
+        lambda exif: segment(0xE2, b"ICC_PROFILE\0" + bytes(60_000)) * 2 + segment(0xE1, exif),
+        lambda exif: segment(0xE1, XMP),
+        lambda exif: segment(0xFE, bytes(6_000)) + segment(0xE1, XMP),
+    ],
+    ids=["EXIF behind a comment", "EXIF behind profiles", "XMP alone", "XMP behind a comment"],
+)
+def test_orientation_wherever_it_stands(jpeg, segments):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = jpeg((160, 96))
+    turned = data[:2] + segments(exif.tobytes()) + data[2:]
+    assert decode(turned, 3, "x").size == (96, 160)
+    assert max(difference.max() for difference in both(turned, seeds=3)) < 100
+    assert np.mean([difference.mean() for difference in both(turned, seeds=3)]) < 2.5

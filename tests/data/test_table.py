@@ -94,7 +94,7 @@ BROKEN = [
     ),
     (["path,split,x", "img/1.png,train,1", "img/2.png,holdout,2"], r"row 3: the split 'holdout' is neither"),
     (["path,split,x", "img/1.png,train,1", "img/2.png,train,2"], r"no row of the column 'split' says val"),
-    (["path,x", "img/1.png,1"], r"1 rows are too few to hold one out"),
+    (["path,x", "img/1.png,1"], r"too few pictures to hold any out"),
 ]
 
 

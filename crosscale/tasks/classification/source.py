@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.contracts import LabelledSource, Record
+from crosscale.data.scan import entries, subfolders
 from crosscale.errors import RequestError
 
 
@@ -44,3 +45,23 @@ def label_order(found: Sequence[str], known: Sequence[str], place: str | Path) -
                 f"{place}: the class '{name}' is none of the {len(known)} that the model was trained for"
             )
     return np.array([positions[name] for name in found], np.int32)
+
+
+def one_class_advice(source: LabelledSource) -> str:
+    """Says that a source has one class alone, and what was probably meant."""
+    name = source.classes[0]
+    root = getattr(source, "root", None)
+    if not isinstance(root, Path):
+        return f"the data has one class alone, '{name}'"
+    parts = Path(source[0].id).parts  # of a folder an id is the picture's path
+    folder = root.joinpath(*parts[: parts.index(name) + 1])
+    below = subfolders(folder)
+    tables = sorted(entry.name for entry in entries(root) if entry.name.lower().endswith((".csv", ".tsv", ".parquet")))
+    if len(below) > 1:
+        return f"{root}: holds one folder alone, '{name}', which holds others ({', '.join(below[:3])}): give {folder}"
+    if tables:
+        return (
+            f"{root}: holds one folder alone, '{name}', beside {tables[0]}: to learn that table's numbers give "
+            f"--data-dir {root / tables[0]} --task.name regression"
+        )
+    return f"{root}: has one class alone, '{name}'"

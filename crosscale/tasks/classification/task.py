@@ -21,7 +21,7 @@ from crosscale.errors import RequestError
 from crosscale.ranges import BELOW_ONE, check_ranges
 from crosscale.tasks.classification.report import sections, telling
 from crosscale.tasks.classification.result import Prediction
-from crosscale.tasks.classification.source import Relabelled, label_order
+from crosscale.tasks.classification.source import Relabelled, label_order, one_class_advice
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Means
 from crosscale.tasks.sections import Section
@@ -105,6 +105,8 @@ class Classification:
     def from_data(cls, options: Any, augment: Augment, source: Any) -> "Classification":
         """The classes are the source's."""
         classes = tuple(source.classes)
+        if len(classes) == 1:
+            raise RequestError(f"{one_class_advice(source)}; a classification needs two classes or more")
         return cls(len(classes), options.label_smoothing, augment, classes)
 
     @classmethod

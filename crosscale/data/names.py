@@ -1,0 +1,98 @@
+"""What the names of files and folders say, in one table each for every kind of source."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.util import find_spec
+
+# Split -> what its folder, shard, column or array is called; of several, the first that is there counts.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+HELD_OUT = (*SPLITS["val"], *SPLITS["test"])  # a test set stands in where nothing is called validation
+
+_NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
+_EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
+_HEIF = frozenset((".heic", ".heif", ".hif"))
+# Pictures and films that are not read, by what to do about them.
+_OTHERS = {
+    "a raw photograph: develop it to JPEG or TIFF first": ".arw .cr2 .cr3 .dng .nef .orf .raf .raw .rw2",
+    "convert it to JPEG or PNG first": ".dds .exr .hdr .ico .j2k .jp2 .jpx .jxl .pcx .psd .svg .tga .xcf",
+    "a document: save its pages as pictures first": ".eps .pdf .ps",
+    "a film: take pictures from it first": ".avi .m4v .mkv .mov .mp4 .webm",
+}
+_OTHER_REASONS = {extension: reason for reason, names in _OTHERS.items() for extension in names.split()}
+_HEIF_REASON = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
+_NO_PICTURE = "no pictures"
+# What operating systems, servers and archivers leave beside a user's files, in lower case.
+_FOLDERS = "@eadir @recycle @tmp #recycle #snapshot ~snapshot $recycle.bin recycler __macosx __pycache__ lost+found"
+_FILES = "desktop.ini ehthumbs.db picasa.ini thumbs.db"
+_LEFT_BEHIND = frozenset((*_FOLDERS.split(), "system volume information", *_FILES.split()))
+
+
+def split_of(folder: str) -> str:
+    """The split that a folder (or the whole of another name) is called after: "train", "val", "test" or ""."""
+    name = folder.casefold()
+    return next((split for split, words in SPLITS.items() if name in words), "")
+
+
+def split_in(name: str) -> str:
+    """The split that is a word of a file's name, such as "photos-train-0001.tar"; "" for none."""
+    for split, words in SPLITS.items():
+        if re.search(rf"(^|[-_./])({'|'.join(words)})([-_./0-9]|$)", name.lower()):
+            return split
+    return ""
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden, or what another program left there."""
+    return name.startswith(".") or name.casefold() in _LEFT_BEHIND
+
+
+def extensions() -> frozenset[str]:
+    """How the names of pictures end, in lower case."""
+    return _EXTENSIONS | _HEIF if reads_heif() else _EXTENSIONS
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its name."""
+    extension = os.path.splitext(name)[1].lower()
+    return extension in _EXTENSIONS or (extension in _HEIF and reads_heif())
+
+
+@cache
+def reads_heif() -> bool:
+    """Whether the optional reader of HEIC files is installed."""
+    return find_spec("pillow_heif") is not None
+
+
+def why_passed_over(name: str) -> str:
+    """The reason for which a file that is not taken for a picture is none."""
+    extension = os.path.splitext(name)[1].lower()
+    return _HEIF_REASON if extension in _HEIF else _OTHER_REASONS.get(extension, _NO_PICTURE)
+
+
+def count_extensions(names: Iterable[str]) -> "Counter[str]":
+    """Extension in lower case -> files."""
+    return Counter(os.path.splitext(name)[1].lower() for name in names)
+
+
+def passed_over_text(counts: Mapping[str, int]) -> str:
+    """One line of what was passed over: how many files of which kinds, and why.
+
+    Args:
+      counts: as `count_extensions` gives them, not empty.
+    """
+    groups: dict[str, Counter[str]] = {}
+    for extension, count in counts.items():
+        groups.setdefault(why_passed_over(f"x{extension}"), Counter())[extension] += count
+    parts = []
+    for reason in sorted(groups, key=lambda reason: (reason == _NO_PICTURE, reason)):
+        kinds = ", ".join(f"{count:,} {extension or 'without a suffix'}" for extension, count in groups[reason].items())
+        parts.append(f"{kinds} ({reason})")
+    total = sum(counts.values())
+    return f"passed over {total:,} file{'s' if total > 1 else ''}: {'; '.join(parts)}"

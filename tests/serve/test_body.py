@@ -1,0 +1,79 @@
+"""Bodies of requests without a service around them: what is refused early, and what base64 is."""
+
+import asyncio
+import base64
+import json
+import time
+
+import pytest
+from client import form
+from starlette.datastructures import Headers
+
+from crosscale.serve.body import parse
+from crosscale.serve.settings import Refused, Settings
+from crosscale.tasks.classification.task import Classification
+
+OPTIONS = Classification.result_options
+PICTURE = bytes(range(256)) + b"\xff\xfe"
+
+
+def parsed(kind, body, headers=None):
+    return asyncio.run(parse(kind, Headers(headers), body, Settings(), OPTIONS))
+
+
+def refused(kind, body, headers=None):
+    began = time.process_time()
+    with pytest.raises(Refused) as caught:
+        parsed(kind, body, headers)
+    return caught.value.status, str(caught.value), time.process_time() - began
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(PICTURE).decode(),
+        base64.encodebytes(PICTURE).decode(),
+        base64.b64encode(PICTURE).decode() + "\n",
+        base64.b64encode(PICTURE).decode().rstrip("="),
+        base64.urlsafe_b64encode(PICTURE).decode(),
+        "data:image/png;base64," + base64.b64encode(PICTURE).decode(),
+        "DATA:image/PNG;BASE64," + base64.urlsafe_b64encode(PICTURE).decode().rstrip("="),
+    ],
+)
+def test_what_encoders_write_is_base64(text):
+    (upload,) = parsed("json", json.dumps({"images": [text]}).encode()).uploads
+    assert upload.data == PICTURE
+
+
+@pytest.mark.parametrize("text", ["a", "====", "YQ==YQ==", "Y*==", "\u00e9"])
+def test_what_is_not_base64_is_refused(text):
+    assert refused("json", json.dumps({"images": [text]}).encode())[:2] == (
+        400,
+        "images[0] is not base64; encode the bytes of the image file",
+    )
+
+
+def test_too_many_pictures_are_refused_before_they_cost():
+    body = b'{"images": [' + b'"",' * 1_000_000 + b'""]}'
+    status, reason, seconds = refused("json", body)
+    assert (status, reason.split(";")[0]) == (413, "1000001 pictures")
+    assert seconds < 1
+
+
+FORM = {"content-type": "multipart/form-data; boundary=frontier"}
+
+
+def test_too_many_parts_are_refused_before_they_are_parsed():
+    body = b"--frontier\r\n\r\n\r\n" * 300_000 + b"--frontier--\r\n"
+    status, reason, seconds = refused("multipart", body, FORM)
+    assert (status, reason.split(";")[0]) == (413, "too many parts in the form")
+    assert seconds < 1
+
+
+def test_fields_that_are_not_known_are_refused_as_keys_are():
+    assert refused("multipart", form([("a.png", b"x")], topk=3)[0], FORM)[:2] == (
+        400,
+        "unknown field 'topk'; beside the files there are top_k, position",
+    )
+    asked = parsed("multipart", form([("a.png", b"x")], top_k=3, position="0.5,0.5")[0], FORM)
+    assert (asked.options, asked.position) == ({"top_k": 3}, (0.5, 0.5))
