@@ -106,7 +106,7 @@ def test_the_table_of_recipes_is_theirs():
 
 
 def test_the_ranks_are_those_of_the_architecture_test():
-    rows = re.findall(r"^\| (\d+) \| ((?:`\w+` ?)+)\|", ARCHITECTURE, re.MULTILINE)
+    rows = re.findall(r"^\| (-?\d+) \| ((?:`\w+` ?)+)\|", ARCHITECTURE, re.MULTILINE)
     stated = {name: int(rank) for rank, names in rows for name in re.findall(r"`(\w+)`", names)}
     assert stated == {name: rank for name, rank in RANKS.items() if not name.startswith("__")}
 
