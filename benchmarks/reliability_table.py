@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from crosscale.contracts import InputSpec
+from crosscale.engine.compiler import compiler_options
 from crosscale.engine.forward import forward
-from crosscale.engine.remat import compiler_options
 from crosscale.engine.sharding import data_mesh
 from crosscale.models.registry import create_model
 from tests.reliability.record import RECORDS

@@ -87,7 +87,9 @@ class Artifact:
         _check_labels(self.labels, self.num_outputs)
         _check_spec(self.input_spec)
         for name, value in self.options.items():
-            _check_option(name, value)
+            if name == "num_classes":
+                raise RequestError(f"options.{name}: stands beside the options, not among them")
+            check_option(name, value)
         _check_json("task_options", self.task_options)
         object.__setattr__(self, "metrics", {name: _metric(name, value) for name, value in self.metrics.items()})
         for name, number in (("step", self.step), ("epoch", self.epoch)):
@@ -267,11 +269,9 @@ def _check_spec(spec: InputSpec) -> None:
         raise RequestError(f"input_spec.crop_pct: {spec.crop_pct} is not in 0 < value <= 1")
 
 
-def _check_option(name: str, value: Any) -> None:
+def check_option(name: str, value: Any) -> None:
     """Refuses what would take absurd memory or time to build; what the model makes of the rest is its own matter."""
     key, largest = f"options.{name}", _LARGEST.get(name, MAX_NUMBER)
-    if name == "num_classes":
-        raise RequestError(f"{key}: stands beside the options, not among them")
     _check_json(key, value)
     blocks = 0
     for leaf in _leaves(value):

@@ -22,12 +22,23 @@ class WorkError(RuntimeError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of `known`, or an empty string if none is near.
 
-    A name and the initials of its words ("learning_rate" and "lr") are nearer than any spelling.
+    The last part of a dotted name ("--lr" and "--optimizer.lr") is nearest; a name and the initials of its words
+    ("learning_rate" and "lr") are nearer than any spelling.
     """
     names = list(known)
+    if name.startswith("--") or "." not in name:  # "lr", or "--lr", without its section or in another
+        same = [other for other in names if "." in other and _last(other) == _last(name)]
+        if same:
+            return f"; did you mean '{difflib.get_close_matches(name, same, n=1, cutoff=0)[0]}'?"
     near = [other for other in names if _abbreviates(name, other) or _abbreviates(other, name)]
     near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = near or [other for other in names if "." in other and _abbreviates(_last(other), _last(name))]
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _last(name: str) -> str:
+    """The last part of a dotted name or option, as a recipe spells it."""
+    return name.lstrip("-").rpartition(".")[2].replace("-", "_")
 
 
 def _abbreviates(short: str, long: str) -> bool:

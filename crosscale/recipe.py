@@ -1,12 +1,15 @@
 """A training recipe: typed sections, read strictly from YAML and dotted overrides, written back resolved."""
 
+import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
+from crosscale.artifact import MAX_SIDE
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import (
     MeshSettings,
@@ -16,14 +19,26 @@ from crosscale.engine.settings import (
     ValidateSettings,
 )
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.model import option_names
+from crosscale.models.registry import FAMILIES, get_preset
+from crosscale.ranges import ABOVE_ZERO, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from crosscale.tasks.distillation import DistillSettings
 from crosscale.tasks.registry import DEFAULT, TASKS, task_kind
 from crosscale.tasks.task import DeclaredData
-from crosscale.typed import Key, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
+from crosscale.typed import Key, Pair, dump_yaml, from_plain, keys_of, parse_scalar, read_yaml, to_plain
 
 SHIPPED = Path(__file__).parent / "recipes"
 # Keys that moved: recipes and commands with the old name go on to work.
 RENAMED = {"train.label_smoothing": "task.label_smoothing"}
+
+# Options that change the training alone and mean the same to every family.
+_RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
+
+log = logging.getLogger("crosscale")
+
+SIZE = Range(f"height and width must lie in 1..{MAX_SIDE}", lambda side: 1 <= side <= MAX_SIDE, brackets=True)
+MEAN = Range("every value must be a finite number", math.isfinite, brackets=True)
+STD = Range("every value must be positive", POSITIVE.holds, brackets=True)
 
 
 @dataclass(frozen=True)
@@ -48,31 +63,31 @@ class DataSettings:
     """A folder of images or shards, an .npz file, hf:owner/name, or digits (they ship with scikit-learn)."""
     classes: tuple[str, ...] | None = None
     """Class names in label order, as a run records them; where set, the data must have the same."""
-    train_images: int | None = None
+    train_images: Annotated[int | None, POSITIVE] = None
     """How many images to train on --dry-run counts with where dir is not set."""
-    val_images: int | None = None
-    """How many held-out images, likewise."""
-    num_classes: int | None = None
-    """How many classes, likewise."""
-    val_fraction: float = 0.2
+    val_images: Annotated[int | None, POSITIVE] = None
+    """How many held-out images --dry-run counts with where dir is not set."""
+    num_classes: Annotated[int | None, POSITIVE] = None
+    """How many classes --dry-run counts with where dir is not set."""
+    val_fraction: Annotated[float, BETWEEN] = 0.2
     """Share of each class that is held out where the folder has no val/ of its own."""
-    workers: int = 0
+    workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that load; 0 loads in threads of the training process."""
-    threads: int | None = None
+    threads: Annotated[int | None, POSITIVE] = None
     """Loading threads per process; null is up to 8."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What a picture that does not decode does: end the run, or be left out and counted."""
     decode: Literal["exact", "fast"] = "exact"
     """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
-    mean: tuple[float, ...] | None = None
-    """Per channel, of pixels scaled to 0..1."""
-    std: tuple[float, ...] | None = None
-    """Per channel, likewise."""
-    size: tuple[int, int] | None = None
-    """Height and width that the model is fed; its branches rescale that to their own."""
+    mean: Annotated[tuple[float, ...] | None, MEAN] = None
+    """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
+    std: Annotated[tuple[float, ...] | None, STD] = None
+    """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
+    size: Annotated[tuple[int, int] | None, SIZE, Pair("[96, 96]")] = None
+    """Height and width that the model is fed, or one number for both; its branches rescale that to their own."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     """Filter of the validation resize."""
-    crop_pct: float | None = None
+    crop_pct: Annotated[float | None, ABOVE_ZERO] = None
     """Share of the resized picture's side that the validation crop keeps."""
 
     @property
@@ -81,21 +96,7 @@ class DataSettings:
         return DeclaredData(self.train_images, self.val_images, self.num_classes, self.classes)
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
-            raise RequestError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1")
-        if self.workers < 0 or (self.threads is not None and self.threads < 1):
-            raise RequestError(
-                f"data.workers={self.workers}, data.threads={self.threads}: at least 0 workers and 1 thread"
-            )
-        for name in ("train_images", "val_images", "num_classes"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise RequestError(f"data.{name}={value}: must be positive, or null")
-        if self.size is not None and min(self.size) < 1:
-            raise RequestError(f"data.size={list(self.size)}: height and width must be positive")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise RequestError(f"data.crop_pct={self.crop_pct}: must lie in 0 < value <= 1")
-        if self.std is not None and not all(0 < value < math.inf for value in self.std):
-            raise RequestError(f"data.std={list(self.std)}: every value must be positive")
+        check_ranges("data", self)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,46 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
+def header(name: str) -> list[str]:
+    """The lines of the comment at the head of a shipped recipe's file: what it is, its commands, its source."""
+    lines = takewhile(lambda line: line.startswith("#"), (SHIPPED / f"{name}.yaml").read_text("utf-8").splitlines())
+    return [line.removeprefix("#").removeprefix(" ") for line in lines]
+
+
+def set_by(key: str) -> dict[str, Any]:
+    """Which shipped recipes set a dotted key, and to what; the others leave it at its default."""
+    section, _, name = key.partition(".")
+    result = {}
+    for recipe in shipped_recipes():
+        values: Any = _renamed(read_yaml(SHIPPED / f"{recipe}.yaml")).get(section)
+        for part in name.split(".", 1) if name.startswith("options.") else [name]:
+            values = values.get(part, MISSING) if isinstance(values, Mapping) else MISSING
+        if values is not MISSING:
+            result[recipe] = values
+    return result
+
+
+def model_options(name: str) -> dict[str, Key]:
+    """A constructor field that recipes give as model.options.NAME: family -> what it is there.
+
+    Raises:
+      RequestError: no family has it.
+    """
+    import docstring_parser
+
+    result, known = {}, set()
+    for family, (model, _) in FAMILIES.items():
+        known |= set(option_names(model))
+        if name in option_names(model):
+            params = docstring_parser.parse(model.__doc__ or "").params
+            docs = {param.arg_name: " ".join((param.description or "").split()) for param in params}
+            default = model.__dataclass_fields__[name].default
+            result[family] = Key(type(default), to_plain(default), docs.get(name, ""))
+    if not result:
+        raise RequestError(f"no model has an option '{name}'{did_you_mean(name, sorted(known))}")
+    return result
+
+
 def find(name: str) -> Path:
     """The file of a recipe given by path or by shipped name.
 
@@ -140,7 +181,8 @@ def load(name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe
 
     Args:
       name: a path, or the name of a shipped recipe.
-      overrides: dotted key ("optimizer.lr", "model.options.depth") -> its value, as YAML writes it.
+      overrides: dotted key ("optimizer.lr", "model.options.depth") -> its value, as YAML writes it. With another
+        model.name, the recipe's options of its own model are left out, but for the rates of dropping.
 
     Raises:
       RequestError: no such recipe, not YAML, an unknown key, or a value of the wrong type or range. One
@@ -209,6 +251,7 @@ def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
     wanted, named = overrides.get("task.name"), (result.get("task") or {}).get("name", DEFAULT)
     if wanted is not None and wanted != named:  # the other task's options mean nothing to it
         result["task"] = {}
+    _drop_other_models_options(result.get("model", {}), overrides.get("model.name"))
     for given, text in overrides.items():
         dotted = RENAMED.get(given, given)
         if dotted != given and dotted in overrides:
@@ -224,6 +267,31 @@ def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
         section, _, name = key.partition(".")
         result.setdefault(section, {})[name] = parse_scalar(known[key].type, text)
     return result
+
+
+def _drop_other_models_options(model: dict[str, Any], wanted: str | None) -> None:
+    """Takes out of the section `model` what describes another model than the wanted one, and says so.
+
+    A family's plain constructor is described by its options, all of them. A preset's options are what differs from
+    it; the rates of dropping fit any model, the others, such as its depth, do not.
+    """
+    named, options = model.get("name", ModelSettings.name), model.get("options")
+    if wanted is None or _same_model(wanted, named) or not isinstance(options, Mapping):
+        return
+    kept = {} if named in FAMILIES else {name: options[name] for name in options if name in _RATES}
+    left_out = [name for name in options if name not in kept]
+    if left_out:
+        log.warning("model.name is now %s; left out are the options of %s: %s", wanted, named, ", ".join(left_out))
+    model["options"] = kept
+
+
+def _same_model(name: str, other: Any) -> bool:
+    if name == other or not isinstance(other, str):
+        return True
+    try:
+        return get_preset(name).name == get_preset(other).name
+    except RequestError:  # a family, or no model at all, which is refused where it is built
+        return False
 
 
 def _renamed(plain: Mapping[str, Any]) -> dict[str, Any]:

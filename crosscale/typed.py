@@ -5,19 +5,25 @@ allows it. YAML files and command-line values go through the same conversion.
 """
 
 import re
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.ranges import ranges_of
 
 T = TypeVar("T")
+
+MOST_VALUES = 1_000_000  # in a YAML file, aliases written out
+MOST_DEEP = 100  # sections and lists in one another
+_TOO_DEEP = "brackets or sections stand too deep in one another"
 
 _MAPPINGS = (dict, Mapping)  # origins of dict[str, ...] and Mapping[str, ...]
 
@@ -37,6 +43,29 @@ class _Loader(yaml.SafeLoader):
             seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {}, set())
+        return node
+
+
+def _count(node: yaml.Node, counts: dict[int, int], around: set[int]) -> int:
+    """How many values a node is, written out: aliases can make millions of a few lines, or one that holds itself."""
+    if len(around) > MOST_DEEP:
+        raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark)
+    if id(node) in around:
+        raise yaml.MarkedYAMLError(problem="an alias stands inside what it names", problem_mark=node.start_mark)
+    if id(node) not in counts:
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for pair in inner for part in (pair if isinstance(pair, tuple) else (pair,))]
+        counts[id(node)] = 1 + sum(_count(part, counts, around | {id(node)}) for part in parts)
+    if counts[id(node)] > MOST_VALUES:
+        raise yaml.MarkedYAMLError(
+            problem=f"aliases make more than {MOST_VALUES:,} values of it", problem_mark=node.start_mark
+        )
+    return counts[id(node)]
+
 
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back equal: a text such as "1e-4" is quoted."""
@@ -48,17 +77,30 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=True)
 
 
+# A date is a text like any other: no setting is one, and 2026-02-30 would be none.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 @dataclass(frozen=True)
 class Key:
-    """One field of a section: its dotted name's type, default and description."""
+    """One field of a section: its dotted name's type, default, description, and its range in words ("" for none)."""
 
     type: Any
     default: Any
     doc: str
+    range: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """At a field of two whole numbers: one number is meant for both; errors show `example`."""
+
+    example: str
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -72,7 +114,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read ({error})") from None
     try:
-        plain = yaml.load(text, Loader=_Loader)
+        plain = _load(text)
     except yaml.YAMLError as error:
         raise RequestError(f"{path}: not YAML ({_where(error)})") from None
     if plain is None:
@@ -89,9 +131,19 @@ def parse_scalar(kind: Any, text: str) -> Any:
     if plain_text:
         return text
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _load(text)
     except yaml.YAMLError:
         return text
+
+
+def _load(text: str) -> Any:
+    """The values in YAML text. Raises yaml.YAMLError."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise yaml.YAMLError(_TOO_DEEP) from None
+    except (ValueError, OverflowError) as error:  # a tag that the value is not, such as !!timestamp 2026-02-30
+        raise yaml.YAMLError(str(error)) from None
 
 
 def dump_yaml(plain: Mapping[str, Any]) -> str:
@@ -116,14 +168,17 @@ def from_plain(kind: type[T], plain: Any, key: str = "") -> T:
         plain = {}
     if not isinstance(plain, Mapping):
         raise RequestError(f"{key}: expected a section of 'key: value' lines, got {shown(plain)}")
-    hints = get_type_hints(kind)
+    hints, defaults = get_type_hints(kind, include_extras=True), _defaults(kind)
     values: dict[str, Any] = {}
     for name, value in plain.items():
         dotted = f"{key}.{name}" if key else str(name)
         if name not in hints:
             hint = did_you_mean(str(name), hints)
             raise RequestError(f"unknown key '{dotted}'{hint or '; one of: ' + ', '.join(hints)}")
-        values[name] = convert(hints[name], value, dotted)
+        try:
+            values[name] = convert(hints[name], value, dotted)
+        except RequestError as error:
+            raise RequestError(f"{error}{_example(hints[name], defaults[name])}") from None
     return kind(**values)
 
 
@@ -156,15 +211,19 @@ def describe(kind: Any) -> str:
 @cache
 def keys_of(kind: type, section: str) -> dict[str, Key]:
     """Every field of a dataclass as a dotted key below `section`."""
-    hints, docs = get_type_hints(kind), _field_docs(kind)
-    return {
-        f"{section}.{item.name}": Key(hints[item.name], _default(item), docs.get(item.name, ""))
-        for item in fields(kind)
-    }
+    hints, docs, ranges = get_type_hints(kind), _field_docs(kind), ranges_of(kind)
+    result = {}
+    for item in fields(kind):
+        _, words = ranges.get(item.name, (None, ""))
+        result[f"{section}.{item.name}"] = Key(hints[item.name], _default(item), docs.get(item.name, ""), words)
+    return result
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        pair = type(value) is int and any(isinstance(item, Pair) for item in kind.__metadata__)
+        return _convert(args[0], (value, value) if pair else value, key)
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -186,7 +245,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
             return {name: to_plain(item) for name, item in value.items()}
     elif kind is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
@@ -201,6 +260,17 @@ def _convert_sequence(kind: Any, args: tuple[Any, ...], value: Sequence[Any], ke
         raise RequestError(f"{key}: expected {describe(kind)}, got {shown(value)}")
     pairs = enumerate(zip(args, value, strict=True))
     return tuple(_convert(arg, item, f"{key}[{i}]") for i, (arg, item) in pairs)
+
+
+def _example(kind: Any, default: Any) -> str:
+    """How a field of a fixed number of entries is written; "" for any other."""
+    kind, *metadata = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+    for item in metadata:
+        if isinstance(item, Pair):
+            return f"; write it as '{item.example}', or one number for both"
+    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+        return f"; write it as '{shown(default)}'"
+    return ""
 
 
 def shown(value: Any) -> str:
@@ -242,6 +312,10 @@ def _default(item: "Field[Any]") -> Any:
     if item.default is not MISSING:
         return item.default
     return item.default_factory() if item.default_factory is not MISSING else None
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    return {item.name: _default(item) for item in fields(kind)}
 
 
 def _field_docs(kind: type) -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 
 from crosscale.errors import RequestError
 from crosscale.recipe import Recipe, differences, dump, load, override, parse, recipe_keys, shipped_recipes
+from crosscale.runs.experiment import build
 
 
 def write(folder: Path, text: str) -> Path:
@@ -44,6 +45,20 @@ def write(folder: Path, text: str) -> Path:
         ({"train": {"batch_size": 0}}, "train.batch_size=0: must be positive"),
         ({"data": {"crop_pct": 1.5}}, "data.crop_pct=1.5: must lie in"),
         ({"augment": {"hflip": 2}}, "augment.hflip=2"),
+        ({"data": {"workers": -1}}, "data.workers=-1: must not be negative"),
+        ({"data": {"threads": 0}}, "data.threads=0: must be positive, or null"),
+        ({"data": {"size": [0, 5]}}, "data.size=[0, 5]: height and width must lie in 1..8192, or be null"),
+        ({"data": {"std": [0.2, 0]}}, "data.std=[0.2, 0.0]: every value must be positive"),
+        ({"distill": {"share": 2}}, "distill.share=2.0: must lie in 0 <= value <= 1, or be null"),
+        ({"data": {"size": 10**20}}, "height and width must lie in 1..8192, or be null"),
+        ({"data": {"mean": [float("nan")]}}, "data.mean=[nan]: every value must be a finite number, or be null"),
+        ({"optimizer": {"lr": 10**400}}, "optimizer.lr: expected a number, got 1000"),
+        ({"mesh": {"fsdp": 0}}, "mesh.fsdp=0: must be positive, or -1 for all that is left"),
+        ({"data": {"size": "big"}}, "got 'big'; write it as '[96, 96]', or one number for both"),
+        ({"data": {"size": [96]}}, "got [96]; write it as '[96, 96]', or one number for both"),
+        ({"data": {"size": True}}, "got true; write it as"),
+        ({"data": {"size": 96.5}}, "got 96.5; write it as"),
+        ({"augment": {"scale": 0.5}}, "got 0.5; write it as '[0.08, 1.0]'"),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_the_key(plain: dict[str, object], message: str) -> None:
@@ -53,9 +68,18 @@ def test_what_is_wrong_is_one_line_that_names_the_key(plain: dict[str, object], 
     assert "\n" not in str(error.value)
 
 
+def test_one_number_is_both_sides(tmp_path: Path) -> None:
+    assert parse({"data": {"size": 96}}).data.size == (96, 96)
+    assert load(write(tmp_path, "data: {size: [96, 64]}"), {"data.size": "48"}).data.size == (48, 48)
+
+
 def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
     recipe = load(write(tmp_path, "optimizer: {lr: 1e-4, eps: 1E-6}\nschedule: {min_lr: 1e-5}"))
     assert (recipe.optimizer.lr, recipe.optimizer.eps, recipe.schedule.min_lr) == (1e-4, 1e-6, 1e-5)
+
+
+# Ten names, each ten times the one before.
+LAUGHS = "\n".join(f"x{i}: &{'abcdefghijk'[i]} [{', '.join(['*' + 'abcdefghijk'[i - 1]] * 10)}]" for i in range(1, 10))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +88,20 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
         ("train: {epochs: 3\nx", "not YAML (line "),
         ("[1, 2]", "holds [1, 2], not 'section: ...' lines"),
         ("train: {epochs: 3, epochs: 4}", "not YAML (line 1: the key 'epochs' stands twice)"),
+        ("model: {options: &a {x: *a}}", "not YAML (line 1: an alias stands inside what it names)"),
+        ("model: {options: {x: &a [*a]}}", "not YAML (line 1: an alias stands inside what it names)"),
+        ("a: &a {x: 1}\nb: {<<: *c}", "not YAML (line 2: found undefined alias"),
+        ("x: &a [" + "1, " * 99 + "1]\n" + LAUGHS, "aliases make more than 1,000,000 values of it)"),
+        ("x: &a {k: v}\n" + LAUGHS.replace("[", "{<<: [").replace("]", "]}"), "aliases make more than"),
+        (
+            "model: {options: {x: " + "[" * 200 + "]" * 200 + "}}",
+            "not YAML (line 1: brackets or sections stand too deep",
+        ),
+        ("x: !!timestamp 2026-02-30", "not YAML (day is out of range for month)"),
+        ("x: !!int one", "not YAML (invalid literal for int()"),
+        ("x: " + "1" * 5000, "not YAML (Exceeds the limit"),
+        ("[" * 3000, "not YAML (brackets or sections stand too deep in one another)"),
+        ("train: {seed: 2026-02-30}", "train.seed: expected a whole number, got '2026-02-30'"),
         ("train: {epoch: 3}", "unknown key 'train.epoch'; did you mean 'epochs'?"),
     ],
 )
@@ -73,6 +111,19 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
         load(path)
     assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)
+
+
+def test_aliases_and_dates_in_a_folders_name_are_taken(tmp_path: Path) -> None:
+    recipe = load(write(tmp_path, "optimizer: {no_decay: &x [bias], frozen: *x}\ndata: {dir: 2026-02-28}"))
+    assert recipe.optimizer.no_decay == recipe.optimizer.frozen == ("bias",)
+    assert recipe.data.dir == "2026-02-28"
+    assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+def test_an_override_that_is_no_yaml_is_a_text() -> None:
+    for text in ("&a [*a]", "!!timestamp 2026-02-30", "[" * 3000):
+        with pytest.raises(RequestError, match=r"^data\.size: expected a list"):
+            override(Recipe(), {"data.size": text})
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
@@ -109,6 +160,7 @@ def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
+        ("lr", "1", "unknown recipe key 'lr'; did you mean 'optimizer.lr'?"),
         ("optimizer.lrr", "1", "unknown recipe key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         ("train.epochs", "many", "train.epochs: expected a whole number, got 'many'"),
         ("train.epochs", "2.5", "train.epochs: expected a whole number, got 2.5"),
@@ -145,3 +197,26 @@ def test_every_key_is_described() -> None:
 def test_differences_name_the_keys() -> None:
     other = override(Recipe(), {"optimizer.lr": "0.5", "train.epochs": "7"})
     assert differences(Recipe(), other) == {"optimizer.lr": (1e-3, 0.5), "train.epochs": (300, 7)}
+
+
+def test_another_models_options_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = load("digits", {"model.name": "crossvit_9_240", "model.options.drop_path_rate": "0.2"})
+    assert recipe.model.options == {"drop_path_rate": 0.2}
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("model.name is now crossvit_9_240; left out are the options of crossvit: img_")
+    caplog.clear()
+    assert load("crossvit_ibm", {"model.name": "crossvit_18_240"}).model.options == {"drop_path_rate": 0.1}
+    preset = override(Recipe(), {"model.options.depth": "[[1, 1, 1]]", "model.options.drop_rate": "0.1"})
+    assert override(preset, {"model.name": "crossvit_9_224"}) == replace(
+        preset, model=replace(preset.model, name="crossvit_9_224")
+    )
+    assert caplog.messages == []
+    assert override(preset, {"model.name": "crossvit_15_240"}).model.options == {"drop_rate": 0.1}
+    assert caplog.messages == ["model.name is now crossvit_15_240; left out are the options of crossvit_9_240: depth"]
+
+
+def test_one_mean_is_for_all_channels() -> None:
+    spec = build(load("digits", {"model.name": "crossvit_tiny_240"})).spec
+    assert (spec.channels, spec.mean, spec.std) == (3, (0.3,) * 3, (0.37,) * 3)
+    with pytest.raises(RequestError, match=r"data\.mean=\[0\.3, 0\.3\]: the model takes 1 channels"):
+        build(load("digits", {"data.mean": "[0.3, 0.3]"}))

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.accelerator.common import TOYS, timed, told
 from crosscale.contracts import InputSpec
 from crosscale.data.augment import Augment
+from crosscale.engine.compiler import compiler_options
 from crosscale.engine.forward import forward
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import OptimizerSettings
@@ -43,7 +44,7 @@ class Case:
       recipe: with erasing, mixup, CutMix, label smoothing and stochastic depth of 0.1; none of them otherwise.
       options: the model's.
       kernels: what `use_kernels` is asked for.
-      compiler: XLA's options of this program.
+      compiler: XLA's options of this program, beside those that the engine gives a training step.
     """
 
     label: str
@@ -103,9 +104,11 @@ def lower(case: Case) -> Callable[[], tuple[Any, float]]:
     with use_kernels(**case.kernels):
         lowered = _function(case, model, spec, given).lower(given, batch)
 
+    options = (compiler_options(model, data_mesh()) or {}) if case.train else {}
+
     def compiled() -> tuple[Any, float]:
         began = time.perf_counter()
-        program = lowered.compile(compiler_options=case.compiler or None)
+        program = lowered.compile(compiler_options={**options, **case.compiler} or None)
         return program, time.perf_counter() - began
 
     return compiled

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crosscale.errors import RequestError, did_you_mean
 
@@ -85,6 +85,40 @@ def share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, got '{text}'")
     return value
+
+
+def add_recipe_options(parser: Parser, argv: Sequence[str], *, explained: bool = True) -> None:
+    """Adds `--section.key V` for every key of a recipe, older names too, and for the model's fields that `argv` names.
+
+    Args:
+      explained: the help lists the keys.
+    """
+    from crosscale.recipe import RENAMED, recipe_keys
+    from crosscale.typed import describe, shown
+
+    groups: dict[str, Any] = {}
+    for dotted, key in recipe_keys().items():
+        section = dotted.split(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(f"recipe: {section}") if explained else parser
+        names = list(dict.fromkeys([f"--{dotted}", f"--{dotted.replace('_', '-')}"]))
+        limits = f"; {key.range}" if key.range else ""
+        help_text = f"{key.doc} ({describe(key.type)}{limits}; default {shown(key.default)})".replace("%", "%%")
+        hidden = help_text if explained else argparse.SUPPRESS
+        groups[section].add_argument(*names, dest=dotted, metavar="V", default=argparse.SUPPRESS, help=hidden)
+    for old, new in RENAMED.items():
+        help_text = f"older name of --{new}" if explained else argparse.SUPPRESS
+        parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=help_text)
+    for word in argv:  # a model's fields are known to the model alone
+        option = word.split("=", 1)[0]
+        if option.startswith("--model.options.") and option not in parser._option_string_actions:
+            dest = option[2:].replace("-", "_")
+            parser.add_argument(option, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def recipe_overrides(options: Mapping[str, Any]) -> dict[str, str]:
+    """What the options of `add_recipe_options` say: dotted key -> its text."""
+    return {key: value for key, value in options.items() if "." in key}
 
 
 def add_host_options(parser: Parser) -> None:

@@ -44,6 +44,7 @@ VERBS = {
     "serve": Verb("crosscale.cli.serve", "HTTP service with a page: classes, and attention over the picture"),
     "bench": Verb("crosscale.cli.bench", "speed: models beside timm, how they grow, how pictures are fed"),
     "report": Verb("crosscale.cli.report", "one HTML page of a run, or of several side by side"),
+    "recipe": Verb("crosscale.cli.recipe", "list, print, explain and check the recipes that `train` takes"),
 }
 
 EXAMPLES = """\

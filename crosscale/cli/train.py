@@ -1,12 +1,11 @@
 """`crosscale train`: trains or fine-tunes from a recipe; leaves a complete run folder."""
 
-import argparse
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.arguments import Parser, add_host_options, host_options
+from crosscale.cli.arguments import Parser, add_host_options, add_recipe_options, host_options, recipe_overrides
 from crosscale.cli.output import note, print_json
 from crosscale.errors import RequestError, WorkError
 
@@ -80,8 +79,7 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
 
 
 def _parser(argv: Sequence[str]) -> Parser:
-    from crosscale.recipe import RENAMED, recipe_keys, shipped_recipes
-    from crosscale.typed import describe, shown
+    from crosscale.recipe import shipped_recipes
 
     parser = Parser("train", description=HELP, epilog=EPILOG)
     parser.usage = "%(prog)s [--config RECIPE] [--data-dir D] [--output-dir RUN] [--section.key VALUE] ..."
@@ -105,21 +103,7 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would do")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
-    groups: dict[str, Any] = {}
-    for dotted, key in recipe_keys().items():
-        section = dotted.split(".")[0]
-        if section not in groups:
-            groups[section] = parser.add_argument_group(f"recipe: {section}")
-        names = list(dict.fromkeys([f"--{dotted}", f"--{dotted.replace('_', '-')}"]))
-        help_text = f"{key.doc} ({describe(key.type)}; default {shown(key.default)})".replace("%", "%%")
-        groups[section].add_argument(*names, dest=dotted, metavar="V", default=argparse.SUPPRESS, help=help_text)
-    for old, new in RENAMED.items():
-        parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=f"older name of --{new}")
-    for word in argv:  # a model's fields are known to the model alone
-        option = word.split("=", 1)[0]
-        if option.startswith("--model.options.") and option not in parser.known_options():
-            dest = option[2:].replace("-", "_")
-            parser.add_argument(option, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add_recipe_options(parser, argv)
     return parser
 
 
@@ -128,7 +112,7 @@ def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]":
     from crosscale.engine.run_folder import RECIPE
     from crosscale.recipe import Recipe, load, override
 
-    overrides = {key: value for key, value in options.items() if "." in key}
+    overrides = recipe_overrides(options)
     for short, key in _SHORT.items():
         if options[short] is None:
             continue

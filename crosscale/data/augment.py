@@ -3,12 +3,17 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from crosscale.errors import RequestError
+from crosscale.ranges import CHANCE, NOT_NEGATIVE, Range, check_ranges
 
 MixMode = Literal["batch", "pair", "elem"]
 EraseMode = Literal["pixel", "rand", "const"]
+
+AT_LEAST_ONE = Range("at least 1", lambda value: value >= 1)
+CROP_SHARE = Range("(least, most) with 0 < least <= most <= 1", lambda pair: 0 < pair[0] <= pair[1] <= 1, whole=True)
+CROP_RATIO = Range("(least, most) with 0 < least <= most", lambda pair: 0 < pair[0] <= pair[1] < math.inf, whole=True)
 
 
 @dataclass(frozen=True)
@@ -71,35 +76,35 @@ class RandAugmentPolicy:
 class Augment:
     """Training augmentation, with timm's names, order and defaults (as CrossViT's recipe uses them)."""
 
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: Annotated[tuple[float, float], CROP_SHARE] = (0.08, 1.0)
     """Share of the picture's area that the random crop keeps, (least, most)."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: Annotated[tuple[float, float], CROP_RATIO] = (3 / 4, 4 / 3)
     """Aspect ratio (width / height) of the random crop, (least, most)."""
     interpolation: Literal["random", "nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     """Pillow filter of the crop's resize; random draws bilinear or bicubic per picture."""
-    hflip: float = 0.5
+    hflip: Annotated[float, CHANCE] = 0.5
     """Chance of a left-right flip."""
-    vflip: float = 0.0
+    vflip: Annotated[float, CHANCE] = 0.0
     """Chance of a top-bottom flip."""
-    color_jitter: float = 0.4
+    color_jitter: Annotated[float, NOT_NEGATIVE] = 0.4
     """Largest relative change of brightness, contrast and saturation; unused when auto_augment is set."""
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     """RandAugment policy, or null for none."""
-    erase_prob: float = 0.25
+    erase_prob: Annotated[float, CHANCE] = 0.25
     """Chance that a rectangle of a picture is erased."""
     erase_mode: EraseMode = "pixel"
     """What fills it: noise of a colour per pixel, of one random colour for all of it, or the mean colour (const)."""
-    mixup: float = 0.8
+    mixup: Annotated[float, NOT_NEGATIVE] = 0.8
     """Alpha of mixup's beta distribution; 0 turns mixup off."""
-    cutmix: float = 1.0
+    cutmix: Annotated[float, NOT_NEGATIVE] = 1.0
     """Alpha of CutMix's beta distribution; 0 turns CutMix off."""
-    mix_prob: float = 1.0
+    mix_prob: Annotated[float, CHANCE] = 1.0
     """Chance that mixup or CutMix happens, per batch, pair or example (mix_mode)."""
-    mix_switch_prob: float = 0.5
+    mix_switch_prob: Annotated[float, CHANCE] = 0.5
     """Chance of CutMix instead of mixup when both are on."""
     mix_mode: MixMode = "batch"
     """Whether the mix is drawn once per batch, per pair of examples, or per example."""
-    repeats: int = 1
+    repeats: Annotated[int, AT_LEAST_ONE] = 1
     """How often a picture comes in a row, each time augmented anew; an epoch then sees 1 / repeats of them."""
 
     @classmethod
@@ -123,21 +128,8 @@ class Augment:
         return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
     def __post_init__(self) -> None:
-        for name in ("hflip", "vflip", "erase_prob", "mix_prob", "mix_switch_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RequestError(f"augment.{name}={getattr(self, name)}: a probability lies in 0..1")
-        for name in ("color_jitter", "mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise RequestError(f"augment.{name}={getattr(self, name)}: must not be negative")
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise RequestError(f"augment.scale={self.scale}: (least, most) with 0 < least <= most <= 1")
-        low, high = self.ratio
-        if not 0 < low <= high < math.inf:
-            raise RequestError(f"augment.ratio={self.ratio}: (least, most) with 0 < least <= most")
+        check_ranges("augment", self)
         _one_of("interpolation", self.interpolation, ("random", "nearest", "bilinear", "bicubic", "lanczos"))
-        if self.repeats < 1:
-            raise RequestError(f"augment.repeats={self.repeats}: at least 1")
         _one_of("mix_mode", self.mix_mode, ("batch", "pair", "elem"))
         _one_of("erase_mode", self.erase_mode, ("pixel", "rand", "const"))
         if self.auto_augment is not None:

@@ -1,12 +1,15 @@
 """What a run is asked to do, as validated values; the recipe's sections of the same names."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from crosscale.errors import RequestError
+from crosscale.ranges import BELOW_ONE, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
+
+SEED = Range("must lie in 0..2**31-1", lambda value: 0 <= value < 2**31)
+PARTS = Range("must be positive, or -1 for all that is left", lambda value: value >= 1 or value == -1)
 
 
 @dataclass(frozen=True)
@@ -15,23 +18,23 @@ class OptimizerSettings:
 
     name: Literal["adamw", "sgd", "lamb"] = "adamw"
     """AdamW (decoupled decay), SGD with momentum (decay added to the gradient), or LAMB."""
-    lr: float = 1e-3
+    lr: Annotated[float, POSITIVE] = 1e-3
     """Peak learning rate."""
-    lr_base_batch: int | None = None
+    lr_base_batch: Annotated[int | None, POSITIVE] = None
     """The batch size that lr is meant for: lr scales by batch_size / lr_base_batch; null leaves it alone."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
     """Weight decay of the parameters that no_decay leaves."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], BELOW_ONE] = (0.9, 0.999)
     """Decay rates of the first and second moment (AdamW, LAMB)."""
-    momentum: float = 0.9
+    momentum: Annotated[float, BELOW_ONE] = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
     """Nesterov's form of the momentum (SGD)."""
-    eps: float = 1e-8
+    eps: Annotated[float, POSITIVE] = 1e-8
     """Added to the root of the second moment (AdamW, LAMB)."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, POSITIVE] = None
     """Largest global norm of the gradients; null does not clip."""
-    accumulate: int = 1
+    accumulate: Annotated[int, POSITIVE] = 1
     """Parts in which a batch's gradient is computed one after another, to save memory."""
     no_decay: tuple[str, ...] = (".*/bias", ".*/scale", ".*/cls", ".*/position")
     """Parameters without weight decay."""
@@ -39,21 +42,16 @@ class OptimizerSettings:
     """Parameters that stay as they are."""
     lr_scales: tuple[tuple[str, float], ...] = ()
     """[pattern, factor] pairs on the learning rate; the first that matches counts."""
-    layer_decay: float | None = None
+    layer_decay: Annotated[float | None, POSITIVE] = None
     """Factor on the learning rate from each layer to the one below it, on top of lr_scales; null for none."""
 
     def __post_init__(self) -> None:
-        _positive("optimizer", self, "lr", "eps", "accumulate")
-        _positive_or_null("optimizer", self, "lr_base_batch", "clip_norm", "layer_decay")
-        _not_negative("optimizer", self, "weight_decay")
-        for name, values in (("betas", self.betas), ("momentum", (self.momentum,))):
-            if not all(0 <= value < 1 for value in values):
-                raise RequestError(f"optimizer.{name}={getattr(self, name)}: must lie in 0 <= value < 1")
+        check_ranges("optimizer", self)
         _patterns("optimizer.no_decay", self.no_decay)
         _patterns("optimizer.frozen", self.frozen)
         _patterns("optimizer.lr_scales", [pattern for pattern, _ in self.lr_scales])
         for pattern, factor in self.lr_scales:
-            if not 0 <= factor < math.inf:
+            if not NOT_NEGATIVE.fits(factor):
                 raise RequestError(f"optimizer.lr_scales: the factor of '{pattern}' is {factor}; 0 or more")
 
 
@@ -63,15 +61,15 @@ class ScheduleSettings:
 
     name: Literal["cosine", "constant"] = "cosine"
     """Half a cosine from lr to min_lr, or lr throughout."""
-    warmup_epochs: float = 5.0
+    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
     """Length of the warm-up."""
-    warmup_lr: float = 1e-6
+    warmup_lr: Annotated[float, NOT_NEGATIVE] = 1e-6
     """Learning rate at the first step of the warm-up."""
-    min_lr: float = 1e-5
+    min_lr: Annotated[float, NOT_NEGATIVE] = 1e-5
     """Learning rate at the end of the cosine."""
-    decay_epochs: float | None = None
+    decay_epochs: Annotated[float | None, POSITIVE] = None
     """Length of one cosine; null is all that is left of the run, shared by the cycles. min_lr follows the last."""
-    cycles: int = 1
+    cycles: Annotated[int, POSITIVE] = 1
     """Cosines one after another, each from lr again."""
     warmup_prefix: bool = True
     """Whether the cosine begins where the warm-up ends. false begins it with the run, under the warm-up, as timm does:
@@ -80,34 +78,32 @@ class ScheduleSettings:
     """Whether the learning rate changes at every step or once an epoch."""
 
     def __post_init__(self) -> None:
-        _not_negative("schedule", self, "warmup_epochs", "warmup_lr", "min_lr")
-        _positive("schedule", self, "cycles")
-        _positive_or_null("schedule", self, "decay_epochs")
+        check_ranges("schedule", self)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """The length of the run, and what it does on the way."""
 
-    epochs: int = 300
+    epochs: Annotated[int, POSITIVE] = 300
     """Passes over the training data."""
-    batch_size: int = 256
+    batch_size: Annotated[int, POSITIVE] = 256
     """Images per step, over all devices."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float | None, BETWEEN] = None
     """Decay of the exponential moving average of the parameters; null keeps none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; the parameters stay float32."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of the initial weights, the held-out split, the order, the augmentation and dropout."""
-    eval_every: int = 1
+    eval_every: Annotated[int, POSITIVE] = 1
     """Epochs between validations; the last epoch is always validated."""
-    log_every: int = 50
+    log_every: Annotated[int, POSITIVE] = 50
     """Steps between lines of the log."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Annotated[int | None, POSITIVE] = None
     """Steps between checkpoints, besides the one at each epoch's end; null for none besides."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, POSITIVE] = 2
     """How many of the newest checkpoints are kept; the best one is kept besides."""
-    early_stop_epochs: int | None = None
+    early_stop_epochs: Annotated[int | None, POSITIVE] = None
     """Stop after this many epochs without a better validation; null goes to the end."""
     on_nonfinite: Literal["error", "skip", "rollback"] = "error"
     """What a loss or gradient that is not finite does: end the run, leave that step out, or go back to the newest
@@ -116,19 +112,14 @@ class TrainSettings:
     """Whether the backward pass computes the blocks' insides again: less memory for activations, a longer step."""
 
     def __post_init__(self) -> None:
-        _positive("train", self, "epochs", "batch_size", "eval_every", "log_every", "keep_checkpoints")
-        _positive_or_null("train", self, "checkpoint_every", "early_stop_epochs")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise RequestError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1, or be null")
-        if not 0 <= self.seed < 2**31:
-            raise RequestError(f"train.seed={self.seed}: must lie in 0..2**31-1")
+        check_ranges("train", self)
 
 
 @dataclass(frozen=True)
 class ValidateSettings:
     """How the held-out data is evaluated."""
 
-    batch_size: int = 256
+    batch_size: Annotated[int, POSITIVE] = 256
     """Images per forward, over all devices; the last one is filled up."""
     use_ema: bool = True
     """Whether the average of the parameters is validated and kept as best, where the run keeps one."""
@@ -136,43 +127,22 @@ class ValidateSettings:
     """The measure that the best weights are chosen by; null is the task's own."""
 
     def __post_init__(self) -> None:
-        _positive("validate", self, "batch_size")
+        check_ranges("validate", self)
 
 
 @dataclass(frozen=True)
 class MeshSettings:
     """How the devices of all processes share the work; the results do not depend on it."""
 
-    data: int = -1
+    data: Annotated[int, PARTS] = -1
     """Devices in a column: they hold the same part of the parameters; -1 takes what fsdp leaves."""
-    fsdp: int = 1
+    fsdp: Annotated[int, PARTS] = 1
     """Parts into which parameters, optimizer state and average are split; -1 takes what data leaves."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "fsdp"):
-            if (value := getattr(self, name)) < 1 and value != -1:
-                raise RequestError(f"mesh.{name}={value}: must be positive, or -1 for all that is left")
+        check_ranges("mesh", self)
         if self.data == self.fsdp == -1:
             raise RequestError("mesh.data=-1, mesh.fsdp=-1: only one of them can take what is left")
-
-
-def _positive(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise RequestError(f"{section}.{name}={getattr(settings, name)}: must be positive")
-
-
-def _positive_or_null(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < math.inf:
-            raise RequestError(f"{section}.{name}={value}: must be positive, or null")
-
-
-def _not_negative(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise RequestError(f"{section}.{name}={getattr(settings, name)}: must not be negative")
 
 
 def _patterns(key: str, patterns: Sequence[str]) -> None:

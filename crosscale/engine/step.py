@@ -10,11 +10,13 @@ import optax
 from jax.sharding import Mesh
 
 from crosscale.contracts import Array, InputSpec
+from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import update_ema
 from crosscale.engine.forward import forward, normalize
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
+from crosscale.layers.kernels import squared_norms
 from crosscale.tasks.metric import DeviceBatch, State
 from crosscale.tasks.task import Losses, Task
 
@@ -35,7 +37,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     layout: TrainState | None = None,
-    compiler_options: dict[str, str | bool | int | float] | None = None,
+    compiler_options: CompilerOptions | None = None,
 ) -> TrainStep:
     """Compiles a training step.
 
@@ -126,7 +128,7 @@ def parameter_names(params: Any) -> list[str]:
 
 def _health(grads: Any) -> dict[str, Array]:
     """ "grad_norm", and "bad": in which leaves a number is not finite, or the sum of squares beyond float32's range."""
-    squares = jnp.stack([jnp.vdot(grad, grad, precision="highest") for grad in jax.tree.leaves(grads)])
+    squares = squared_norms(jax.tree.leaves(grads))
     return {"grad_norm": jnp.sqrt(squares.sum()), "bad": ~jnp.isfinite(squares)}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
 from crosscale.export.program import Program
+from crosscale.layers.kernels import use_kernels
 from crosscale.trees import flatten, unflatten
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -62,7 +63,9 @@ def write_stablehlo(program: Program, file: Path, platforms: Sequence[str] = PLA
     images = jax.ShapeDtypeStruct((*dims, spec.channels), program.input_dtype)
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
     try:
-        exported = jax.export.export(jax.jit(run), platforms=tuple(platforms))(shapes, images)
+        # No gradient is wanted, and without one the normalisation is the same everywhere.
+        with use_kernels(platforms=tuple(platforms), vendor="none", layer_norm="derived"):
+            exported = jax.export.export(jax.jit(run), platforms=tuple(platforms))(shapes, images)
     except (jax.core.InconclusiveDimensionOperation, TypeError, RequestError) as error:
         axes = "its batch, height and width" if program.any_size else "its batch axis"
         reason = str(error).split("\n", 1)[0]

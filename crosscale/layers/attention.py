@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
-from crosscale.layers.dense import Dense, DenseParams
+from crosscale.layers.dense import Dense, DenseParams, DenseParts
 from crosscale.layers.kernels import attention, attention_weights
 
 ATTENTION = "attention"  # the collection of attention weights, filled when it is made mutable
@@ -45,6 +45,7 @@ def attend(
     bias: Array | None = None,
     dropout: nn.Module | None = None,
     record: Callable[[Array], None] | None = None,
+    keys: int | None = None,
 ) -> Array:
     """softmax(scale * q k^T + bias) v.
 
@@ -56,14 +57,14 @@ def attend(
       bias: added to the scores, (B or 1, H or 1, Nq or 1, Nk).
       dropout: applied to the weights when given.
       record: is given the weights (B, H, Nq, Nk), before dropout.
+      keys: how many there are, where padding follows them; not together with `dropout` or `record`.
 
     Returns:
       (B, Nq, H, D). The softmax runs in float32 whatever the inputs' type.
     """
-    q = q * jnp.asarray(scale, q.dtype)
     if record is None and dropout is None:
-        return attention(q, k, v, bias)
-    weights = attention_weights(q, k, bias).astype(v.dtype)
+        return attention(q, k, v, bias, scale=scale, keys=keys)
+    weights = attention_weights(q * jnp.asarray(scale, q.dtype), k, bias).astype(v.dtype)
     if record is not None:
         record(weights)
     if dropout is not None:
@@ -91,15 +92,18 @@ class SelfAttention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array | None = None, train: bool = False) -> Array:
-        """(B, N, C) -> (B, N, C); `bias` is added to the scores, broadcastable to (B, H, N, N)."""
+    def __call__(self, x: Array, bias: Array | None = None, train: bool = False, keys: int | None = None) -> Array:
+        """(B, N, C) -> (B, N, C); `bias` is added to the scores, broadcastable to (B, H, N, N).
+
+        `keys` is how many tokens there are where padding follows them, which nothing but itself then attends to.
+        """
         batch, tokens, dim = x.shape
         check_heads(dim, self.num_heads, "/".join(self.path))
-        qkv = Dense(3 * dim, self.qkv_bias, self.dtype, name="qkv")(x)
-        q, k, v = (t.reshape(batch, tokens, self.num_heads, -1) for t in jnp.split(qkv, 3, axis=-1))  # (B, N, H, D)
+        qkv = DenseParts(3 * dim, 3, self.qkv_bias, self.dtype, name="qkv")(x)
+        q, k, v = (t.reshape(batch, tokens, self.num_heads, -1) for t in qkv)  # (B, N, H, D)
         scale = self.qk_scale or (dim // self.num_heads) ** -0.5
         dropout = _dropout(self.attn_drop_rate, train)
-        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=recorder(self))
+        y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=recorder(self), keys=keys)
         y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, tokens, dim))
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
 

@@ -22,6 +22,7 @@ class Block(nn.Module):
       attn_drop_rate: dropout on the attention weights.
       drop_path_rate: stochastic depth of both residuals.
       norm_layer: builds a normalisation; called with `dtype` and `name`.
+      keys: how many of the N tokens attention sees, where padding follows them; None for all.
     """
 
     num_heads: int
@@ -33,6 +34,7 @@ class Block(nn.Module):
     drop_path_rate: float = 0.0
     norm_layer: Callable[..., nn.Module] = LayerNorm
     dtype: Any = None
+    keys: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -46,7 +48,7 @@ class Block(nn.Module):
             name="attention",
         )
         mlp = Mlp(int(x.shape[-1] * self.mlp_ratio), self.drop_rate, self.dtype, name="mlp")
-        y = attention(self.norm_layer(dtype=self.dtype, name="norm1")(x), train=train)
+        y = attention(self.norm_layer(dtype=self.dtype, name="norm1")(x), train=train, keys=self.keys)
         x = x + DropPath(self.drop_path_rate)(y, train)
         y = mlp(self.norm_layer(dtype=self.dtype, name="norm2")(x), train)
         return x + DropPath(self.drop_path_rate)(y, train)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
-from crosscale.layers.kernels import dense
+from crosscale.layers.kernels import dense, dense_parts
 
 
 def trunc_normal(std: float = 0.02) -> nn.initializers.Initializer:
@@ -75,3 +75,18 @@ class Dense(nn.Module):
         kernel, bias = dense_params(self, x.shape[-1], self.features, self.use_bias)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return dense(x, kernel, bias)
+
+
+class DenseParts(nn.Module):
+    """`Dense`, cut into equal parts of its output: (..., C) -> `parts` of (..., features / parts)."""
+
+    features: int
+    parts: int
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, ...]:
+        kernel, bias = dense_params(self, x.shape[-1], self.features, self.use_bias)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return dense_parts(x, kernel, bias, self.parts)

@@ -5,11 +5,10 @@
 
 from functools import lru_cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array
+from crosscale.layers.kernels import resample
 
 _A = -0.75
 
@@ -32,14 +31,10 @@ def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
 def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
     """(B, H, W, C) -> (B, *size, C); the identity when the size is already right."""
     height, width = images.shape[1:3]
-    # Full precision also where matmuls default to TF32 or bfloat16: the pixels decide everything after them.
-    exact = jax.lax.Precision.HIGHEST
     if height != size[0]:
-        rows = jnp.asarray(bicubic_matrix(height, size[0]), images.dtype)
-        images = jnp.einsum("oh,bhwc->bowc", rows, images, precision=exact)
+        images = resample(images, bicubic_matrix(height, size[0]), axis=1)
     if width != size[1]:
-        columns = jnp.asarray(bicubic_matrix(width, size[1]), images.dtype)
-        images = jnp.einsum("ow,bhwc->bhoc", columns, images, precision=exact)
+        images = resample(images, bicubic_matrix(width, size[1]), axis=2)
     return images
 
 

@@ -1,6 +1,7 @@
 """Recipe -> experiment: the data, the model, the task and the schedule, checked against each other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from crosscale.artifact import WEIGHTS, Artifact, write_artifact
+from crosscale.artifact import WEIGHTS, Artifact, check_option, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
@@ -116,7 +117,8 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     if train.dtype != "float32":
         options["dtype"] = train.dtype
     remat = {"remat": True} if train.remat == "blocks" else {}
-    model = create_model(recipe.model.name, **{**options, **decided, **remat})
+    with _constructing(recipe):
+        model = create_model(recipe.model.name, **{**options, **decided, **remat})
     spec = _input_spec(recipe, model)
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
@@ -146,6 +148,57 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     )
     _ = experiment.artifact  # refuses now what could not be written after the first validation
     return experiment
+
+
+def check_without_data(recipe: Recipe) -> dict[str, Any]:
+    """Checks what can be checked of a recipe before there is data: the model and its options, the optimizer's rules by
+    parameter name, the schedule, the measure.
+
+    Returns:
+      The model's name, parameters and input, the task, epochs and batch size.
+
+    Raises:
+      RequestError: something does not fit; one line that names the recipe's key.
+    """
+    train, kind = recipe.train, task_kind(recipe.task.name)
+    if train.batch_size % recipe.optimizer.accumulate:
+        raise RequestError(
+            f"train.batch_size={train.batch_size} does not divide evenly into "
+            f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
+        )
+    with _constructing(recipe):
+        model = create_model(recipe.model.name, **recipe.model.options)
+        spec = _input_spec(recipe, model)
+        images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    check_best(recipe.validate.best, kind.measures, kind.best)
+    # So many steps that the rounding to whole ones hides nothing.
+    sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}
+    make_schedule(recipe.schedule, recipe.optimizer, **sizes)
+    make_optimizer(recipe.optimizer, shapes, model.layer_of)
+    return {
+        "model": recipe.model.name,
+        "parameters": _count(shapes),
+        "input": [*spec.size, spec.channels],
+        "task": recipe.task.name,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+    }
+
+
+@contextmanager
+def _constructing(recipe: Recipe) -> Iterator[None]:
+    """Looks at the model's options before they cost anything, and names them where no model comes of them."""
+    for option, value in recipe.model.options.items():
+        try:
+            check_option(option, value)
+        except RequestError as error:
+            raise RequestError(f"model.{error}") from None
+    try:
+        yield
+    except (TypeError, AttributeError) as error:  # what a constructor meets in a value of a type it does not expect
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"model.options: no {recipe.model.name} can be built from them ({reason})") from None
 
 
 def _place(data_dir: str) -> str:
@@ -211,6 +264,10 @@ def _bytes(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def _count(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What a run would do, without doing it: sizes, steps, and the learning rate.
 
@@ -222,7 +279,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     curve = np.linspace(0, total - 1, CURVE_POINTS).round().astype(np.int32)
     return {
         "model": experiment.recipe.model.name,
-        "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(experiment.parameter_shapes)),
+        "parameters": _count(experiment.parameter_shapes),
         "input": [*experiment.spec.size, experiment.spec.channels],
         **experiment.task.facts(),
         "train_images": len(experiment.train_source),
@@ -307,8 +364,10 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
         for name in ("size", "mean", "std", "interpolation", "crop_pct")
         if (value := getattr(recipe.data, name)) is not None
     }
-    for name in ("mean", "std"):
-        if len(changes.get(name, ())) not in (0, spec.channels):
+    for name in [name for name in ("mean", "std") if name in changes]:
+        if len(changes[name]) == 1:
+            changes[name] *= spec.channels
+        if len(changes[name]) != spec.channels:
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     return replace(spec, **changes)
 

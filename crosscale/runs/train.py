@@ -15,10 +15,10 @@ import optax
 from crosscale.cluster.hosts import from_first, is_first, wait_for_all, wait_for_file
 from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
+from crosscale.engine.compiler import compiler_options
 from crosscale.engine.environment import git_state, record_environment
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress
-from crosscale.engine.remat import compiler_options
 from crosscale.engine.run_folder import (
     BEST,
     CHECKPOINTS,

@@ -4,10 +4,9 @@ DeiT gives the teacher's share a token and a classifier of its own; the models h
 act on the same logits, as in the paper's ablation without that token ("usual" and "hard" distillation, Table 3).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import optax
 
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
+from crosscale.ranges import POSITIVE, SHARE, check_ranges
 from crosscale.tasks.metric import DeviceBatch
 from crosscale.tasks.task import Losses, Task
 
@@ -31,16 +31,13 @@ class DistillSettings:
     """Weight file of a teacher that is a preset; null takes the published ones."""
     kind: Literal["soft", "hard"] = "soft"
     """Learn the teacher's probabilities, or its most probable class as if it were the label."""
-    temperature: float = 3.0
+    temperature: Annotated[float, POSITIVE] = 3.0
     """Divides both models' logits (soft)."""
-    share: float | None = None
+    share: Annotated[float | None, SHARE] = None
     """The teacher's share of the loss, the targets have the rest; null is 0.1 for soft and 0.5 for hard."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise RequestError(f"distill.temperature={self.temperature}: must be positive")
-        if self.share is not None and not 0 <= self.share <= 1:
-            raise RequestError(f"distill.share={self.share}: must lie in 0 <= value <= 1")
+        check_ranges("distill", self)
 
 
 class Distilled:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from crosscale.data.mix import erase, mix_targets
 from crosscale.data.table import TableSource, open_table
 from crosscale.errors import RequestError
 from crosscale.models.heads.regression import RegressionHead
+from crosscale.ranges import POSITIVE, check_ranges
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric, State
 from crosscale.tasks.sections import Gallery, Histogram, Picture, Scatter, Section, Table
@@ -47,12 +48,11 @@ class RegressionOptions:
     """The table's column of paths; null is the first of path, image, file, filename."""
     loss: Loss = "mse"
     """Mean squared error, mean absolute error, or Huber's: squared near zero, absolute beyond huber_delta."""
-    huber_delta: float = 1.0
+    huber_delta: Annotated[float, POSITIVE] = 1.0
     """Where Huber's loss turns from squared to absolute, in standard deviations of the target."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.huber_delta < math.inf:
-            raise RequestError(f"task.huber_delta={self.huber_delta}: must be positive")
+        check_ranges("task", self)
 
 
 @dataclass(frozen=True)

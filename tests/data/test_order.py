@@ -29,7 +29,13 @@ class Numbered:
 
 def epochs(source, augment, count, batch_size=6, **options):
     with train_batches(
-        source, ImageExamples(SPEC, augment), batch_size=batch_size, seed=5, epochs=count, **options
+        source,
+        ImageExamples(SPEC, augment),
+        repeats=augment.repeats,
+        batch_size=batch_size,
+        seed=5,
+        epochs=count,
+        **options,
     ) as batches:
         steps = [batch.index for batch in batches]
     return np.stack(steps).reshape(count, -1)
@@ -59,11 +65,13 @@ def test_repeats_are_augmented_differently_and_alike_on_any_number_of_hosts():
     source = Numbered(24)
     augment = Augment(repeats=3, auto_augment=None, color_jitter=0.9, erase_prob=0.0)
     options = {"batch_size": 6, "seed": 5, "epochs": 1}
-    with train_batches(source, ImageExamples(SPEC, augment), **options) as batches:
+    with train_batches(source, ImageExamples(SPEC, augment), repeats=augment.repeats, **options) as batches:
         whole = [(batch.index, batch.image) for batch in batches]
     parts = []
     for host in range(3):
-        with train_batches(source, ImageExamples(SPEC, augment), host_index=host, host_count=3, **options) as batches:
+        with train_batches(
+            source, ImageExamples(SPEC, augment), repeats=augment.repeats, host_index=host, host_count=3, **options
+        ) as batches:
             parts.append([(batch.index, batch.image) for batch in batches])
     for step, (index, image) in enumerate(whole):
         for host in range(3):
@@ -77,11 +85,18 @@ def test_repeats_resume_and_workers():
     source, augment = Numbered(24), Augment(repeats=3, auto_augment=None)
     whole = epochs(source, augment, 2).reshape(-1, 6)
     with train_batches(
-        source, ImageExamples(SPEC, augment), batch_size=6, seed=5, start_step=3, epochs=2, workers=2
+        source,
+        ImageExamples(SPEC, augment),
+        repeats=augment.repeats,
+        batch_size=6,
+        seed=5,
+        start_step=3,
+        epochs=2,
+        workers=2,
     ) as batches:
         np.testing.assert_array_equal(np.stack([batch.index for batch in batches]), whole[3:])
     with train_batches(
-        source, ImageExamples(SPEC, augment), batch_size=6, seed=5, start_step=6, epochs=None
+        source, ImageExamples(SPEC, augment), repeats=augment.repeats, batch_size=6, seed=5, start_step=6, epochs=None
     ) as batches:
         np.testing.assert_array_equal(np.stack([next(batches).index for _ in range(2)]), whole[6:])
 

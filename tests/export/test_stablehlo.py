@@ -15,7 +15,8 @@ from crosscale.engine.forward import forward
 from crosscale.errors import RequestError, WorkError
 from crosscale.export import export
 from crosscale.export.export import _load
-from crosscale.export.stablehlo import open_stablehlo
+from crosscale.export.program import Program
+from crosscale.export.stablehlo import open_stablehlo, write_stablehlo
 
 
 def probabilities(predictor, pictures):
@@ -118,6 +119,21 @@ def test_a_wrong_artifact_is_not_left_behind(digits, tmp_path, monkeypatch):
         export(digits, file, format="stablehlo")
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
     assert file.read_bytes() == b"the one before"
+
+
+def test_each_platform_finds_its_own_forms(crossformer, tmp_path):
+    texts = {}
+    for platforms in (("cpu",), ("cuda",), ("cpu", "cuda", "tpu")):
+        file = tmp_path / f"{len(platforms)}-{platforms[0]}.zip"
+        write_stablehlo(Program(crossformer), file, platforms)
+        with zipfile.ZipFile(file) as opened:
+            texts[platforms] = jax.export.deserialize(bytearray(opened.read("program.stablehlo"))).mlir_module()
+    convolutions = {platforms: text.count("stablehlo.convolution") for platforms, text in texts.items()}
+    assert convolutions[("cpu",)] == 0
+    assert convolutions[("cuda",)] > 0
+    assert convolutions[("cpu", "cuda", "tpu")] > 0
+    softmaxes = sum(crossformer.model.depths) + 1  # the outputs' too
+    assert texts[("cuda",)].count("stablehlo.exponential") == softmaxes
 
 
 def test_crossformer(crossformer, tmp_path):

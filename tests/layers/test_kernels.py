@@ -6,9 +6,30 @@ import numpy as np
 import pytest
 
 from crosscale.errors import RequestError
-from crosscale.layers.kernels import attention, dense, gelu, layer_norm, strided_conv, use_kernels
-from crosscale.layers.kernels.attention import attention_form
+from crosscale.layers.kernels import (
+    attention,
+    dense,
+    dense_parts,
+    gelu,
+    layer_norm,
+    squared_norms,
+    strided_conv,
+    use_kernels,
+)
+from crosscale.layers.kernels.attention import attention_form, carried_tokens
 from crosscale.layers.kernels.products import conv_form
+from crosscale.layers.resize import resize_bicubic
+from crosscale.models.registry import create_model
+from tests.seeded import seeded_variables
+
+CROSSVIT = {
+    "img_size": 32,
+    "patch_size": (8, 16),
+    "embed_dim": (16, 32),
+    "depth": ((1, 1, 1),),
+    "num_heads": (2, 2),
+    "mlp_ratio": 2.0,
+}
 
 
 def draws(*shapes, dtype=jnp.float32):
@@ -52,6 +73,64 @@ def test_forms_of_gelu_and_layer_norm_agree():
         expected = both()
     with use_kernels(gelu="written", layer_norm="written"):
         close(both(), expected)
+
+
+def test_forms_of_parts_of_a_product_agree():
+    x, kernel, bias, *cotangents = draws((3, 7, 16), (16, 12), (12,), *[(3, 7, 4)] * 3)
+    joint = {}
+    for form in ("joint", "split"):
+        with use_kernels(parts=form):
+            values, pull = jax.vjp(lambda *given: dense_parts(*given, 3), x, kernel, bias)
+            joint[form] = [*values, *pull(tuple(cotangents))]
+    close(joint["split"], joint["joint"])
+    assert [value.shape for value in joint["joint"][:3]] == [(3, 7, 4)] * 3
+
+
+@pytest.mark.parametrize("size", [(24, 31), (56, 20), (30, 45)], ids=str)
+def test_forms_of_resampling_agree(size):
+    (x,) = draws((2, 30, 45, 3))
+    with use_kernels(resample="products"):
+        expected = resize_bicubic(x, size)
+    with use_kernels(resample="taps"):
+        close([resize_bicubic(x, size)], [expected], 2e-6)
+
+
+def test_forms_of_squared_norms_agree():
+    arrays = draws((3, 4), (5,), (3, 4), (), (5,), (4, 3))
+    with use_kernels(squares="each"):
+        expected = squared_norms(arrays)
+    with use_kernels(squares="stacked"):
+        close([squared_norms(arrays)], [expected], 1e-6)
+        arrays[2] = arrays[2].at[0, 0].set(jnp.nan)
+        assert np.isfinite(squared_norms(arrays)).tolist() == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("form", ["chunked", "plain"])
+def test_padding_behind_the_keys_changes_nothing(form):
+    q, k, v, cotangent = draws(*[(3, 13, 2, 16)] * 4)
+
+    def padded(*given):
+        return attention(*(jnp.pad(x, ((0, 0), (0, 3), (0, 0), (0, 0)), constant_values=9.0) for x in given), keys=13)
+
+    with use_kernels(attention=form):
+        expected = value_and_gradient(attention, (q, k, v), cotangent)
+        close(value_and_gradient(lambda *given: padded(*given)[:, :13], (q, k, v), cotangent), expected)
+
+
+def test_carried_tokens_change_nothing():
+    """A whole model of two branches, with 17 and 5 tokens, and its gradients."""
+    model = create_model("crossvit", num_classes=3, **CROSSVIT)
+    variables, images = seeded_variables(model), draws((2, 32, 32, 3))[0]
+
+    def loss(variables):
+        return (model.apply(variables, images) ** 2).sum()
+
+    own = jax.jit(jax.value_and_grad(lambda variables: loss(variables))).lower(variables)
+    with use_kernels(tokens="carried"):
+        carried = jax.jit(jax.value_and_grad(lambda variables: loss(variables))).lower(variables)
+    assert ["tensor<2x24x16xf32>" in lowered.as_text() for lowered in (own, carried)] == [False, True]
+    expected, found = own.compile()(variables), carried.compile()(variables)
+    close(jax.tree.leaves(found), jax.tree.leaves(expected), 2e-5)
 
 
 def text_for(platforms, function, *shapes, dtype=jnp.bfloat16):
@@ -103,6 +182,13 @@ def test_each_platform_gets_its_form():
     assert forms == ["chunked", "chunked", "cudnn_padded", "plain", "plain", "plain"]
     assert attention_form("gpu", half[:, :400], half[:, :400], None) == "cudnn"
     assert conv_form("gpu", (32, 32), 12, 12, 0, 1) == "products"  # whole patches
+    with use_kernels(platforms=("cuda",), vendor="none"):
+        assert attention_form("gpu", half, half, None) == "plain"
+        assert carried_tokens(401, 32, jnp.bfloat16) == 401
+    for platforms, tokens in ((("cuda",), 408), (("cpu",), 401), (("tpu",), 401), (("cpu", "cuda"), 401)):
+        with use_kernels(platforms=platforms):
+            assert carried_tokens(401, 32, jnp.bfloat16) == tokens
+            assert (carried_tokens(400, 32, jnp.bfloat16), carried_tokens(401, 32, jnp.float32)) == (400, 401)
     assert [conv_form(platform, (32, 32), 8, 4, 2, 1) for platform in ("cpu", "gpu", "tpu")] == [
         "products",
         "convolution",

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from seeded import seeded_variables
 
 from crosscale.contracts import Features
 from crosscale.errors import RequestError
@@ -17,6 +16,7 @@ from crosscale.models.heads.regression import RegressionHead
 from crosscale.models.registry import create_model, list_models
 from crosscale.pretrained import load_weights, parameter_shapes, save_weights
 from crosscale.pretrained.naming import fresh
+from tests.seeded import seeded_variables
 
 SMALL_VIT = {"img_size": (32, 32), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": [[1, 1, 1]],
              "num_heads": (2, 2)}  # fmt: skip

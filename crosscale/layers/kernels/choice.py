@@ -9,13 +9,17 @@ from typing import Any, Literal, get_args, get_type_hints
 import jax
 from jax import lax
 
-from crosscale.contracts import Array
 from crosscale.errors import RequestError
 
 AttentionForm = Literal["chunked", "whole", "plain", "padded", "cudnn", "cudnn_padded"]
 GradientForm = Literal["written", "derived"]
 ConvForm = Literal["products", "convolution"]
 DenseForm = Literal["wide", "own"]
+PartsForm = Literal["joint", "split"]
+TokensForm = Literal["carried", "own"]
+ResampleForm = Literal["products", "taps"]
+SquaresForm = Literal["each", "stacked"]
+VendorForm = Literal["used", "none"]
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,31 @@ class Kernels:
       platforms: JAX's names of the platforms that the program is for ("cpu", "cuda", "rocm", "tpu"; "gpu" is both
         in the middle); empty for the default backend.
       attention: see `attention.FORMS`.
-      gelu: with its gradient written out, or derived by JAX.
+      gradients: of all kernels as JAX derives them from the plain formulas ("derived"), which forward mode needs:
+        `jax.jvp`, `jax.linearize`, `jax.hessian`. Written ones, a processor's default, know reverse mode alone.
+      gelu: with its gradient written out, or derived by JAX; before `gradients`.
       layer_norm: the same.
       convolution: strided ones as matrix products wherever that is possible, or never.
       dense: products of half precision summed up and handed over in float32, or in their own type.
+      parts: queries, keys and values as one product that is then cut, or as three products.
+      tokens: filled up once, before a branch's blocks, for an attention that wants multiples; or by each attention.
+      resample: pictures rescaled by products with constant matrices, or by their few taps.
+      vendor: whether kernels of a GPU's own library may be called by name, which an exported program must not.
+      squares: of each gradient summed up by itself, or of gradients of one shape together.
     """
 
     platforms: tuple[str, ...] = ()
     attention: AttentionForm | None = None
+    gradients: GradientForm | None = None
     gelu: GradientForm | None = None
     layer_norm: GradientForm | None = None
     convolution: ConvForm | None = None
     dense: DenseForm | None = None
+    parts: PartsForm | None = None
+    tokens: TokensForm | None = None
+    resample: ResampleForm | None = None
+    squares: SquaresForm | None = None
+    vendor: VendorForm | None = None
 
 
 _ASKED: ContextVar[Kernels] = ContextVar("crosscale_kernels", default=Kernels())  # noqa: B039 (it is frozen)
@@ -79,17 +96,22 @@ def platforms() -> tuple[str, ...]:
     return asked().platforms or (jax.default_backend(),)
 
 
-def by_platform(choose: Callable[[str], str], run: Callable[..., Array], *operands: Any) -> Array:
+def kinds() -> tuple[str, ...]:
+    """The same as kernels choose by it: "cpu", "gpu" or "tpu" of each platform."""
+    return tuple("gpu" if name in ("cuda", "rocm") else name for name in platforms())
+
+
+def by_platform(choose: Callable[[str], Any], run: Callable[..., Any], *operands: Any) -> Any:
     """`run(form, *operands)` in the form that `choose` gives for the platform ("cpu", "gpu", "tpu").
 
     Where the program is for several platforms with different forms it holds them all, and each gets its own.
     """
-    forms = {name: choose("gpu" if name in ("cuda", "rocm") else name) for name in platforms()}
+    forms = {name: choose(kind) for name, kind in zip(platforms(), kinds(), strict=True)}
     first = next(iter(forms.values()))
     if all(form == first for form in forms.values()):
         return run(first, *operands)
 
-    def branch(form: str) -> Callable[..., Array]:
+    def branch(form: Any) -> Callable[..., Any]:
         return lambda *given: run(form, *given)
 
     return lax.platform_dependent(*operands, **{name: branch(form) for name, form in forms.items()})

@@ -5,11 +5,13 @@ compilers choose for themselves what to compute again, and get the formula.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from crosscale.contracts import Array
@@ -17,7 +19,7 @@ from crosscale.layers.kernels.choice import asked, by_platform
 
 
 def _gradient_form(platform: str) -> str:
-    return "written" if platform == "cpu" else "derived"
+    return asked().gradients or ("written" if platform == "cpu" else "derived")
 
 
 def gelu(x: Array) -> Array:
@@ -51,6 +53,26 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any) 
         return _norm_forward(x, scale, bias, epsilon, dtype)[0]
 
     return by_platform(lambda platform: form or _gradient_form(platform), run, x, scale, bias)
+
+
+def squared_norms(arrays: Sequence[Array]) -> Array:
+    """The sum of the squares of each array, in float32: (number of arrays,)."""
+    form = asked().squares
+
+    def run(form: str, *arrays: Array) -> Array:
+        if form == "each":
+            return jnp.stack([jnp.vdot(x, x, precision="highest") for x in arrays])
+        # On a GPU a sum takes two kernels, however small it is: one pair for all arrays of one shape.
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, x in enumerate(arrays):
+            places.setdefault(x.shape, []).append(place)
+        stacked = [jnp.stack([arrays[place].reshape(-1) for place in same]) for same in places.values()]
+        sums = jnp.concatenate([jnp.square(x).sum(-1) for x in stacked])
+        order = [place for same in places.values() for place in same]
+        return sums[np.argsort(order)]
+
+    squares: Array = by_platform(lambda platform: form or ("stacked" if platform == "gpu" else "each"), run, *arrays)
+    return squares
 
 
 def _gelu_formula(x: Array) -> Array:

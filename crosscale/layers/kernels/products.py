@@ -12,6 +12,7 @@ from crosscale.layers.kernels.choice import asked, by_platform, platforms
 # A side that is no multiple of the stride is filled up with zeros to the next one. The products still win with this
 # many times the taps: sides of 7 at stride 4 have 1.31 times as many, and sides of 3 at stride 2, which lose, 1.78.
 MOST_TAPS = 1.4
+HALF = (jnp.bfloat16, jnp.float16)
 
 
 def dense(x: Array, kernel: Array, bias: Array | None) -> Array:
@@ -20,8 +21,34 @@ def dense(x: Array, kernel: Array, bias: Array | None) -> Array:
     The tokens are flattened to (B * N, C) first, so that the weight gradient is one plain matmul.
     """
     form = asked().dense
-    # A processor's matrix units take half precision and give float32. Asked for halves, XLA does without them.
-    return by_platform(lambda platform: form or ("wide" if platform == "cpu" else "own"), _dense, x, kernel, bias)
+    y: Array = by_platform(lambda platform: form or dense_form(platform, x.dtype), _dense, x, kernel, bias)
+    return y
+
+
+def dense_parts(x: Array, kernel: Array, bias: Array | None, parts: int) -> tuple[Array, ...]:
+    """`dense`, cut into equal parts of the last axis: (..., C) -> `parts` of (..., F / parts)."""
+    wide, form = asked().dense, asked().parts
+
+    def choose(platform: str) -> tuple[str, str]:
+        # A GPU's products wait for memory. Cutting a result up would be a pass of its own, and joining the gradients.
+        split = "split" if platform == "gpu" and x.dtype in HALF else "joint"
+        return wide or dense_form(platform, x.dtype), form or split
+
+    def run(forms: tuple[str, str], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
+        wide, form = forms
+        if form == "joint":
+            return tuple(jnp.split(_dense(wide, x, kernel, bias), parts, axis=-1))
+        kernels = jnp.split(kernel, parts, axis=-1)
+        biases = [None] * parts if bias is None else jnp.split(bias, parts)
+        return tuple(_dense(wide, x, *given) for given in zip(kernels, biases, strict=True))
+
+    found: tuple[Array, ...] = by_platform(choose, run, x, kernel, bias)
+    return found
+
+
+def dense_form(platform: str, dtype: Any) -> str:
+    """A processor's matrix units take half precision and give float32. Asked for halves, XLA does without them."""
+    return "wide" if platform == "cpu" and dtype in HALF else "own"
 
 
 def _dense(form: str, x: Array, kernel: Array, bias: Array | None) -> Array:

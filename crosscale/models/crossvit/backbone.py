@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array, Features
+from crosscale.layers.attention import recorder
 from crosscale.layers.block import Block
 from crosscale.layers.drop_path import drop_path_schedule
+from crosscale.layers.kernels import carried_tokens
 from crosscale.layers.patches import PatchTokens
 from crosscale.layers.resize import center_crop, resize_bicubic
 from crosscale.models.crossvit.attention_maps import attention_maps
@@ -45,6 +47,8 @@ class Branch(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         block = rematerialised(Block) if self.remat else Block
+        tokens = x.shape[1]
+        x, keys = self._filled_up(x, train)
         for i, rate in enumerate(self.drop_path_rates):
             x = block(
                 num_heads=self.num_heads,
@@ -56,9 +60,19 @@ class Branch(nn.Module):
                 drop_path_rate=rate,
                 norm_layer=self.norm_layer,
                 dtype=self.dtype,
+                keys=keys,
                 name=f"block_{i}",
             )(x, train)
-        return x
+        return x[:, :tokens] if keys is not None else x
+
+    def _filled_up(self, x: Array, train: bool) -> tuple[Array, int | None]:
+        """The tokens as the blocks' attention wants them, and how many there are, None where nothing was added."""
+        _, tokens, dim = x.shape
+        whole_weights = recorder(self) is not None or (train and self.attn_drop_rate > 0)
+        wanted = tokens if whole_weights else carried_tokens(tokens, dim // self.num_heads, self.dtype or x.dtype)
+        if wanted == tokens:
+            return x, None
+        return jnp.pad(x, ((0, 0), (0, wanted - tokens), (0, 0))), tokens
 
 
 class Stage(nn.Module):

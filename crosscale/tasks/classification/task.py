@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from crosscale.data.examples import ImageExamples
 from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
 from crosscale.errors import RequestError
+from crosscale.ranges import BELOW_ONE, check_ranges
 from crosscale.tasks.classification.report import sections, telling
 from crosscale.tasks.classification.result import Prediction
 from crosscale.tasks.classification.source import Relabelled, label_order
@@ -33,12 +34,11 @@ class ClassificationOptions:
 
     name: Literal["classification"] = "classification"
     """What is learnt."""
-    label_smoothing: float = 0.1
+    label_smoothing: Annotated[float, BELOW_ONE] = 0.1
     """Share of each target that is spread over all classes."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise RequestError(f"task.label_smoothing={self.label_smoothing}: must lie in 0 <= value < 1")
+        check_ranges("task", self)
 
 
 @dataclass(frozen=True)

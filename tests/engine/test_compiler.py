@@ -1,5 +1,7 @@
-"""Rematerialised blocks: the same parameters, outputs and gradients, in less memory by the compiler's own count."""
+"""What the compiler is told, and what that does: rematerialised blocks have the same parameters, outputs and gradients,
+in less memory by the compiler's own count."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -7,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crosscale.engine.compiler import compiler_options
 from crosscale.engine.forward import forward
-from crosscale.engine.remat import compiler_options
 from crosscale.engine.sharding import data_mesh
 from crosscale.models.registry import create_model
 from crosscale.recipe import load
@@ -73,3 +75,15 @@ def test_the_recipe_turns_it_on_and_the_estimate_follows() -> None:
     assert "remat" not in remat.options  # what best/config.json keeps: the weights do not need it
     assert estimate_memory(remat)["activations"] < 0.75 * estimate_memory(plain)["activations"]
     assert compiler_options(plain.model, plain.mesh) is None
+
+
+def test_a_gpu_s_options_give_way_to_the_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(platform="gpu", device_kind="NVIDIA H200")
+    mesh = SimpleNamespace(devices=np.array([card], dtype=object))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    names = {"xla_gpu_enable_triton_gemm", "xla_gpu_enable_cudnn_layer_norm"}
+    assert set(compiler_options(None, mesh) or {}) == names  # type: ignore[arg-type]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true --xla_gpu_autotune_level=2")
+    assert compiler_options(None, mesh) == {"xla_gpu_enable_cudnn_layer_norm": True}  # type: ignore[arg-type]
+    card.device_kind = "AMD Instinct MI300X"
+    assert compiler_options(None, mesh) is None  # type: ignore[arg-type]
