@@ -28,7 +28,7 @@ from tests.reliability.record import RECORDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
-TESTS = ("tests/reliability", "tests/engine/test_hosts.py", "tests/engine/test_sharding.py")
+TESTS = ("tests/reliability", "tests/cluster/test_hosts.py", "tests/engine/test_sharding.py")
 PRESETS = (("crossvit_tiny_240", 8), ("crossformer_tiny_224", 8))
 MIB = 2**20
 

@@ -128,7 +128,7 @@ def add_recipe_options(parser: Parser, argv: Sequence[str], *, explained: bool =
         parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=help_text)
     for word in argv:  # a model's fields are known to the model alone
         option = word.split("=", 1)[0]
-        if option.startswith("--model.options.") and option not in parser._option_string_actions:
+        if option.startswith("--model.options.") and option not in parser.known_options():
             dest = option[2:].replace("-", "_")
             parser.add_argument(option, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
