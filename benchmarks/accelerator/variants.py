@@ -31,7 +31,7 @@ AT_ONCE, SECONDS = 8, 150
 # label: (kernels, the model's options, XLA's options), most valuable first
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}, {}),
-    "tokens own": ({"tokens": "own"}, {}, {}),
+    "tokens carried": ({"tokens": "carried"}, {}, {}),
     "qkv joint": ({"parts": "joint"}, {}, {}),
     "squares each": ({"squares": "each"}, {}, {}),
     "resample products": ({"resample": "products"}, {}, {}),

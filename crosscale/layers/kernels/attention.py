@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from crosscale.contracts import Array
-from crosscale.layers.kernels.choice import asked, by_platform, kinds
+from crosscale.layers.kernels.choice import asked, by_platform
 from crosscale.layers.kernels.chunked import chunked_attention, whole_attention
 
 # Added to the scores of padded keys: large enough that their weight is exactly zero beside any real key,
@@ -71,23 +71,18 @@ def _heads_fit(platform: str, width: int, dtype: Any) -> bool:
     return platform == "gpu" and asked().vendor != "none" and half and width % 8 == 0 and width <= 128
 
 
-def carried_tokens(tokens: Any, width: int, dtype: Any) -> Any:
+def carried_tokens(tokens: Any) -> Any:
     """With how many tokens a row of blocks should work, whose attention is told that only the first are keys.
 
-    More than there are only where every attention would have to fill them up by itself: of odd numbers, for cuDNN. The
-    padding then costs one pass, and queries, keys and values none.
+    Filled up once for all blocks ("carried"), the padding costs one pass, and queries, keys and values none: 4 % of
+    crossvit_9's training step on an H200. It stays off unless asked for: what cuDNN writes into the gradients of the
+    padding has not been looked at on a card (`benchmarks/accelerator.sh`, part `forms`, column `padding`).
 
     Args:
       tokens: that there are.
-      width: of a head.
-      dtype: of the computation.
     """
-    form = asked().tokens
-    if form is None:
-        derived, known = asked().gradients == "derived", asked().attention in (None, "cudnn")
-        fused = known and not derived and all(_heads_fit(kind, width, dtype) for kind in kinds())
-        form = "carried" if fused and isinstance(tokens, int) and tokens % 2 else "own"
-    return tokens + -tokens % TILE if form == "carried" else tokens
+    carried = asked().tokens == "carried" and isinstance(tokens, int) and tokens % 2
+    return tokens + -tokens % TILE if carried else tokens
 
 
 def attention_weights(q: Array, k: Array, bias: Array | None) -> Array:

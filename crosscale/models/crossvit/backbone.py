@@ -67,9 +67,9 @@ class Branch(nn.Module):
 
     def _filled_up(self, x: Array, train: bool) -> tuple[Array, int | None]:
         """The tokens as the blocks' attention wants them, and how many there are, None where nothing was added."""
-        _, tokens, dim = x.shape
+        tokens = x.shape[1]
         whole_weights = recorder(self) is not None or (train and self.attn_drop_rate > 0)
-        wanted = tokens if whole_weights else carried_tokens(tokens, dim // self.num_heads, self.dtype or x.dtype)
+        wanted = tokens if whole_weights else carried_tokens(tokens)
         if wanted == tokens:
             return x, None
         return jnp.pad(x, ((0, 0), (0, wanted - tokens), (0, 0))), tokens
