@@ -92,6 +92,18 @@ def test_tasks_are_made_by_their_registry_alone(path):
     assert not own, f"{path.name} imports {own[0]}; ask crosscale.tasks.registry"
 
 
+def test_a_task_is_one_file_one_head_and_one_source():
+    """What regression took besides its line in the registry; the head and the source know nothing of the task."""
+    word = re.compile(r"\bregression\b", re.IGNORECASE)
+    naming = {path.relative_to(PACKAGE).as_posix() for path in FILES if word.search(path.read_text())}
+    # A classification names it where it is given a table of numbers, to say which task would take it.
+    assert naming == {"tasks/regression.py", "tasks/registry.py", "tasks/classification/source.py"}
+    task = (PACKAGE / "tasks" / "regression.py").read_text()
+    assert {"crosscale.data.table", "crosscale.models.heads.regression"} <= set(
+        re.findall(r"^from ([\w.]+)", task, re.M)
+    )
+
+
 def test_every_folder_has_a_rank():
     assert {part(p) for p in FILES} <= set(RANKS)
 
