@@ -51,8 +51,9 @@ class ImageExamples:
         self.spec = spec
         self.target = target
         self._evaluate = eval_transform(spec)
-        self._fast = fast_train_transform(spec, augment) if augment is not None and decode == "fast" else None
-        self._exact = train_transform(spec, augment) if augment is not None and decode == "exact" else None
+        exact = decode == "exact"
+        self._fast = fast_train_transform(spec, augment) if augment is not None and not exact else None
+        self._exact = train_transform(spec, augment) if augment is not None and exact else None
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The augmented picture and the target. Raises BadImage."""
