@@ -22,7 +22,7 @@ from crosscale.report.write import write_report
 from crosscale.runs.train import run_training
 from crosscale.runs.validate import evaluate_run
 from crosscale.serve.app import make_app
-from crosscale.serve.served import Served
+from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "runs"
@@ -138,7 +138,7 @@ def test_exports(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def test_serves(predictor: Predictor, expected: dict[str, Any], pictures: list[Path]) -> None:
-    with TestClient(make_app(Served(predictor, "golden"), Settings(max_batch=1))) as client:
+    with TestClient(make_app(ServedModel(predictor, "golden"), Settings(max_batch=1))) as client:
         while client.get("/readyz").status_code != 200:
             time.sleep(0.02)
         files = [("images", (file.name, file.read_bytes())) for file in pictures]
