@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -179,6 +180,28 @@ def test_two_processes_validate_and_predict_as_one(tmp_path: Path, one: Path) ->
                 found.append(json.loads(some.output(0).splitlines()[-1]))
                 assert "{" not in "".join(some.output(i) for i in range(1, processes))
         assert_close(found[1], found[0])
+
+
+@pytest.mark.slow
+def test_what_two_processes_collect_of_each_example_is_what_one_does(tmp_path: Path, one: Path) -> None:
+    script = [sys.executable, str(Path(__file__).with_name("collected_rows.py")), str(one)]
+    root = str(Path(__file__).parents[2])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    found = []
+    for processes, devices in ((1, 1), (1, 8), (2, 2)):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": root}
+        wheres = [[place, "2", str(i)] for i in range(2)] if processes == 2 else [[]]
+        some = [subprocess.Popen([*script, *where], env=env, stdout=subprocess.PIPE, text=True) for where in wheres]
+        said = [process.communicate(timeout=200)[0] for process in some]
+        assert [process.returncode for process in some] == [0] * processes
+        found.append(json.loads(said[0].splitlines()[-1]))
+    assert found[0]["index"] == list(range(359))
+    right = np.equal(found[0]["label"], found[0]["predicted"]).mean()
+    assert found[0]["top1"] == pytest.approx(right)
+    assert found[1] == found[0] == found[2]
 
 
 def assert_close(found: Any, expected: Any) -> None:

@@ -164,6 +164,24 @@ def test_the_state_keeps_an_average_only_where_asked(make_tiny: Any, spec: Any, 
     np.testing.assert_allclose(average, start + 0.9 * (new - start), rtol=1e-5)  # decay 1/10 at first
 
 
+class TwoParts(Classification):
+    """A loss of two parts: the usual one, and a third of it."""
+
+    def loss(self, outputs: Any, targets: Any, weight: Any) -> Any:
+        parts, count = super().loss(outputs, targets, weight)
+        return {"whole": parts["labels"], "third": parts["labels"] / 3}, count
+
+
+def test_each_part_of_a_loss_is_reported(make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    step, state = make(make_tiny, spec)
+    _, one = step(state, device_batch)
+    step, state = make(make_tiny, spec, task=TwoParts(4))
+    _, two = step(state, device_batch)
+    assert not [name for name in one if name.startswith("loss_")]
+    np.testing.assert_allclose([two["loss_whole"], two["loss_third"]], [one["loss"], one["loss"] / 3], rtol=1e-6)
+    np.testing.assert_allclose(two["loss"], one["loss"] * 4 / 3, rtol=1e-6)
+
+
 def test_evaluation_ignores_padding(make_tiny: Any, spec: Any, device_batch: Any) -> None:
     model, params = make_tiny()
     step = make_eval_step(model, spec, Classification(4), data_mesh(), collect=True)
