@@ -79,9 +79,7 @@ def line_chart(
     """
     drawn = [Series(s.name, thinned(s.points), s.style % STYLES) for s in series if s.points]
     if not drawn:
-        return Markup(
-            '<figure class="chart"><figcaption>{}</figcaption><p class="faint">nothing yet</p></figure>'
-        ).format(title)
+        return _nothing_yet(title)
     xs, ys = ([p[i] for s in drawn for p in s.points] for i in (0, 1))
     x = _Axis(*_range(min(xs), max(xs), from_zero=False), False, _LEFT, _WIDTH - _RIGHT)
     y = _Axis(*_range(min(ys), max(ys), from_zero=from_zero), False, _HEIGHT - _BOTTOM, _TOP)
@@ -146,12 +144,16 @@ def scatter(
     ).format(title=title, legend=_legend(groups, "mark"), w=_WIDTH, h=_HEIGHT + 80, body=Markup("").join(parts))
 
 
+def _nothing_yet(title: str) -> Markup:
+    return Markup('<figure class="chart"><figcaption>{}</figcaption><p class="faint">nothing yet</p></figure>').format(
+        title
+    )
+
+
 def points_chart(title: str, points: np.ndarray, x_label: str, y_label: str, *, diagonal: bool = False) -> Markup:
     """Pairs of numbers (N, 2) as dots; `diagonal` draws the line on which both are equal, over one range."""
     if not len(points):
-        return Markup(
-            '<figure class="chart"><figcaption>{}</figcaption><p class="faint">nothing yet</p></figure>'
-        ).format(title)
+        return _nothing_yet(title)
     (x_low, y_low), (x_high, y_high) = points.min(0), points.max(0)
     if diagonal:
         x_low = y_low = min(x_low, y_low)

@@ -170,8 +170,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     with _constructing(recipe):
         model = create_model(recipe.model.name, **recipe.model.options)
         spec = _input_spec(recipe, model)
-        images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+        shapes = variable_shapes(model, spec.size, spec.channels)["params"]
     check_best(recipe.validate.best, kind.measures, kind.best)
     # So many steps that the rounding to whole ones hides nothing.
     sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}

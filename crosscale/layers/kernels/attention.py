@@ -63,12 +63,9 @@ def attention_form(platform: str, q: Array, k: Array, bias: Array | None) -> str
 
 def fused_kernel_fits(q: Array, k: Array, bias: Array | None, platform: str) -> bool:
     """Whether cuDNN's fused attention takes these: half precision on a GPU, heads of 8, 16, ... 128, no bias."""
-    return bias is None and _heads_fit(platform, q.shape[-1], q.dtype)
-
-
-def _heads_fit(platform: str, width: int, dtype: Any) -> bool:
-    half = dtype in (jnp.bfloat16, jnp.float16)
-    return platform == "gpu" and asked().vendor != "none" and half and width % 8 == 0 and width <= 128
+    width, half = q.shape[-1], q.dtype in (jnp.bfloat16, jnp.float16)
+    allowed = platform == "gpu" and asked().vendor != "none"
+    return allowed and half and bias is None and width % 8 == 0 and width <= 128
 
 
 def carried_tokens(tokens: Any) -> Any:
