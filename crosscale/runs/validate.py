@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from crosscale.data import eval_batches
 from crosscale.data.pipeline import OnBadImage
 from crosscale.engine.evaluate import Pass, evaluate
 from crosscale.engine.sharding import check_divides, data_mesh, put_whole, replicated, spans_processes
-from crosscale.engine.step import make_eval_step
+from crosscale.engine.step import EvalStep, make_eval_step
 from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
 from crosscale.tasks.registry import DEFAULT, task_kind
@@ -155,13 +156,19 @@ def measure(
       collect: whether the rows of each example are wanted even where the metric does without.
       **loading: see `crosscale.data.eval_batches`.
     """
-    task = predictor.task
-    step = make_eval_step(predictor.model, spec, task, mesh, collect=collect)
+    task: Any = predictor.task
+    step = _step(predictor.model, spec, task, mesh, collect)
     params = put_whole(predictor.variables["params"], replicated(mesh))
     if spans_processes(mesh):
         loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
     with eval_batches(source, task.examples(spec), batch_size=batch_size, **loading) as batches:
         return evaluate(step, params, batches, mesh, task.metric, on_batch=on_batch)
+
+
+# A run that keeps its report up to date makes the same pass again and again, which is traced and compiled once.
+@lru_cache(maxsize=2)
+def _step(model: Any, spec: InputSpec, task: Any, mesh: Mesh, collect: bool) -> EvalStep:
+    return make_eval_step(model, spec, task, mesh, collect=collect)
 
 
 def _held_out(asked: HeldOut, stored: Mapping[str, Any]) -> dict[str, Any]:
