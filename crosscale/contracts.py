@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 else:
     Array = Any  # what only decodes or parses does not wait for JAX
 
-Variables = dict[str, Any]  # {"params": nested dict of arrays}, as Linen's init returns it
+# {"params": nested dict of arrays}, as Linen's init returns it; of a model with batch norms "batch_stats" besides.
+Variables = dict[str, Any]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+def as_variables(params: Any, batch_stats: Any = None) -> Variables:
+    """The collections that a model is applied with; without batch norms there is one."""
+    return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The exponential moving average of the parameters."""
+"""The exponential moving average of the parameters, and of batch norms' statistics with them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def update_ema(ema: Any, params: Any, step: Array, decay: float) -> Any:
     forgotten early in a short run.
 
     Args:
-      ema: tree of averages, as `params`.
+      ema: tree of averages, as `params`, which may be any tree of arrays.
       step: steps taken before this one.
       decay: the rate that is reached, in (0, 1).
     """

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from crosscale.cluster.hosts import sums as over_processes
-from crosscale.contracts import Batch
+from crosscale.contracts import Batch, Variables
 from crosscale.engine.sharding import own_rows, put_batch, spans_processes
 from crosscale.engine.step import EvalStep
 from crosscale.errors import WorkError
@@ -41,7 +41,7 @@ class Pass:
 
 def evaluate(
     eval_step: EvalStep,
-    params: Any,
+    variables: Variables,
     batches: Iterator[Batch],
     mesh: Mesh,
     metric: Metric,
@@ -53,7 +53,7 @@ def evaluate(
 
     Args:
       eval_step: made for the same metric.
-      params: on the devices.
+      variables: the model's, on the devices.
       batches: this process's rows of each.
       should_stop: asked before each batch; every process gets the same answer.
       on_batch: told the number of images so far; each process counts its own.
@@ -73,7 +73,7 @@ def evaluate(
         real = batch.index >= 0
         seen += int(real.sum())
         skipped += int((real & (batch.weight == 0)).sum())
-        running = eval_step(params, put_batch(batch, mesh)), batch
+        running = eval_step(variables, put_batch(batch, mesh)), batch
         # Read one batch late, so that the devices work while the host loads.
         if pending is not None:
             counted.add(*pending)

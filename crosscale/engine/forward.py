@@ -50,3 +50,19 @@ def forward(
         images = normalize(images, spec)
     rngs = None if rng is None else {"dropout": rng}
     return model.apply(variables, images, train=train, rngs=rngs, method=method, **options)
+
+
+def training_forward(
+    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, rng: jax.Array
+) -> tuple[Any, Any]:
+    """What the loss reads of a batch, and the batch norms' new running statistics (None for a model without any).
+
+    The arguments are those of `forward`.
+    """
+    # Any Linen module can be trained; an ImageModel says itself what it computes for the loss.
+    method = "training_outputs" if hasattr(type(model), "training_outputs") else None
+    options: dict[str, Any] = {"train": True, "rng": rng, "method": method}
+    if "batch_stats" not in variables:
+        return forward(model, variables, images, spec, **options), None
+    outputs, new = forward(model, variables, images, spec, mutable=["batch_stats"], **options)
+    return outputs, new["batch_stats"]

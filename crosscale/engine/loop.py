@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from crosscale.cluster.hosts import Stop, stop_signals
-from crosscale.contracts import Array, Batch
+from crosscale.contracts import Array, Batch, Variables
 from crosscale.engine.averages import Meter, Sums, add, means
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import Interrupted, evaluate
@@ -80,7 +80,7 @@ class Parts:
       open_train: the batches from a step on.
       open_eval: one pass over the held-out data.
       score: of a validation's metrics; of two, the larger tuple is the better.
-      save_best: writes the weights of the best validation: (parameters, record).
+      save_best: writes the weights of the best validation: (variables, record).
       restore: the newest checkpoint's state and progress, None where there is none.
       on_epoch: called after each epoch, when its metrics are written and its validation, if one was due, is done.
     """
@@ -99,6 +99,18 @@ class Parts:
     restore: Callable[[], Restored | None] = lambda: None
     validates: bool = True
     on_epoch: Callable[[], None] = lambda: None
+
+
+def restore_state(checkpoints: Checkpoints, target: TrainState, layout: Any) -> Restored | None:
+    """The newest checkpoint that can be read, None where there is none; see `Checkpoints.restore`.
+
+    Args:
+      target: a state of the same structure, for the shapes and types.
+      layout: the shardings of its arrays, one for all or a state of them.
+    """
+    places = layout.stored() if isinstance(layout, TrainState) else layout
+    found = checkpoints.restore(target.stored(), places)
+    return found and (TrainState(**found[0]), found[1])
 
 
 class Loop:
@@ -326,9 +338,8 @@ class Loop:
         finally:
             batches.close()
 
-    def _validated(self) -> Any:
-        averaged = self.parts.use_ema and self.state.ema_params is not None
-        return self.state.ema_params if averaged else self.state.params
+    def _validated(self) -> Variables:
+        return self.state.variables(averaged=self.parts.use_ema)
 
     def _keep_best(self, epoch: int, metrics: dict[str, float], score: tuple[float, ...]) -> None:
         best = {"step": self.step, "epoch": epoch, "score": list(score), "metrics": metrics}
@@ -342,4 +353,4 @@ class Loop:
     def _checkpoint(self, score: tuple[float, ...] | None = None) -> None:
         self._flush()
         self.meter.pause()
-        self._checkpoints.save(self.step, self.state, asdict(self.progress), score)
+        self._checkpoints.save(self.step, self.state.stored(), asdict(self.progress), score)

@@ -1,11 +1,16 @@
 """What training changes from step to step, as one tree."""
 
+from dataclasses import fields
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from crosscale.contracts import Variables, as_variables
+
+_LATER = ("batch_stats", "ema_batch_stats")  # fields that the first checkpoints did not have
 
 
 class TrainState(struct.PyTreeNode):
@@ -18,15 +23,21 @@ class TrainState(struct.PyTreeNode):
       params: the model's parameters, float32.
       opt_state: the optimizer's.
       ema_params: moving average of the parameters, or None.
+      batch_stats: running means and variances of the model's batch norms, float32; None where it has none.
+      ema_batch_stats: their moving average, or None.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     ema_params: Any
+    batch_stats: Any = None
+    ema_batch_stats: Any = None
 
     @classmethod
-    def create(cls, params: Any, optimizer: optax.GradientTransformation, *, ema: bool) -> "TrainState":
+    def create(
+        cls, params: Any, optimizer: optax.GradientTransformation, *, ema: bool, batch_stats: Any = None
+    ) -> "TrainState":
         """The state before the first step."""
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -34,7 +45,24 @@ class TrainState(struct.PyTreeNode):
             opt_state=optimizer.init(params),
             # A copy: the step donates its input, and one buffer cannot be donated twice.
             ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+            batch_stats=batch_stats or None,
+            ema_batch_stats=(jax.tree.map(jnp.copy, batch_stats) or None) if ema else None,
         )
+
+    def stored(self) -> dict[str, Any]:
+        """The fields by name, as checkpoints hold them.
+
+        What belongs to batch norms is left out where the model has none: checkpoints from before there were any can be
+        read.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None or name not in _LATER}
+
+    def variables(self, *, averaged: bool = False) -> Variables:
+        """What the model is applied with: the latest, or the moving averages where they are kept."""
+        if averaged and self.ema_params is not None:
+            return as_variables(self.ema_params, self.ema_batch_stats)
+        return as_variables(self.params, self.batch_stats)
 
 
 def step_key(seed: int, step: jax.Array) -> jax.Array:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from crosscale.contracts import Array, InputSpec
+from crosscale.contracts import Array, InputSpec, Variables, as_variables
 from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import update_ema
-from crosscale.engine.forward import forward, normalize
+from crosscale.engine.forward import forward, normalize, training_forward
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
@@ -21,8 +21,9 @@ from crosscale.tasks.metric import DeviceBatch, State
 from crosscale.tasks.task import Losses, Task
 
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Array]]]
-EvalStep = Callable[[Any, DeviceBatch], tuple[State, dict[str, Array]]]
+EvalStep = Callable[[Variables, DeviceBatch], tuple[State, dict[str, Array]]]
 Gradient = tuple[tuple[Losses, Array], Any]  # the summed losses and their weight; the gradient
+GradientOf = Callable[..., tuple[Gradient, Any]]  # the second are the batch norms' new statistics
 
 
 def make_train_step(
@@ -62,7 +63,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         key = step_key(seed, state.step)
-        (losses, weight), grads = _accumulated(gradient, state.params, batch, key, accumulate)
+        summed, batch_stats = _accumulated(gradient, state, batch, key, accumulate)
+        (losses, weight), grads = summed
         # A factor, unlike a division, is computed again wherever a gradient is read, without a pass of its own.
         share = 1.0 / jnp.maximum(weight, 1.0)
         losses, grads = jax.tree.map(lambda value: value * share, (losses, grads))
@@ -72,7 +74,7 @@ def make_train_step(
         if len(losses) > 1:
             report |= {f"loss_{name}": value for name, value in losses.items()}
         report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
-        new = _updated(state, grads, optimizer, lr, ema_decay)
+        new = _updated(state, grads, batch_stats, optimizer, lr, ema_decay)
         # A batch in which no picture decoded teaches nothing; not even the decay may act on it.
         keep = report["finite"] & (weight > 0)
         kept: TrainState = jax.tree.map(lambda a, b: jax.lax.select(keep, a, b), new, state)
@@ -82,20 +84,24 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
 
 
-def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any) -> Callable[..., Gradient]:
-    """(params, batch, key) -> the summed losses and their weight, and the gradient of their sum, laid out as told."""
+def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any) -> GradientOf:
+    """(params, batch_stats, batch, key) -> the summed losses, their weight and the gradient of their sum, laid out as
+    told, and the new batch_stats."""
 
-    def summed_loss(params: Any, batch: DeviceBatch, key: Array) -> tuple[Array, tuple[Losses, Array]]:
+    def summed_loss(
+        params: Any, batch_stats: Any, batch: DeviceBatch, key: Array
+    ) -> tuple[Array, tuple[Losses, Array, Any]]:
         augment_key, dropout_key = jax.random.split(key)
         images, targets = task.augment(augment_key, normalize(batch["image"], spec), batch)
-        outputs = forward(model, {"params": params}, images, spec, train=True, rng=dropout_key)
+        outputs, new = training_forward(model, as_variables(params, batch_stats), images, spec, dropout_key)
         losses, weight = task.loss(outputs, targets, batch["weight"])
-        return sum(losses.values(), jnp.float32(0)), (losses, weight)
+        return sum(losses.values(), jnp.float32(0)), (losses, weight, new)
 
-    def gradient(params: Any, batch: DeviceBatch, key: Array) -> Gradient:
-        (_, summed), grads = jax.value_and_grad(summed_loss, has_aux=True)(params, batch, key)
+    def gradient(params: Any, batch_stats: Any, batch: DeviceBatch, key: Array) -> tuple[Gradient, Any]:
+        differentiate = jax.value_and_grad(summed_loss, has_aux=True)
+        (_, (losses, weight, new)), grads = differentiate(params, batch_stats, batch, key)
         # Summed over the devices into the parts that the optimizer works on, not whole into each device.
-        return summed, jax.lax.with_sharding_constraint(grads, layout)
+        return ((losses, weight), jax.lax.with_sharding_constraint(grads, layout)), new
 
     return gradient
 
@@ -103,17 +109,17 @@ def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any) -> Cal
 def make_eval_step(
     model: nn.Module, spec: InputSpec, task: Task, mesh: Mesh, layout: Any = None, *, collect: bool = False
 ) -> EvalStep:
-    """Compiles a validation step: (params, batch) -> the state of the task's metric for this batch, and rows.
+    """Compiles a validation step: (variables, batch) -> the state of the task's metric for this batch, and rows.
 
     Args:
-      layout: the shardings of the parameters; None for whole on every device.
+      layout: the shardings of the variables; None for whole on every device.
       collect: whether the rows that the metric collects of each example are wanted even where it does without.
     """
     metric = task.metric
     collect = collect or metric.collects
 
-    def eval_step(params: Any, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
-        outputs = forward(model, {"params": params}, batch["image"], spec)
+    def eval_step(variables: Variables, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
+        outputs = forward(model, variables, batch["image"], spec, method=task.method)
         return metric.update(metric.init(), outputs, batch), metric.collect(outputs, batch) if collect else {}
 
     whole, rows = replicated(mesh), split_batch(mesh)
@@ -135,6 +141,7 @@ def _health(grads: Any) -> dict[str, Array]:
 def _updated(
     state: TrainState,
     grads: Any,
+    batch_stats: Any,
     optimizer: optax.GradientTransformation,
     lr: Array,
     ema_decay: float | None,
@@ -143,28 +150,30 @@ def _updated(
     direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda update: -lr * update, direction)
     params = optax.apply_updates(state.params, updates)
-    ema = state.ema_params
+    averages = state.ema_params, state.ema_batch_stats
     if ema_decay is not None:
-        ema = update_ema(ema, params, state.step, ema_decay)
-    return TrainState(state.step, params, opt_state, ema)
+        averages = update_ema(averages, (params, batch_stats), state.step, ema_decay)
+    return TrainState(state.step, params, opt_state, averages[0], batch_stats, averages[1])
 
 
 def _accumulated(
-    gradient: Callable[..., Gradient], params: Any, batch: DeviceBatch, key: Array, parts: int
-) -> Gradient:
-    """Summed losses, weight and gradient of a batch, computed in `parts` equal parts."""
+    gradient: GradientOf, state: TrainState, batch: DeviceBatch, key: Array, parts: int
+) -> tuple[Gradient, Any]:
+    """Summed losses, weight and gradient of a batch, computed in `parts` equal parts; the batch norms' statistics after
+    the last part."""
     if parts == 1:
-        return gradient(params, batch, key)
+        return gradient(state.params, state.batch_stats, batch, key)
     # Example i goes to part i % parts, so that each device's share splits without moving anything.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch))
     keys = jax.random.split(key, parts)
 
-    def add_part(total: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+    def add_part(so_far: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, None]:
+        total, batch_stats = so_far
+        new, batch_stats = gradient(state.params, batch_stats, *part)
+        return (jax.tree.map(jnp.add, total, new), batch_stats), None
 
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], split), keys[0]),
-    )
-    total: Gradient = jax.lax.scan(add_part, zeros, (split, keys))[0]
-    return total
+    first = jax.tree.map(lambda x: x[0], split)
+    shapes, _ = jax.eval_shape(gradient, state.params, state.batch_stats, first, keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    result: tuple[Gradient, Any] = jax.lax.scan(add_part, (zeros, state.batch_stats), (split, keys))[0]
+    return result

@@ -155,6 +155,11 @@ class ImageModel(nn.Module):
             return self(_one_blank(images), train)[:0]
         return self.head(self.backbone(images, train), train)
 
+    def training_outputs(self, images: Array, train: bool = True) -> Any:
+        """What a task's loss reads: the outputs, and what a model computes for the loss alone, such as an auxiliary
+        head's."""
+        return self(images, train)
+
     def features(self, images: Array, train: bool = False) -> Features:
         """(B, H, W, channels) -> Features(pooled, maps, strides), before the head."""
         if images.shape[:1] == (0,):

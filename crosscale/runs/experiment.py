@@ -18,7 +18,7 @@ from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
 from crosscale.data.sources import HUB
-from crosscale.engine.forward import forward
+from crosscale.engine.forward import training_forward
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
 from crosscale.engine.run_folder import replace_folder
 from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, put_whole, split_parameters
@@ -83,9 +83,9 @@ class Experiment:
         )
 
     @cached_property
-    def parameter_shapes(self) -> Any:
-        """The parameters as `jax.ShapeDtypeStruct`s, without computing any."""
-        return variable_shapes(self.model, self.spec.size, self.spec.channels)["params"]
+    def shapes(self) -> Variables:
+        """The model's variables as `jax.ShapeDtypeStruct`s, without computing any."""
+        return variable_shapes(self.model, self.spec.size, self.spec.channels)
 
     @property
     def total_steps(self) -> int:
@@ -236,18 +236,19 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     recipe, spec, model = experiment.recipe, experiment.spec, experiment.model
     per_device = recipe.train.batch_size // experiment.mesh.size
     images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)
-    params = experiment.parameter_shapes
+    shapes = experiment.shapes
+    params = shapes["params"]
     slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
 
-    def backward(params: Any, images: Any) -> Any:
+    def backward(variables: Any, images: Any) -> Any:
         def run(params: Any) -> Any:
-            return forward(model, {"params": params}, images, spec, train=True, rng=jax.random.key(0))
+            return training_forward(model, {**variables, "params": params}, images, spec, jax.random.key(0))[0]
 
-        return jax.vjp(run, params)[1]
+        return jax.vjp(run, variables["params"])[1]
 
     # What does not grow with the batch are the parameters and what is made of them alone.
     two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
-    kept = _bytes(jax.eval_shape(backward, params, two)) - _bytes(jax.eval_shape(backward, params, images))
+    kept = _bytes(jax.eval_shape(backward, shapes, two)) - _bytes(jax.eval_shape(backward, shapes, images))
     one_part = per_device // recipe.optimizer.accumulate
     parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))
     return {
@@ -279,7 +280,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     curve = np.linspace(0, total - 1, CURVE_POINTS).round().astype(np.int32)
     return {
         "model": experiment.recipe.model.name,
-        "parameters": _count(experiment.parameter_shapes),
+        "parameters": _count(experiment.shapes["params"]),
         "input": [*experiment.spec.size, experiment.spec.channels],
         **experiment.task.facts(),
         "train_images": len(experiment.train_source),
@@ -301,10 +302,13 @@ def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTr
       RequestError: a rule of the optimizer matches no parameter.
     """
     recipe = experiment.recipe
-    shapes = experiment.parameter_shapes
-    optimizer = make_optimizer(recipe.optimizer, shapes, experiment.model.layer_of)
-    ema = recipe.train.ema_decay is not None
-    return jax.eval_shape(lambda params: TrainState.create(params, optimizer, ema=ema), shapes), optimizer
+    optimizer = make_optimizer(recipe.optimizer, experiment.shapes["params"], experiment.model.layer_of)
+    return jax.eval_shape(lambda shapes: _created(experiment, shapes, optimizer), experiment.shapes), optimizer
+
+
+def _created(experiment: Experiment, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+    ema = experiment.recipe.train.ema_decay is not None
+    return TrainState.create(variables["params"], optimizer, ema=ema, batch_stats=variables.get("batch_stats"))
 
 
 def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
@@ -314,31 +318,31 @@ def initial_state(experiment: Experiment, optimizer: optax.GradientTransformatio
       RequestError: the pretrained weights do not fit.
     """
     recipe = experiment.recipe
-    seed, ema = recipe.train.seed, recipe.train.ema_decay is not None
+    seed = recipe.train.seed
     pretrained = None
     if recipe.model.pretrained:
-        pretrained = put_whole(_pretrained(experiment)["params"], layout.params)
+        pretrained = put_whole(_pretrained(experiment), layout.variables())
 
-    def create(params: Any) -> TrainState:
-        if params is None:
-            params = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))["params"]
-        return TrainState.create(params, optimizer, ema=ema)
+    def create(variables: Any) -> TrainState:
+        if variables is None:
+            variables = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))
+        return _created(experiment, variables, optimizer)
 
     state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
     return state
 
 
-def save_best(folder: Path, experiment: Experiment, params: Any, record: Mapping[str, Any]) -> None:
+def save_best(folder: Path, experiment: Experiment, variables: Variables, record: Mapping[str, Any]) -> None:
     """Writes weights and everything that is needed to use them alone, in the place of the folder's former.
 
     Args:
-      params: whole NumPy arrays.
+      variables: the model's, whole NumPy arrays.
     """
     numbers = {name: record[name] for name in ("metrics", "step", "epoch")}
     artifact = replace(experiment.artifact, **numbers)
 
     def fill(new: Path) -> None:
-        save_weights(new / WEIGHTS, {"params": params}, experiment.model)
+        save_weights(new / WEIGHTS, variables, experiment.model)
         write_artifact(new, artifact)
 
     replace_folder(folder, fill)

@@ -13,12 +13,13 @@ import jax
 import optax
 
 from crosscale.cluster.hosts import from_first, is_first, wait_for_all, wait_for_file
+from crosscale.contracts import Variables
 from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.compiler import compiler_options
 from crosscale.engine.environment import git_state, record_environment
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
-from crosscale.engine.loop import Loop, Parts, Progress
+from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -128,7 +129,7 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
     layout = split_parameters(target, experiment.mesh)
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=recipe.train.keep_checkpoints)
     try:
-        restore = partial(checkpoints.restore, target, layout)
+        restore = partial(restore_state, checkpoints, target, layout)
         restored = restore()
         if restored is not None:
             state, progress = restored[0], Progress(**restored[1])
@@ -165,9 +166,9 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
     loading = {name: getattr(recipe.data, name) for name in ("workers", "threads", "on_bad_image")}
     loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
 
-    def keep_best(params: Any, record: Mapping[str, Any]) -> None:
+    def keep_best(variables: Variables, record: Mapping[str, Any]) -> None:
         if is_first():
-            save_best(folder / BEST, experiment, params, record)
+            save_best(folder / BEST, experiment, variables, record)
 
     return Parts(
         train_step=make_train_step(
@@ -183,7 +184,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
             layout=layout,
             compiler_options=compiler_options(model, mesh),
         ),
-        eval_step=make_eval_step(model, spec, task, mesh, layout.params),
+        eval_step=make_eval_step(model, spec, task, mesh, layout.variables()),
         metric=task.metric,
         mesh=mesh,
         open_train=lambda step: train_batches(

@@ -158,11 +158,11 @@ def measure(
     """
     task: Any = predictor.task
     step = _step(predictor.model, spec, task, mesh, collect)
-    params = put_whole(predictor.variables["params"], replicated(mesh))
+    variables = put_whole(predictor.variables, replicated(mesh))
     if spans_processes(mesh):
         loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
     with eval_batches(source, task.examples(spec), batch_size=batch_size, **loading) as batches:
-        return evaluate(step, params, batches, mesh, task.metric, on_batch=on_batch)
+        return evaluate(step, variables, batches, mesh, task.metric, on_batch=on_batch)
 
 
 # A run that keeps its report up to date makes the same pass again and again, which is traced and compiled once.

@@ -114,6 +114,7 @@ class Regression:
 
     name: ClassVar[str] = "regression"
     Options: ClassVar[type] = RegressionOptions
+    method: ClassVar[str | None] = None
     has_logits: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ("quantity", "value")
     numeric: ClassVar[tuple[str, ...]] = ("value",)

@@ -134,6 +134,8 @@ class Task(Protocol):
       best: the measure that chooses the best checkpoint where the recipe does not say.
       measures: of each number that `metric` gives, in the order in which they are shown.
       metric: what a validation counts.
+      method: the model's method whose outputs `metric` and `results` read; None is `__call__`. The loss reads those of
+        `training_outputs`.
       has_logits: whether the outputs are class scores whose softmax means something, so that a teacher can be learnt.
       columns: headers of the results' rows, behind the one of the source.
       numeric: those of them that are set to the right.
@@ -148,6 +150,7 @@ class Task(Protocol):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    method: ClassVar[str | None]
     has_logits: ClassVar[bool]
     columns: ClassVar[tuple[str, ...]]
     numeric: ClassVar[tuple[str, ...]]

@@ -19,6 +19,7 @@ from crosscale.contracts import Batch, InputSpec
 from crosscale.data.augment import Augment
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import evaluate
+from crosscale.engine.loop import restore_state
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import MeshSettings, OptimizerSettings
 from crosscale.engine.sharding import bytes_per_device, make_mesh, put_batch, split_parameters, to_host
@@ -58,7 +59,7 @@ class Trainer:
             layout=self.layout,
         )
         self.metric = task.metric
-        self.eval_step = make_eval_step(model, SPEC, task, mesh, self.layout.params, collect=True)
+        self.eval_step = make_eval_step(model, SPEC, task, mesh, self.layout.variables(), collect=True)
 
     def train(self, steps: range) -> list[float]:
         losses = []
@@ -71,7 +72,7 @@ class Trainer:
     def validate(self) -> tuple[dict[str, float], dict[str, list[int]]]:
         """The numbers, and each example's record: its position, its target and what was predicted."""
         batches = iter([batch(7), batch(8, padding=5)])
-        found = evaluate(self.eval_step, self.state.ema_params, batches, self.mesh, self.metric)
+        found = evaluate(self.eval_step, self.state.variables(averaged=True), batches, self.mesh, self.metric)
         metrics = {name: value for name, value in found.metrics.items() if name != "images_per_second"}
         rows = {"index": found.rows["index"], "label": found.targets["label"], "predicted": found.rows["predicted"]}
         return metrics, {name: values.tolist() for name, values in rows.items()}
@@ -113,12 +114,12 @@ def resumed(folder: Path) -> list[float]:
     losses: list[float] = []
     for part, (data, fsdp) in enumerate([(2, 4), (1, 2), (1, 1)]):
         trainer, checkpoints = Trainer(mesh_of(data, fsdp)), Checkpoints(folder, keep=1)
-        restored = checkpoints.restore(trainer.state, trainer.layout)
+        restored = restore_state(checkpoints, trainer.state, trainer.layout)
         if restored is not None:
             trainer.state = restored[0]
             assert jax.tree.map(lambda leaf: leaf.sharding, trainer.state) == trainer.layout
         losses += trainer.train(range(2 * part, 2 * part + 2))
-        checkpoints.save(2 * part + 2, trainer.state, {})
+        checkpoints.save(2 * part + 2, trainer.state.stored(), {})
         checkpoints.close()
     return losses
 

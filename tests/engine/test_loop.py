@@ -16,7 +16,7 @@ from crosscale.contracts import Batch
 from crosscale.engine.averages import Meter, add, means
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.log import RunLog
-from crosscale.engine.loop import Loop, Parts, Progress
+from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import OptimizerSettings, TrainSettings
 from crosscale.engine.sharding import data_mesh, replicated
@@ -89,7 +89,7 @@ class Runs:
         )
         checkpoints = Checkpoints(folder / "checkpoints", keep=2)
         progress = Progress()
-        if (restored := checkpoints.restore(state, replicated(self.mesh))) is not None:
+        if (restored := restore_state(checkpoints, state, replicated(self.mesh))) is not None:
             state, progress = restored[0], Progress(**restored[1])
         with RunLog(folder, start_step=int(state.step), start_epoch=progress.epoch, total_steps=12) as log:
             loop = Loop(parts, state, progress, checkpoints, log)

@@ -13,7 +13,7 @@ import pytest
 from crosscale.contracts import Batch
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.log import RunLog
-from crosscale.engine.loop import MOST_VAIN_ROLLBACKS, Loop, Parts, Progress
+from crosscale.engine.loop import MOST_VAIN_ROLLBACKS, Loop, Parts, Progress, restore_state
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import OptimizerSettings, TrainSettings
 from crosscale.engine.sharding import data_mesh, replicated
@@ -90,7 +90,7 @@ class Harness:
         target = jax.eval_shape(lambda: state)
         places = jax.tree.map(lambda x: x.sharding, state)
         progress = Progress()
-        if (restored := checkpoints.restore(target, places)) is not None:
+        if (restored := restore_state(checkpoints, target, places)) is not None:
             state, progress = restored[0], Progress(**restored[1])
         parts = Parts(
             train_step=self.train_step,
@@ -106,7 +106,7 @@ class Harness:
                 epochs=epochs, batch_size=16, log_every=5, checkpoint_every=every, on_nonfinite=policy, ema_decay=0.9
             ),
             use_ema=True,
-            restore=lambda: checkpoints.restore(target, places),
+            restore=lambda: restore_state(checkpoints, target, places),
             on_epoch=on_epoch,
         )
         try:

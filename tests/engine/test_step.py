@@ -186,7 +186,7 @@ def test_evaluation_ignores_padding(make_tiny: Any, spec: Any, device_batch: Any
     model, params = make_tiny()
     step = make_eval_step(model, spec, Classification(4), data_mesh(), collect=True)
     weight = jnp.asarray([1.0] * 10 + [0.0] * 6)
-    got, rows = step(params, {**device_batch, "weight": weight})
+    got, rows = step({"params": params}, {**device_batch, "weight": weight})
     logits = np.asarray(forward(model, {"params": params}, device_batch["image"], spec))[:10]
     right = (logits.argmax(-1) == np.asarray(device_batch["label"])[:10]).sum()
     assert (float(got["top1"][0]), float(got["top1"][1])) == (right, 10)

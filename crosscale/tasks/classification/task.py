@@ -59,6 +59,7 @@ class Classification:
 
     name: ClassVar[str] = "classification"
     Options: ClassVar[type] = ClassificationOptions
+    method: ClassVar[str | None] = None
     has_logits: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...]] = ("class", "probability")
     numeric: ClassVar[tuple[str, ...]] = ("probability",)
