@@ -123,7 +123,10 @@ class LabelledSource(Source, Protocol):
 
 
 class Examples(Protocol):
-    """From a record to the arrays of one example, whose names and shapes are the same for all. Must be picklable."""
+    """From a record to the arrays of one example, whose names and shapes are the same for all. Must be picklable.
+
+    Validation examples of `SizedExamples` have shapes that depend on the picture's size.
+    """
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A record as training sees it, with the randomness of `rng`. Raises BadImage."""
@@ -135,4 +138,17 @@ class Examples(Protocol):
 
     def blank(self) -> dict[str, np.ndarray]:
         """What stands where an example does not count: padding, or a picture that does not decode."""
+        ...
+
+
+@runtime_checkable
+class SizedExamples(Protocol):
+    """Examples whose validation arrays depend on the picture's size: a batch holds those of one key."""
+
+    def shape_key(self, size: tuple[int, int]) -> Any:
+        """For a picture of (height, width): equal keys mean arrays of equal shapes; keys can be sorted."""
+        ...
+
+    def blank(self, shape_key: Any = None) -> dict[str, np.ndarray]:
+        """As `Examples.blank`, in validation for a key."""
         ...

@@ -15,7 +15,7 @@ import numpy as np
 
 from crosscale.artifact import CONFIG, WEIGHTS, best_folder, read_artifact
 from crosscale.contracts import Array, InputSpec, Variables
-from crosscale.data import BadImage, eval_transform
+from crosscale.data import BadImage
 from crosscale.data.decode import MAX_PIXELS, decode
 from crosscale.data.pictures import Picture, decodable, is_one_picture, picture_name
 from crosscale.engine.forward import forward
@@ -61,7 +61,8 @@ class Predictor:
         self.variables = jax.device_put(variables)
         self.spec = spec
         self.source = str(source) if source is not None else type(model).__name__
-        self._outputs = jax.jit(lambda variables, images: forward(model, variables, images, spec))
+        method = None if task is None else task.method
+        self._outputs = jax.jit(lambda variables, images: forward(model, variables, images, spec, method=method))
         image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)
         shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
         self.task = task or plain_task(classes if classes is not None else list(map(str, range(shape[-1]))))
@@ -121,13 +122,17 @@ class Predictor:
           max_pixels: a file that declares more is refused before any pixel is decoded.
 
         Returns:
-          (height, width, channels) uint8, of the sizes in `spec`.
+          (height, width, channels) uint8: the sizes are those in `spec`, or what the task makes of the picture's own.
 
         Raises:
           BadImage: not a picture, empty, damaged, or too large.
         """
-        data = decodable(picture, name)
-        return np.asarray(eval_transform(self.spec)(decode(data, self.spec.channels, name, max_pixels=max_pixels)))
+        return self.read(picture, name, max_pixels=max_pixels)[0]
+
+    def read(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[int, int]]:
+        """What `prepare` gives, and the (height, width) that the picture came in, which `results` may need."""
+        img = decode(decodable(picture, name), self.spec.channels, name, max_pixels=max_pixels)
+        return self.task.fit(self.spec, img), (img.height, img.width)
 
     def outputs(self, images: Array) -> Array:
         """(B, H, W, C) uint8 -> the model's outputs, such as logits (B, classes), on the device, perhaps not there yet.
@@ -136,11 +141,14 @@ class Predictor:
         """
         return self._outputs(self.variables, images)
 
-    def results(self, outputs: Array, sources: Sequence[str], **options: Any) -> list[Any]:
+    def results(
+        self, outputs: Array, sources: Sequence[str], sizes: Sequence[tuple[int, int]] | None = None, **options: Any
+    ) -> list[Any]:
         """The outputs of pictures -> what the task says of each.
 
         Args:
           sources: the pictures' names.
+          sizes: the (height, width) of each as `read` gives it; None where these are of no account.
           **options: the task's own, such as `top_k`.
 
         Raises:
@@ -152,7 +160,7 @@ class Predictor:
                 f"{self.source}: the model's outputs are not finite (NaN or infinite); "
                 "its weights are damaged or its training diverged, so use another checkpoint"
             )
-        return self.task.results(outputs, sources, **options)
+        return self.task.results(outputs, sources, sizes, **options)
 
     def predict(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32, **options: Any) -> Iterator[Any]:
         """Yields one `Result` per picture, in order. A bad picture yields its error and the rest go on.
@@ -204,29 +212,48 @@ class Predictor:
         index, picture = numbered
         name = picture_name(picture, f"image/{index}")
         try:
-            return _Loaded(name, self.prepare(picture, name), None)
+            return _Loaded(name, *self.read(picture, name), None)
         except BadImage as error:
-            return _Loaded(name, None, error.reason)
+            return _Loaded(name, None, (0, 0), error.reason)
 
-    def _dispatch(self, loaded: Sequence["_Loaded"], batch_size: int) -> Array | None:
-        images = [item.image for item in loaded if item.image is not None]
-        batch = np.zeros((batch_size, *self.spec.size, self.spec.channels), np.uint8)
-        if images:
-            batch[: len(images)] = np.stack(images)
-            variables, rows = self._spread
-            return self._outputs(variables, batch if rows is None else jax.device_put(batch, rows))
-        return None
-
-    def _read(self, loaded: Sequence["_Loaded"], outputs: Array | None, options: dict[str, Any]) -> Iterator[Result]:
-        sources = [item.source for item in loaded if item.error is None]
-        # What fills the batch up is no picture, and may give anything.
-        results = iter(self.results(np.asarray(outputs)[: len(sources)], sources, **options) if sources else ())
+    def _dispatch(self, loaded: Sequence["_Loaded"], batch_size: int) -> list[tuple[list["_Loaded"], Array]]:
+        """Batches of pictures of one shape, and their outputs, perhaps not there yet."""
+        groups: dict[tuple[int, ...], list[_Loaded]] = {}
         for item in loaded:
-            yield next(results) if item.error is None else self.task.failure(item.source, item.error)
+            if item.image is not None:
+                groups.setdefault(item.image.shape, []).append(item)
+        variables, rows = self._spread
+        dispatched = []
+        for shape, items in groups.items():
+            # Of a shape that few pictures have, a whole batch would be padding: one for each device.
+            count = batch_size if shape[:2] == self.spec.size else jax.local_device_count()
+            for start in range(0, len(items), count):
+                part = items[start : start + count]
+                batch = np.zeros((count, *shape), np.uint8)
+                batch[: len(part)] = np.stack([np.asarray(item.image) for item in part])
+                outputs = self._outputs(variables, batch if rows is None else jax.device_put(batch, rows))
+                dispatched.append((part, outputs))
+        return dispatched
+
+    def _read(
+        self,
+        loaded: Sequence["_Loaded"],
+        dispatched: Sequence[tuple[list["_Loaded"], Array]],
+        options: dict[str, Any],
+    ) -> Iterator[Result]:
+        found: dict[int, Result] = {}
+        for part, outputs in dispatched:
+            sources, sizes = [item.source for item in part], [item.size for item in part]
+            # What fills the batch up is no picture, and may give anything.
+            results = self.results(np.asarray(outputs)[: len(part)], sources, sizes, **options)
+            found |= {id(item): result for item, result in zip(part, results, strict=True)}
+        for item in loaded:
+            yield self.task.failure(item.source, item.error) if item.error is not None else found[id(item)]
 
 
 @dataclass(frozen=True)
 class _Loaded:
     source: str
     image: np.ndarray | None  # (H, W, C) uint8
+    size: tuple[int, int]  # the picture's own height and width
     error: str | None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crosscale.predictor import Predictor
+
+    _Read = tuple["np.ndarray", tuple[int, int]]
     from crosscale.tasks.task import Task
 
 HELP = """\
@@ -141,9 +143,9 @@ def _explain_files(
     remaining = iter(files)
     while chunk := list(islice(remaining, options.batch_size)):
         loaded = [_load(predictor, file) for file in chunk]
-        pictures = [picture for picture in loaded if not isinstance(picture, str)]
+        pictures = [read for read in loaded if not isinstance(read, str)]
         names = [str(file) for file, picture in zip(chunk, loaded, strict=True) if not isinstance(picture, str)]
-        drawn = iter(_draw(predictor, pictures, names, options, said)) if pictures else iter(())
+        drawn = _draw(predictor, pictures, names, options, said)
         for file, picture in zip(chunk, loaded, strict=True):
             if isinstance(picture, str):
                 failure = predictor.task.failure(str(file), picture)
@@ -158,19 +160,19 @@ def _explain_files(
             yield {"json": {**result.json(), "output": str(output), "maps": peaks}, "rows": result.rows()}
 
 
-def _load(predictor: "Predictor", file: Path) -> "np.ndarray | str":
-    """(H, W, C) uint8 as the model is to see it, or why not."""
+def _load(predictor: "Predictor", file: Path) -> "_Read | str":
+    """(H, W, C) uint8 as the model is to see it, and the picture's own height and width, or why not."""
     from crosscale.data import BadImage
 
     try:
-        return predictor.prepare(file, str(file))
+        return predictor.read(file, str(file))
     except BadImage as error:
         return error.reason
 
 
 def _draw(
     predictor: "Predictor",
-    pictures: Sequence["np.ndarray"],
+    pictures: "Sequence[_Read]",
     names: Sequence[str],
     options: argparse.Namespace,
     said: Mapping[str, int],
@@ -181,23 +183,30 @@ def _draw(
     from crosscale.explain import describe_maps, explain
     from crosscale.explain.draw import figure, peak
 
-    spec = predictor.spec
-    batch = np.zeros((options.batch_size, *spec.size, spec.channels), np.uint8)
-    batch[: len(pictures)] = np.stack(pictures)
-    outputs, values = explain(
-        predictor.model,
-        predictor.variables,
-        batch,
-        spec=spec,
-        position=options.position,
-        direction=options.direction,
-    )
-    maps = describe_maps(predictor.model, spec.size)
-    results = predictor.results(np.asarray(outputs)[: len(pictures)], names, **said)
-    for i, (picture, result) in enumerate(zip(pictures, results, strict=True)):
-        own = {name: x[i] for name, x in values.items()}
-        peaks = {m.name: peak(own[m.name]) for m in maps}
-        yield figure(picture, maps, own, result.caption(), position=options.position), result, peaks
+    spec, task = predictor.spec, predictor.task
+    # One batch of the size that is compiled; pictures that keep their own shapes come one by one.
+    equal = all(image.shape[:2] == spec.size for image, _ in pictures)
+    count = options.batch_size if equal else 1
+    for start in range(0, len(pictures), count):
+        part = pictures[start : start + count]
+        batch = np.zeros((count, *part[0][0].shape), np.uint8)
+        batch[: len(part)] = np.stack([image for image, _ in part])
+        outputs, values = explain(
+            predictor.model,
+            predictor.variables,
+            batch,
+            spec=spec,
+            position=options.position,
+            direction=options.direction,
+            method=task.method,
+        )
+        maps = describe_maps(predictor.model, batch.shape[1:3])
+        sizes = [size for _, size in part]
+        results = predictor.results(outputs[: len(part)], names[start : start + count], sizes, **said)
+        for i, ((image, _), result) in enumerate(zip(part, results, strict=True)):
+            own = {name: x[i] for name, x in values.items()}
+            peaks = {m.name: peak(own[m.name]) for m in maps}
+            yield figure(image, maps, own, result.caption(), position=options.position), result, peaks
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crosscale.contracts import Batch, Examples, Record, Source
+from crosscale.contracts import Batch, Examples, Record, SizedExamples, Source
 from crosscale.data.decode import reuse_pillow_blocks
 from crosscale.data.loader_process import init_worker
 from crosscale.data.order import training_order
@@ -165,20 +165,61 @@ def eval_batches(
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
 ) -> BatchIterator:
-    """Every example exactly once, in order, as validation sees it.
+    """Every example exactly once, in order, as validation sees it; of `SizedExamples` those of one key together.
 
-    All hosts yield the same number of batches; what fills up the last one has weight 0 and index -1. For
+    All hosts yield the same number of batches; what fills up the last one (of a key) has weight 0 and index -1. For
     the arguments see `train_batches`.
     """
     if batch_size < 1:
         raise RequestError(f"batch_size={batch_size}: must be positive")
     local = _local_size(batch_size, host_index, host_count)
-    steps = -(-len(source) // batch_size)
+    plan = _plan(source, examples, batch_size)
     import grain
 
-    load = _EvalLoader(source, examples)
-    dataset = _batched(grain.MapDataset.range(steps * batch_size).map(load), batch_size, host_index, local)
-    return BatchIterator(_start(dataset, workers, threads, steps), _checked(on_bad_image))
+    load = _EvalLoader(source, examples, plan)
+    dataset = _batched(grain.MapDataset.range(len(plan.order)).map(load), batch_size, host_index, local)
+    return BatchIterator(_start(dataset, workers, threads, len(plan.order) // batch_size), _checked(on_bad_image))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which example stands at which place of a pass.
+
+    Attributes:
+      order: (places,) position in the source, -1 for padding; whole batches.
+      keys: (places,) of `SizedExamples` the key of each; else none.
+    """
+
+    order: np.ndarray
+    keys: Sequence[Any] = ()
+
+    def blank(self, examples: Examples, place: int) -> dict[str, np.ndarray]:
+        """What stands at a place that does not count."""
+        if not self.keys or not isinstance(examples, SizedExamples):
+            return examples.blank()
+        return examples.blank(self.keys[place])
+
+
+def _plan(source: Any, examples: Examples, batch_size: int) -> _Plan:
+    count = len(source)
+    if not isinstance(examples, SizedExamples):
+        return _Plan(np.concatenate([np.arange(count), np.full(-count % batch_size, PADDING_INDEX)]))
+    groups: dict[Any, list[int]] = {}
+    broken = []
+    for index in range(count):
+        try:
+            groups.setdefault(examples.shape_key(source.size(index)), []).append(index)
+        except WorkError:  # what is wrong is told when it is loaded
+            broken.append(index)
+    if broken:
+        groups.setdefault(min(groups, default=examples.shape_key((1, 1))), []).extend(broken)
+    order: list[int] = []
+    keys: list[Any] = []
+    for key in sorted(groups):
+        padded = [*groups[key], *[PADDING_INDEX] * (-len(groups[key]) % batch_size)]
+        order += padded
+        keys += [key] * len(padded)
+    return _Plan(np.array(order, np.int64), keys)
 
 
 @dataclass(frozen=True)
@@ -187,18 +228,21 @@ class _TrainLoader:
     examples: Examples
 
     def __call__(self, index: int, rng: np.random.Generator) -> _Example:
-        return _load(self.source, index, self.examples, lambda record: self.examples.train(record, rng))
+        return _load(self.source, index, self.examples.blank, lambda record: self.examples.train(record, rng))
 
 
 @dataclass(frozen=True)
 class _EvalLoader:
     source: Source
     examples: Examples
+    plan: _Plan
 
-    def __call__(self, index: int) -> _Example:
-        if index >= len(self.source):
-            return _Example(self.examples.blank(), 0.0, PADDING_INDEX, None)
-        return _load(self.source, index, self.examples, self.examples.validation)
+    def __call__(self, place: int) -> _Example:
+        index = int(self.plan.order[place])
+        blank = partial(self.plan.blank, self.examples, place)
+        if index == PADDING_INDEX:
+            return _Example(blank(), 0.0, PADDING_INDEX, None)
+        return _load(self.source, index, blank, self.examples.validation)
 
 
 @dataclass(frozen=True)
@@ -224,13 +268,16 @@ def _batched(examples: Any, batch_size: int, host_index: int, local: int) -> Any
 
 
 def _load(
-    source: Source, index: int, examples: Examples, prepare: Callable[[Record], dict[str, np.ndarray]]
+    source: Source,
+    index: int,
+    blank: Callable[[], dict[str, np.ndarray]],
+    prepare: Callable[[Record], dict[str, np.ndarray]],
 ) -> _Example:
     try:
         return _Example(prepare(source[index]), 1.0, index, None)
     # Errors travel as data: the consumer meets them at their step, whichever worker read ahead.
     except WorkError as error:
-        return _Example(examples.blank(), 0.0, index, str(error))
+        return _Example(blank(), 0.0, index, str(error))
 
 
 def _stack(examples: Sequence[_Example]) -> _Loaded:

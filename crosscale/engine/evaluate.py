@@ -31,12 +31,14 @@ class Pass:
         decode) and "images_per_second" (without the first batch, which may compile, where there are more).
       rows: what the metric collected, (examples, ...) by name in the order of the source, of all processes; the
         examples' positions in the source are "index". Empty where the step collects nothing.
-      targets: the examples' target arrays, likewise; all of a batch's arrays but the pictures.
+      targets: the examples' target arrays, likewise; those that the metric keeps.
+      state: the metric's, of all examples.
     """
 
     metrics: dict[str, float]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     targets: dict[str, np.ndarray] = field(default_factory=dict)
+    state: Any = None
 
 
 def evaluate(
@@ -97,7 +99,8 @@ def evaluate(
         )
     rows, targets = counted.gathered()
     metrics = metric.compute(counted.state, rows)
-    return Pass({**metrics, "examples": seen - skipped, "skipped": skipped, "images_per_second": rate}, rows, targets)
+    numbers = {**metrics, "examples": seen - skipped, "skipped": skipped, "images_per_second": rate}
+    return Pass(numbers, rows, targets, counted.state)
 
 
 class _Counted:
@@ -112,7 +115,9 @@ class _Counted:
         state, rows = output
         self.state = self._metric.merge(self.state, jax.device_get(state))
         if rows:
-            targets = {f"target/{name}": np.asarray(array) for name, array in batch.arrays.items() if name != "image"}
+            kept = self._metric.targets
+            names = [name for name in batch.arrays if name != "image"] if kept is None else kept
+            targets = {f"target/{name}": np.asarray(batch.arrays[name]) for name in names}
             collected = {f"row/{name}": array for name, array in own_rows(dict(rows), self._mesh).items()}
             counts = {"index": np.where(batch.weight > 0, batch.index, -1)}
             self._rows.append({**targets, **collected, **counts})

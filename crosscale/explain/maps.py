@@ -73,12 +73,17 @@ def explain(
     spec: InputSpec | None = None,
     position: tuple[float, float] | None = None,
     direction: Direction = "received",
+    method: str | None = None,
 ) -> Explained:
-    """As `attention`, with the outputs of the very forward that the maps come from."""
+    """As `attention`, with the outputs of the very forward that the maps come from.
+
+    Args:
+      method: of the model, whose outputs are wanted; None is `__call__`.
+    """
     _check(model, images, spec, position, direction)
     where = None if position is None else jnp.asarray(position, jnp.float32)
     which: Direction = "given" if position is None else direction
-    outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which)
+    outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which, method)
     return Explained(np.asarray(outputs), {name: np.asarray(x) for name, x in jax.device_get(found).items()})
 
 
@@ -94,7 +99,7 @@ def weights(
     """
     if jnp.issubdtype(images.dtype, jnp.integer) and spec is None:
         raise RequestError("uint8 images need spec=, the model's InputSpec, to be normalised with")
-    captured = jax.device_get(_captured(model, variables, images, spec or InputSpec())[1])
+    captured = jax.device_get(_captured(model, variables, images, spec or InputSpec(), None)[1])
     return {name.removesuffix("/weights"): x[0] for name, x in flatten(captured).items()}
 
 
@@ -120,13 +125,15 @@ def describe_attention(model: nn.Module, size: tuple[int, int] | None = None) ->
     return found
 
 
-@partial(jax.jit, static_argnames=("model", "spec"))
-def _captured(model: nn.Module, variables: Variables, images: Array, spec: InputSpec) -> tuple[Array, Any]:
-    outputs, state = forward(model, variables, images, spec, mutable=[ATTENTION])
+@partial(jax.jit, static_argnames=("model", "spec", "method"))
+def _captured(
+    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, method: str | None
+) -> tuple[Array, Any]:
+    outputs, state = forward(model, variables, images, spec, mutable=[ATTENTION], method=method)
     return outputs, state[ATTENTION]
 
 
-@partial(jax.jit, static_argnames=("model", "spec", "direction"))
+@partial(jax.jit, static_argnames=("model", "spec", "direction", "method"))
 def _explain(
     model: nn.Module,
     variables: Variables,
@@ -134,8 +141,9 @@ def _explain(
     spec: InputSpec,
     position: Array | None,
     direction: Direction,
+    method: str | None,
 ) -> tuple[Array, dict[str, Array]]:
-    outputs, captured = _captured(model, variables, images, spec)
+    outputs, captured = _captured(model, variables, images, spec, method)
     size = images.shape[1], images.shape[2]
     family = describe_attention(model, size)
     found = family.grids(captured, position, direction)

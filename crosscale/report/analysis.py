@@ -1,6 +1,6 @@
 """One pass of a run's best weights over its held-out pictures: what the task finds in them, and attention."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from crosscale.tasks.sections import Section
 from crosscale.tasks.task import Examined
 
 MAX_EXPLAINED = 4
+MAX_LINES = 3  # beside the figure
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,20 @@ def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done,
     def picture(position: int) -> np.ndarray:
         return np.asarray(examples.validation(source[position])["image"])
 
-    examined = Examined(found.rows, found.targets, found.rows["index"], lambda place: source[place].id, picture)
+    def result(position: int) -> Any:
+        record = source[position]
+        return next(predictor.predict([record.image], batch_size=1))
+
+    examined = Examined(
+        rows=found.rows,
+        targets=found.targets,
+        index=found.rows["index"],
+        name=lambda place: source[place].id,
+        picture=picture,
+        target=lambda place: source[place].target,
+        result=result,
+        state=found.state,
+    )
     return Analysis(
         sections=predictor.task.sections(examined),
         examples=int(found.metrics["examples"]),
@@ -91,38 +105,25 @@ def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done,
 def _explain_some(predictor: Predictor, source: Source, examined: Examined) -> list[Explained]:
     """Attention over the most telling picture, and over evenly spread others."""
     try:
-        maps = describe_maps(predictor.model, predictor.spec.size)
+        describe_maps(predictor.model, predictor.spec.size)
     except RequestError:
         return []
     task = predictor.task
     spread = np.linspace(0, len(source) - 1, 2 * MAX_EXPLAINED).astype(int)[1::2]
-    names: list[str] = []
-    truths: list[str] = []
-    pictures: list[np.ndarray] = []
+    found: dict[str, Explained] = {}
     for position in (*task.telling(examined)[:1], *map(int, spread)):
-        if len(names) == MAX_EXPLAINED or examined.name(position) in names:
+        name = examined.name(position)
+        if len(found) == MAX_EXPLAINED or name in found:
             continue
         try:
-            image, truth = examined.picture(position), task.truth(source[position].target)
+            record, image = source[position], examined.picture(position)
         except WorkError:
             continue
-        names.append(examined.name(position))
-        truths.append(truth)
-        pictures.append(image)
-    if not pictures:
-        return []
-    images = np.stack(pictures)
-    outputs, values = explain(predictor.model, predictor.variables, images, spec=predictor.spec)
-    results = predictor.results(np.asarray(outputs), names)
-    return [
-        Explained(name, truth, figure(image, maps, _of(values, i), _few(result.caption())))
-        for i, (name, truth, image, result) in enumerate(zip(names, truths, pictures, results, strict=True))
-    ]
-
-
-def _of(values: Any, position: int) -> dict[str, np.ndarray]:
-    return {key: value[position] for key, value in values.items()}
-
-
-def _few(lines: Sequence[Any]) -> Sequence[Any]:
-    return lines[:3]
+        outputs, values = explain(
+            predictor.model, predictor.variables, image[None], spec=predictor.spec, method=task.method
+        )
+        (result,) = predictor.results(outputs, [name])
+        maps = describe_maps(predictor.model, image.shape[:2])
+        drawn = figure(image, maps, {key: value[0] for key, value in values.items()}, result.caption()[:MAX_LINES])
+        found[name] = Explained(name, task.truth(record.target), drawn)
+    return list(found.values())

@@ -24,9 +24,11 @@ class Metric:
 
     Attributes:
       collects: whether `compute` needs the rows of `collect`.
+      targets: names of the batch's arrays that are kept beside the rows; None keeps all but the pictures.
     """
 
     collects: bool = False
+    targets: tuple[str, ...] | None = None
 
     def init(self) -> State:
         """The state before the first example."""

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL.Image import Image
 
 from crosscale.contracts import Array, InputSpec, Source
 from crosscale.data.augment import Augment
 from crosscale.data.examples import ImageExamples, Target
 from crosscale.data.mix import erase, mix_targets
 from crosscale.data.table import TableSource, open_table
+from crosscale.data.transforms import eval_transform
 from crosscale.errors import RequestError
 from crosscale.models.heads.regression import RegressionHead
 from crosscale.ranges import POSITIVE, check_ranges
@@ -207,6 +209,10 @@ class Regression:
         """ "image", and the numbers in their units as "values"."""
         return ImageExamples(spec, augment, decode=decode, target=Target(TARGETS, "float32", (len(self.labels),)))
 
+    def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
+        """Resized and cut to the input's size."""
+        return np.asarray(eval_transform(spec)(img))
+
     def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> TableSource:
         """A table's columns of this task's names. Raises RequestError where one is missing."""
         columns: dict[str, Any] = {"columns": self.labels, "path_column": self.path_column}
@@ -245,7 +251,7 @@ class Regression:
         """As they are: the numbers in their units."""
         return jnp.asarray(outputs, jnp.float32)
 
-    def results(self, outputs: Array, sources: Sequence[str], **options: Any) -> list[Estimate]:
+    def results(self, outputs: Array, sources: Sequence[str], sizes: Any = None, **options: Any) -> list[Estimate]:
         """The numbers of each picture.
 
         Args:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
+from PIL.Image import Image
 
 from crosscale.contracts import Array, Examples, InputSpec, Source
 from crosscale.data.augment import Augment
@@ -66,6 +67,9 @@ class Examined:
       index: (N,) positions in the source.
       name: position in the source -> the example's id.
       picture: position in the source -> (H, W, C) uint8, as the model saw it.
+      target: position in the source -> the record's target.
+      result: position in the source -> what the model says of the picture, a `Result`.
+      state: the metric's, of all examples.
     """
 
     rows: Mapping[str, np.ndarray]
@@ -73,6 +77,9 @@ class Examined:
     index: np.ndarray
     name: Callable[[int], str]
     picture: Callable[[int], np.ndarray]
+    target: Callable[[int], Any] = lambda position: None
+    result: Callable[[int], Any] = lambda position: None
+    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,10 @@ class Task(Protocol):
         """What becomes of a record; without `augment` for validation alone."""
         ...
 
+    def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
+        """A decoded picture of any size as the model takes it in validation and prediction: (h, w, C) uint8."""
+        ...
+
     def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
         """Any data for a task that is trained, with its targets counted as the task counts them.
 
@@ -261,11 +272,14 @@ class Task(Protocol):
 
     # What people see.
 
-    def results(self, outputs: Any, sources: Sequence[str], **options: Any) -> list[Any]:
+    def results(
+        self, outputs: Any, sources: Sequence[str], sizes: Sequence[tuple[int, int]] | None = None, **options: Any
+    ) -> list[Any]:
         """A `Result` of each picture.
 
         Args:
           outputs: of the pictures, on the host.
+          sizes: heights and widths of the pictures as they came; None where they are those that `fit` gives.
           **options: those of `result_options`; `check_result_options` checks them.
         """
         ...

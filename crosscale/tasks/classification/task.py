@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL.Image import Image
 
 from crosscale.contracts import Array, InputSpec, LabelledSource, Source
 from crosscale.data.augment import Augment
@@ -17,6 +18,7 @@ from crosscale.data.declared import DeclaredSource
 from crosscale.data.examples import ImageExamples
 from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
+from crosscale.data.transforms import eval_transform
 from crosscale.errors import RequestError
 from crosscale.ranges import BELOW_ONE, check_ranges
 from crosscale.tasks.classification.report import sections, telling
@@ -143,6 +145,10 @@ class Classification:
         """ "image", and the class index as "label"."""
         return ImageExamples(spec, augment, decode=decode)
 
+    def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
+        """Resized and cut to the input's size."""
+        return np.asarray(eval_transform(spec)(img))
+
     def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
         """The labels are in this task's order, by class name; the data may lack classes, but have no others."""
         source = self.open(place, split, val_fraction=val_fraction, seed=seed)
@@ -194,7 +200,7 @@ class Classification:
         """Logits (..., classes) -> probabilities in float32."""
         return jax.nn.softmax(jnp.asarray(outputs, jnp.float32), axis=-1)
 
-    def results(self, outputs: Array, sources: Sequence[str], **options: Any) -> list[Prediction]:
+    def results(self, outputs: Array, sources: Sequence[str], sizes: Any = None, **options: Any) -> list[Prediction]:
         """The most probable classes of each picture with their probabilities, best first.
 
         Args:
