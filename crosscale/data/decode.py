@@ -100,12 +100,12 @@ def decode(
     if isinstance(image, np.ndarray):
         img = _from_array(image, name)
     else:
-        img = image if isinstance(image, Image.Image) else _open(image, name)
+        img = image if isinstance(image, Image.Image) else open_encoded(image, name)
         if img.width * img.height > max_pixels:
             raise _too_large(name, img.size, max_pixels)
         if isinstance(image, bytes) and has_too_many_scans(image, img.width * img.height):
             raise BadImage(name, f"a JPEG of {image.count(_SCAN)} scans, which would take minutes; save it anew")
-    stored = _stored_as(img)
+    stored = stored_as(img)
     try:
         img.load()
         if "transparency" in img.info and img.mode in _WITHOUT_ALPHA:
@@ -138,7 +138,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def open_encoded(data: bytes, name: str) -> Image.Image:
+    """A picture of which only the header is read yet. Raises BadImage."""
     if not data:
         raise BadImage(name, "the file is empty (0 bytes)")
     if _is_heif(data) and not register_heif():
@@ -210,13 +211,30 @@ def orientation(img: Image.Image) -> int:
     return int(value) if value in range(2, 9) else 1
 
 
+def upright_size(image: bytes | Path, name: str) -> tuple[int, int]:
+    """Height and width of what `decode` will give, by the header alone. Raises BadImage.
+
+    Args:
+      image: an encoded file, or the path of one.
+    """
+    try:
+        with Image.open(image if isinstance(image, Path) else BytesIO(image), formats=_formats()) as img:
+            width, height = img.size
+            if img.format == "TIFF":  # whose reader may have turned the size, but not the tags
+                width, height = (int(img.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
+            return (width, height) if orientation(img) > 4 else (height, width)
+    except Exception:  # the other way says what is wrong
+        read = open_encoded(open_image(image) if isinstance(image, Path) else image, name)
+        return (read.width, read.height) if orientation(read) > 4 else (read.height, read.width)
+
+
 def _upright(img: Image.Image) -> Image.Image:
     # Asked after load(): Pillow's TIFF reader turns the picture itself and drops the tag. exif_transpose copies even an
     # upright picture.
     return ImageOps.exif_transpose(img) if orientation(img) != 1 else img
 
 
-def _stored_as(img: Image.Image) -> str:
+def stored_as(img: Image.Image) -> str:
     """The layout of the pixels in a file that is not decoded yet, in Pillow's word ("L;4", "RGB;16B"); else ""."""
     tiles = getattr(img, "tile", None)
     return str(tiles[0].args) if tiles else ""

@@ -1,0 +1,235 @@
+"""Pictures and masks as a source: each record's target is the mask as labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from crosscale.contracts import Record
+from crosscale.data.class_table import find_class_table
+from crosscale.data.decode import BadImage, open_image, upright_size
+from crosscale.data.mask_check import check_sample
+from crosscale.data.mask_layouts import Layout, Pairs, find_layout
+from crosscale.data.mask_meaning import Meaning, meaning_of, spread
+from crosscale.data.mask_read import MaskReading, Stored, read_stored
+from crosscale.data.once import shared
+from crosscale.data.split import part_of
+from crosscale.data.strings import Strings
+from crosscale.errors import RequestError
+
+CHECKED = 32  # pictures and masks that are looked at before a training starts
+MEASURED = 256  # pictures whose sizes tell the usual one
+
+
+class PairReader(Protocol):
+    """Pictures and their masks as encoded files, wherever they lie. Must be picklable."""
+
+    def __len__(self) -> int: ...
+
+    def names(self, index: int) -> tuple[str, str]:
+        """What the picture and the mask are called."""
+        ...
+
+    def picture(self, index: int) -> bytes:
+        """Raises BadImage."""
+        ...
+
+    def mask(self, index: int) -> bytes:
+        """Raises BadImage."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the upright picture, from its header. Raises BadImage."""
+        ...
+
+    def select(self, indices: np.ndarray) -> Self:
+        """Some of the pairs."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Pictures and masks in files of their own, given relative to `root`."""
+
+    root: Path
+    pictures: Strings
+    masks: Strings
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def names(self, index: int) -> tuple[str, str]:
+        """Their paths relative to the root."""
+        return self.pictures[index], self.masks[index]
+
+    def picture(self, index: int) -> bytes:
+        """The picture's file. Raises BadImage."""
+        return open_image(self.root / self.pictures[index])
+
+    def mask(self, index: int) -> bytes:
+        """The mask's file. Raises BadImage."""
+        return open_image(self.root / self.masks[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the upright picture, from its header. Raises BadImage."""
+        return upright_size(self.root / self.pictures[index], self.pictures[index])
+
+    def select(self, indices: np.ndarray) -> "PairFiles":
+        """Some of the pairs."""
+        chosen = ([paths[int(index)] for index in indices] for paths in (self.pictures, self.masks))
+        return PairFiles(self.root, *map(Strings.of, chosen))
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """Pictures with masks.
+
+    A record has the picture's encoded bytes, and as its target (H, W) uint8 labels: positions in `classes`, or 255 for
+    what is ignored.
+
+    Attributes:
+      pairs: the pictures and masks.
+      classes: names, in label order; at most 255.
+      palette: (classes, 3) uint8, the colour in which each is drawn.
+      reading: what the masks' values mean.
+      layout: what the data was recognised as.
+      notes: lines on how the classes were found, and whether 0 is ignored.
+      without: a line for each picture or mask of this part that has no counterpart.
+    """
+
+    pairs: PairReader
+    classes: Sequence[str]
+    palette: np.ndarray
+    reading: MaskReading
+    layout: str
+    notes: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        picture = self.pairs.picture(index)
+        name, _ = self.pairs.names(index)
+        return Record(name, picture, self._labels(index, upright_size(picture, name)))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the upright picture, from its header. Raises BadImage."""
+        return self.pairs.size(index)
+
+    def labels(self, index: int) -> np.ndarray:
+        """(H, W) uint8, the mask alone. Raises BadImage where it has another size than its picture."""
+        return self._labels(index, self.size(index))
+
+    def _labels(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        name, mask_name = self.pairs.names(index)
+        stored = read_stored(self.pairs.mask(index), mask_name)
+        found = (stored.values.shape[0], stored.values.shape[1])
+        if found != size:
+            turned = "; turn the mask as the picture's EXIF orientation says" if found == size[::-1] else ""
+            raise BadImage(
+                mask_name,
+                f"the mask has {found[1]} x {found[0]} pixels, its picture {name} has {size[1]} x {size[0]}"
+                f"{turned or '; make them equal'}",
+            )
+        return self.reading.labels_of(stored, mask_name)
+
+    def select(self, indices: np.ndarray) -> "MaskSource":
+        """The same data with only these examples."""
+        return replace(self, pairs=self.pairs.select(indices))
+
+
+def usual_short_side(source: MaskSource) -> int:
+    """The median of the pictures' shorter sides in pixels, over up to 256 spread over the source. Raises BadImage."""
+    return int(np.median([min(source.size(index)) for index in spread(len(source), MEASURED)]))
+
+
+def open_masks(
+    place: str | Path,
+    split: str,
+    *,
+    val_fraction: float,
+    seed: int,
+    reduce_zero_label: bool | None = None,
+    checked: int = CHECKED,
+) -> MaskSource:
+    """One split of a data set of pictures and masks.
+
+    The layouts are those of `mask_layouts.KNOWN`, or parquet shards with a column of pictures and one of masks. Class
+    names come from classes.csv, labelmap.txt or classes.txt beside the folders, from the public set that the layout is
+    of, or are the values 0..max that the masks hold.
+
+    Args:
+      split: "train", "val", or "all" for data that comes as one part.
+      val_fraction: the share that is held out, by digests of the pictures' paths, where the data comes as one part.
+      seed: of that choice.
+      reduce_zero_label: whether the value 0 is ignored and classes count from 1. None: yes for ADE20K, else no.
+      checked: how many pictures and masks are looked at; 0 looks at none, and lets pictures without a mask pass, for
+        `check_masks` to tell.
+
+    Raises:
+      RequestError: no such layout, no pairs, a picture without a mask, or a mask that cannot be learnt from.
+    """
+    if split not in ("train", "val", "all"):
+        raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
+    root = Path(place).expanduser()
+    layout = find_layout(root)
+    meaning = _meaning(root, reduce_zero_label)
+    pairs, held_out = _part(layout, split)
+    source = MaskSource(
+        PairFiles(root, pairs.pictures, pairs.masks),
+        meaning.classes,
+        meaning.palette,
+        meaning.reading,
+        layout.name,
+        (*meaning.notes, *[layout.note] * bool(layout.note)),
+        pairs.without,
+    )
+    if held_out:
+        zeros = np.zeros(len(source), np.int32)
+        source = part_of(source, pairs.pictures, zeros, split, val_fraction, seed, str(root))
+    if checked:
+        _refuse_lonely(root, source)
+        check_sample(source, checked)
+    return source
+
+
+def _part(layout: Layout, split: str) -> tuple[Pairs, bool]:
+    """The pairs that hold a split, and whether the split is yet to be cut from them."""
+    if "all" in layout.parts:
+        return layout.parts["all"], True
+    if split == "all":
+        raise RequestError(f"{layout.root}: has two parts, so there is no one that is all of it; say train or val")
+    return layout.parts[split], False
+
+
+def _refuse_lonely(root: Path, source: MaskSource) -> None:
+    if source.without:
+        more = f" ({len(source.without):,} files have no counterpart)" if len(source.without) > 1 else ""
+        raise RequestError(f"{root}/{source.without[0]}{more}; a mask has the name of its picture: add or remove files")
+
+
+@shared
+def _meaning(root: Path, reduce_zero_label: bool | None) -> Meaning:
+    """Of both splits' masks together, so that one class is the same number in each."""
+    layout = find_layout(root)
+    parts = [PairFiles(root, pairs.pictures, pairs.masks) for pairs in layout.parts.values()]
+    ends = np.cumsum([len(part) for part in parts])
+
+    def stored(index: int) -> tuple[str, Stored]:
+        number = int(np.searchsorted(ends, index, side="right"))
+        own = index - (int(ends[number - 1]) if number else 0)
+        name = parts[number].names(own)[1]
+        return name, read_stored(parts[number].mask(own), name)
+
+    return meaning_of(
+        root,
+        stored,
+        int(ends[-1]),
+        table=find_class_table(root),
+        known=layout.known,
+        label_ids=layout.label_ids,
+        reduce_zero_label=reduce_zero_label,
+    )

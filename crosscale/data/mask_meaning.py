@@ -1,0 +1,209 @@
+"""Which classes a set of masks has, and whether its values or its colours say so: found before anything is learnt."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from crosscale.data.class_table import ClassTable
+from crosscale.data.decode import BadImage
+from crosscale.data.mask_read import IGNORED, MOST_CLASSES, MaskReading, Stored, counts_of, listed
+from crosscale.data.mask_sets import ADE20K, CITYSCAPES_IDS, CITYSCAPES_LABELS, KnownSet, distinct_colours
+from crosscale.errors import RequestError
+
+PROBED = 32  # masks of which the kind is looked at
+SCANNED = 2000  # masks whose values are looked at where nothing names the classes
+SMOOTHED = 200  # different values, from which on they are taken for the greys of a picture
+
+Reader = Callable[[int], tuple[str, Stored]]  # index -> name of a mask's file, what it holds; raises BadImage
+T = TypeVar("T")
+
+BINARY = (
+    "the masks hold 0 and 255 alone, and 255 is ignored, so that the object would not be learnt; save the object as 1, "
+    "or write classes.csv with the lines background,0,0,0 and object,255,255,255"
+)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the masks of a set say.
+
+    Attributes:
+      classes: names, in label order.
+      palette: (classes, 3) uint8, the colour in which each is drawn.
+      reading: from a file's values to labels.
+      notes: lines on how this was found.
+    """
+
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    reading: MaskReading
+    notes: tuple[str, ...]
+
+
+def meaning_of(
+    place: Path,
+    masks: Reader,
+    count: int,
+    *,
+    table: ClassTable | None = None,
+    known: KnownSet | None = None,
+    label_ids: bool = False,
+    reduce_zero_label: bool | None = None,
+) -> Meaning:
+    """Decides what the values of a set's masks mean.
+
+    Args:
+      place: what errors name.
+      masks: all of the set's masks, both splits'.
+      count: how many they are.
+      table: names of the classes, and perhaps colours, that come with the data.
+      known: the public set that the layout is of.
+      label_ids: the values are Cityscapes' label ids.
+      reduce_zero_label: whether 0 is ignored and classes count from 1; None is what the public set does, else no.
+
+    Raises:
+      RequestError: the classes cannot be told, or fit no mask of 8 bits.
+    """
+    if table is not None:
+        return _of_table(place, masks, count, table, bool(reduce_zero_label))
+    if known is ADE20K:
+        return _of_ade(reduce_zero_label)
+    if known is not None:
+        if reduce_zero_label:
+            raise RequestError(f"{place}: reduce_zero_label does not go with {known.name}, whose class 0 counts")
+        mapped = {value: CITYSCAPES_LABELS.get(value, IGNORED) for value in range(CITYSCAPES_IDS)}
+        number = len(known.classes)
+        if label_ids:
+            reading = MaskReading.of_mapping(number, mapped, place=known.name)
+        else:
+            reading = MaskReading.of_values(number, place=known.name)
+        return Meaning(known.classes, known.palette, reading, (f"{number} classes of {known.name}",))
+    return _of_values(place, masks, count, bool(reduce_zero_label))
+
+
+def _of_ade(reduce_zero_label: bool | None) -> Meaning:
+    """Its value 0 is what none of the 150 classes is."""
+    if reduce_zero_label is False:
+        classes = ("other", *ADE20K.classes)
+        note = "reduce_zero_label: no, as asked for; 0 is the class other"
+        reading = MaskReading.of_values(151, place=ADE20K.name)
+        return Meaning(classes, distinct_colours(151), reading, ("151 classes of ADE20K", note))
+    how = "as asked for" if reduce_zero_label else "recognised from the layout"
+    note = f"reduce_zero_label: yes, {how}; 0 is ignored, 1..150 become 0..149"
+    reading = MaskReading.of_values(150, reduce_zero_label=True, place=ADE20K.name)
+    return Meaning(ADE20K.classes, ADE20K.palette, reading, ("150 classes of ADE20K", note))
+
+
+def _reduced(asked: bool, classes: int) -> tuple[str, ...]:
+    return (f"reduce_zero_label: yes, as asked for; 0 is ignored, 1..{classes} become 0..{classes - 1}",) * asked
+
+
+def _of_table(place: Path, masks: Reader, count: int, table: ClassTable, reduce_zero_label: bool) -> Meaning:
+    number = len(table.classes)
+    _check_number(table.file, number)
+    values = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place=table.file.name)
+    palette = table.palette()
+    note = f"{number} classes by {table.file.name}"
+    if table.colours is not None:
+        colours = MaskReading.of_colours(number, table.colours, place=table.file.name)
+        if _says_by_colour(_some(lambda index: _probe(masks(index)[1], values, colours), count, PROBED)):
+            if reduce_zero_label:
+                raise RequestError(f"{place}: reduce_zero_label does not go with masks that are read by their colours")
+            assert palette is not None
+            return Meaning(table.classes, palette, colours, (f"{note}, by their colours",))
+    drawn = palette if palette is not None else distinct_colours(number)
+    return Meaning(table.classes, drawn, values, (note, *_reduced(reduce_zero_label, number)))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """How one mask can be read: its count of channels, whether it has a palette, and whether either reading fits."""
+
+    channels: int
+    palette: bool
+    by_values: bool
+    by_colours: bool
+    counts: np.ndarray
+
+
+def _probe(stored: Stored, values: MaskReading, colours: MaskReading) -> _Probe:
+    channels = stored.values.shape[2] if stored.values.ndim == 3 else 1
+    counts = counts_of(stored.values) if channels == 1 else np.zeros(256, np.int64)
+    fits = _fits(values, stored), _fits(colours, stored)
+    return _Probe(channels, stored.palette is not None, *fits, counts)
+
+
+def _says_by_colour(probes: Sequence[_Probe]) -> bool:
+    """Whether masks with a table of colours beside them are meant by their colours, and not by their values."""
+    if any(probe.channels > 1 for probe in probes):
+        return True
+    if not probes or not all(probe.by_colours for probe in probes):
+        return False
+    if any(probe.palette for probe in probes):
+        return True  # the palette's colours are all in the table, perhaps in another order
+    # Grey: labels, unless they make none, or are black and white.
+    found = set(np.flatnonzero(sum(probe.counts for probe in probes)).tolist())
+    return not all(probe.by_values for probe in probes) or (IGNORED in found and found <= {0, IGNORED})
+
+
+def _fits(reading: MaskReading, stored: Stored) -> bool:
+    try:
+        reading.labels_of(stored, "")
+    except BadImage:
+        return False
+    return True
+
+
+def _of_values(place: Path, masks: Reader, count: int, reduce_zero_label: bool) -> Meaning:
+    looked_at = _some(lambda index: _values_in(*masks(index)), count, SCANNED)
+    counts = np.sum(looked_at, axis=0) if looked_at else np.zeros(256, np.int64)
+    found = np.flatnonzero(counts[:IGNORED])
+    if set(np.flatnonzero(counts)) == {0, IGNORED} and not reduce_zero_label:
+        raise RequestError(f"{place}: {BINARY}")
+    if found.size > SMOOTHED:
+        raise RequestError(
+            f"{place}: the masks hold {found.size} different values, as smoothed edges or pictures do; save labels as "
+            "they are, or name the classes in classes.txt"
+        )
+    first = int(reduce_zero_label)
+    number = int(found.max()) + 1 - first if found.size else 0
+    if number < 2:
+        values = listed(np.flatnonzero(counts))
+        raise RequestError(f"{place}: the masks hold {values} alone, so that there are no two classes to tell apart")
+    which = f"all {len(looked_at):,}" if len(looked_at) == count else f"{len(looked_at):,} of {count:,}"
+    note = f"{number} classes, because {found.max()} is the largest value in {which} masks; classes.txt would name them"
+    absent = sorted(set(range(first, number + first)) - set(found.tolist()))
+    gap = (f"no mask holds the value{'s' if len(absent) > 1 else ''} {listed(absent)}",) if absent else ()
+    reading = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place="the values found")
+    names = tuple(str(value) for value in range(first, number + first))
+    return Meaning(names, distinct_colours(number), reading, (note, *gap, *_reduced(reduce_zero_label, number)))
+
+
+def _values_in(name: str, stored: Stored) -> np.ndarray:
+    """Pixels of each value; raises BadImage for a mask of colours."""
+    MaskReading.of_values(MOST_CLASSES).labels_of(stored, name)
+    return counts_of(stored.values)
+
+
+def _check_number(file: Path, number: int) -> None:
+    if number < 2:
+        raise RequestError(f"{file}: one class alone; name the background too, as the class of the value 0")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` positions among `count`, evenly spread from the first to the last."""
+    return sorted({int(position) for position in np.linspace(0, count - 1, min(count, most)).round()}) if count else []
+
+
+def _some(look: Callable[[int], T], count: int, most: int) -> list[T]:
+    """What is seen of up to `most` masks; raises RequestError for one that cannot be read."""
+    try:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            return list(pool.map(look, spread(count, most)))
+    except BadImage as error:
+        raise RequestError(str(error)) from None
