@@ -4,7 +4,7 @@ A new family or task adds one row there, a small model or a few outputs, and inh
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from crosscale import explain
 from crosscale.artifact import Artifact, read_artifact, write_artifact
-from crosscale.contracts import InputSpec, Record, Variables
+from crosscale.contracts import InputSpec, Record, SizedExamples, Variables
 from crosscale.data.augment import Augment
 from crosscale.export.export import export
 from crosscale.models.model import ImageModel
@@ -132,17 +132,27 @@ class Case:
       outputs: of a model, (12, ...).
       arrays: the targets' arrays of a batch, (12, ...) by name.
       target: of a record.
+      learnt: the arrays of a training batch, where they are others than a validation's.
+      wrapped: the outputs as the loss reads them.
+      units: what an example counts for in the loss.
     """
 
     task: Task
     outputs: np.ndarray
     arrays: Mapping[str, np.ndarray]
     target: Any
+    learnt: Mapping[str, np.ndarray] | None = None
+    wrapped: Callable[[Any], Any] = lambda outputs: outputs
+    units: int = 1
 
     WEIGHT = np.array([1.0] * 9 + [0.0] * 3, np.float32)
 
     def batch(self, rows: Any = slice(None)) -> dict[str, np.ndarray]:
         return {**{name: values[rows] for name, values in self.arrays.items()}, "weight": self.WEIGHT[rows]}
+
+    def training_batch(self, rows: Any = slice(None)) -> dict[str, np.ndarray]:
+        arrays = self.arrays if self.learnt is None else self.learnt
+        return {**{name: values[rows] for name, values in arrays.items()}, "weight": self.WEIGHT[rows]}
 
 
 def check_loss(case: Case) -> None:
@@ -151,12 +161,12 @@ def check_loss(case: Case) -> None:
     images = jnp.zeros((12, 4, 4, 1))
 
     def total(outputs: Any, rows: Any = slice(None)) -> Any:
-        _, targets = task.augment(jax.random.key(0), images[rows], case.batch(rows))
-        parts, count = task.loss(outputs, targets, weight[rows])
+        _, targets = task.augment(jax.random.key(0), images[rows], case.training_batch(rows))
+        parts, count = task.loss(case.wrapped(outputs), targets, weight[rows])
         return sum(parts.values()), count
 
     (clean, count), slope = jax.value_and_grad(total, has_aux=True)(jnp.asarray(case.outputs))
-    assert float(count) == 9
+    assert float(count) == 9 * case.units
     assert np.abs(slope[:9]).max() > 0
     assert not np.any(slope[9:])
     (padded, _), slope_there = jax.value_and_grad(total, has_aux=True)(jnp.asarray(case.outputs).at[9:].set(jnp.nan))
@@ -237,6 +247,9 @@ def check_examples(case: Case) -> None:
     record = Record("a", np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8), case.target)
     for augment in (None, Augment.none()):
         examples = case.task.examples(spec, augment)
+        if isinstance(examples, SizedExamples):
+            check_sized_examples(case, record, examples)
+            continue
         found = [examples.validation(record), examples.blank()]
         if augment is not None:
             found.append(examples.train(record, np.random.default_rng(0)))
@@ -245,3 +258,19 @@ def check_examples(case: Case) -> None:
         assert shapes[0]["image"] == ((8, 12, 1), np.uint8)
         for name, values in case.arrays.items():
             assert shapes[0][name] == (values.shape[1:], values.dtype)
+
+
+def check_sized_examples(case: Case, record: Record, examples: Any) -> None:
+    """In validation the shapes are those of the key, for what stands for none too; in training all are equal."""
+
+    def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {name: (value.shape, value.dtype) for name, value in arrays.items()}
+
+    key = examples.shape_key(record.image.shape[:2])
+    found = shapes(examples.validation(record))
+    assert found == shapes(examples.blank(key))
+    assert found.keys() == case.arrays.keys()
+    blank = shapes(examples.blank())
+    assert blank.keys() == {"image", *(case.learnt or {})}
+    if examples.trains:
+        assert shapes(examples.train(record, np.random.default_rng(0))) == blank

@@ -33,6 +33,19 @@ TASK = {
         {"values": RNG.normal(5, 3, (12, 2)).astype(np.float32)},
         np.array([5.0, 2.5]),
     ),
+    "segmentation": Case(
+        task_kind("segmentation").from_artifact(["sky", "sea", "sand"], {}),
+        RNG.normal(size=(12, 8, 8, 3)).astype(np.float32),
+        {
+            "image": np.zeros((12, 32, 32, 1), np.uint8),
+            "mask": RNG.integers(0, 3, (12, 32, 32)).astype(np.uint8),
+            "size": np.full((12, 2), 32, np.int32),
+        },
+        np.zeros((20, 20), np.uint8),
+        learnt={"mask": RNG.integers(0, 3, (12, 8, 8)).astype(np.uint8)},
+        wrapped=lambda outputs: {"logits": outputs},
+        units=64,
+    ),
 }
 
 

@@ -59,6 +59,11 @@ class SegmentationExamples:
         self.crop: Size = (augment.crop if augment is not None else None) or spec.size
         self._transform = None if augment is None else joint_transform(spec, augment, self.scale)
 
+    @property
+    def trains(self) -> bool:
+        """Whether they were made for training too."""
+        return self._transform is not None
+
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """ "image" (*crop, C) and "mask" (*crop), both uint8; 255 is ignored. Raises BadImage."""
         assert self._transform is not None, "made without an augmentation"
