@@ -319,11 +319,14 @@ def _defaults(kind: type) -> dict[str, Any]:
 
 
 def _field_docs(kind: type) -> dict[str, str]:
-    """The text below each field of a dataclass, from its source."""
+    """The text below each field of a dataclass and of those that it inherits from, from their source."""
     import docstring_parser
 
-    try:
-        parsed = docstring_parser.parse_from_object(kind)
-    except OSError:  # no source, as in a frozen program
-        return {}
-    return {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
+    found: dict[str, str] = {}
+    for part in (base for base in reversed(kind.__mro__) if is_dataclass(base)):
+        try:
+            parsed = docstring_parser.parse_from_object(part)
+        except OSError:  # no source, as in a frozen program
+            continue
+        found |= {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
+    return found
