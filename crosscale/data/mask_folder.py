@@ -175,9 +175,8 @@ def open_masks(
     if split not in ("train", "val", "all"):
         raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
     root = Path(place).expanduser()
-    layout = find_layout(root)
-    meaning = _meaning(root, reduce_zero_label)
-    pairs, held_out = _part(layout, split)
+    layout, meaning = _recognised(root, reduce_zero_label, not checked)
+    pairs, whole = _part(layout, split)
     source = MaskSource(
         PairFiles(root, pairs.pictures, pairs.masks),
         meaning.classes,
@@ -187,7 +186,7 @@ def open_masks(
         (*meaning.notes, *[layout.note] * bool(layout.note)),
         pairs.without,
     )
-    if held_out:
+    if whole:
         zeros = np.zeros(len(source), np.int32)
         source = part_of(source, pairs.pictures, zeros, split, val_fraction, seed, str(root))
     if checked:
@@ -212,8 +211,8 @@ def _refuse_lonely(root: Path, source: MaskSource) -> None:
 
 
 @shared
-def _meaning(root: Path, reduce_zero_label: bool | None) -> Meaning:
-    """Of both splits' masks together, so that one class is the same number in each."""
+def _recognised(root: Path, reduce_zero_label: bool | None, lenient: bool) -> tuple[Layout, Meaning]:
+    """The layout, and what both splits' masks together say, so that one class is the same number in each."""
     layout = find_layout(root)
     parts = [PairFiles(root, pairs.pictures, pairs.masks) for pairs in layout.parts.values()]
     ends = np.cumsum([len(part) for part in parts])
@@ -224,7 +223,7 @@ def _meaning(root: Path, reduce_zero_label: bool | None) -> Meaning:
         name = parts[number].names(own)[1]
         return name, read_stored(parts[number].mask(own), name)
 
-    return meaning_of(
+    meaning = meaning_of(
         root,
         stored,
         int(ends[-1]),
@@ -232,4 +231,6 @@ def _meaning(root: Path, reduce_zero_label: bool | None) -> Meaning:
         known=layout.known,
         label_ids=layout.label_ids,
         reduce_zero_label=reduce_zero_label,
+        lenient=lenient,
     )
+    return layout, meaning
