@@ -85,9 +85,10 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
 def _has_masks(options: argparse.Namespace) -> bool:
     """Whether the data is of pictures with masks; raises RequestError for options that do not go with it."""
-    from crosscale.data.mask_layouts import KNOWN, is_mask_folder
+    from crosscale.data.mask_folder import has_masks
+    from crosscale.data.mask_layouts import KNOWN
 
-    found = is_mask_folder(options.data)
+    found = has_masks(options.data)
     if found and options.write is not None:
         raise RequestError("--write makes a folder of labelled pictures; pictures with masks are in files already")
     for name, given in (("--check", options.check), ("--reduce-zero-label", options.reduce_zero_label is not None)):
