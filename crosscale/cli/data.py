@@ -1,5 +1,6 @@
 """`crosscale data`: what a data set holds, and the same data as an ordinary image folder."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction
+from crosscale.cli.data_masks import describe_masks
 from crosscale.cli.output import note, print_json, print_table, progress_bar
 from crosscale.errors import RequestError
 
@@ -19,6 +21,8 @@ Describes a data set as training sees it: the splits, the classes in label order
 DATA is what `crosscale train --data-dir` takes of labelled pictures: "digits" (the handwritten digits that
 ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder of class folders (of which
 a part is held out for validation), a folder of .tar or .parquet shards, hf:owner/name, or an .npz file.
+Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
+prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
 --write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png."""
 
 EPILOG = f"""\
@@ -26,6 +30,7 @@ examples:
   crosscale data digits
   crosscale data photos --json
   crosscale data digits --write digits-folder
+  crosscale data streets --check
 
 {EXIT_STATUS}"""
 
@@ -45,8 +50,23 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         help="share of each class held out where the data has no val/ (default 0.2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
+    parser.add_argument("--check", action="store_true", help="read every picture and mask, and tell what is wrong")
+    parser.add_argument(
+        "--reduce-zero-label",
+        choices=("yes", "no"),
+        help="of masks: whether the value 0 is ignored and classes count from 1 (default: yes for ADE20K, else no)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse(argv)
+    if _has_masks(options):
+        return describe_masks(
+            options.data,
+            val_fraction=options.val_fraction,
+            seed=options.seed,
+            reduce_zero_label={None: None, "yes": True, "no": False}[options.reduce_zero_label],
+            check=options.check,
+            as_json=as_json,
+        )
     out = None if options.write is None else Path(options.write).expanduser()
     if out is not None:
         _check_writable(out)
@@ -61,6 +81,20 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         _write(sources, out)
     _describe(options.data, sources, out, as_json)
     return 0
+
+
+def _has_masks(options: argparse.Namespace) -> bool:
+    """Whether the data is of pictures with masks; raises RequestError for options that do not go with it."""
+    from crosscale.data.mask_folder import has_masks
+    from crosscale.data.mask_layouts import KNOWN
+
+    found = has_masks(options.data)
+    if found and options.write is not None:
+        raise RequestError("--write makes a folder of labelled pictures; pictures with masks are in files already")
+    for name, given in (("--check", options.check), ("--reduce-zero-label", options.reduce_zero_label is not None)):
+        if given and not found:
+            raise RequestError(f"{name} is for pictures with masks, and {options.data} holds none: {KNOWN}")
+    return found
 
 
 def _check_writable(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Labelled pictures in, batches of uint8 arrays out: sources, decoding, transforms, augmentation, the loader.
+"""Pictures with labels or masks in, batches of uint8 arrays out: sources, decoding, transforms, augmentation, loader.
 
 Names are imported when they are first used, so that importing this package stays cheap. The functions
 `decode.decode` and `mix.mix` share their file's name and are imported from there.
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from crosscale.data.examples import ImageExamples as ImageExamples
     from crosscale.data.image_folder import ImageFolder as ImageFolder
     from crosscale.data.image_folder import write_image_folder as write_image_folder
+    from crosscale.data.joint_augment import JointAugment as JointAugment
+    from crosscale.data.mask_check import check_masks as check_masks
+    from crosscale.data.mask_examples import SegmentationExamples as SegmentationExamples
+    from crosscale.data.mask_folder import MaskSource as MaskSource
+    from crosscale.data.mask_folder import open_masks as open_masks
     from crosscale.data.pipeline import BatchIterator as BatchIterator
     from crosscale.data.pipeline import eval_batches as eval_batches
     from crosscale.data.pipeline import steps_per_epoch as steps_per_epoch
@@ -28,9 +33,14 @@ _HOME = {
     "BatchIterator": "pipeline",
     "ImageExamples": "examples",
     "ImageFolder": "image_folder",
+    "JointAugment": "joint_augment",
+    "MaskSource": "mask_folder",
+    "SegmentationExamples": "mask_examples",
+    "check_masks": "mask_check",
     "eval_batches": "pipeline",
     "eval_transform": "transforms",
     "open_image": "decode",
+    "open_masks": "mask_folder",
     "open_source": "sources",
     "steps_per_epoch": "pipeline",
     "train_batches": "pipeline",

@@ -1,6 +1,6 @@
 """Pictures and masks as a source: each record's target is the mask as labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -11,10 +11,12 @@ from crosscale.contracts import Record
 from crosscale.data.class_table import find_class_table
 from crosscale.data.decode import BadImage, open_image, upright_size
 from crosscale.data.mask_check import check_sample
-from crosscale.data.mask_layouts import Layout, Pairs, find_layout
+from crosscale.data.mask_layouts import Layout, find_layout, is_mask_folder
 from crosscale.data.mask_meaning import Meaning, meaning_of, spread
+from crosscale.data.mask_parquet import has_mask_shards, open_mask_shards
 from crosscale.data.mask_read import MaskReading, Stored, read_stored
 from crosscale.data.once import shared
+from crosscale.data.sources import HUB, download, has_shards
 from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
@@ -42,6 +44,10 @@ class PairReader(Protocol):
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the upright picture, from its header. Raises BadImage."""
+        ...
+
+    def masks_alone(self) -> Self:
+        """The same masks, for a look at them alone."""
         ...
 
     def select(self, indices: np.ndarray) -> Self:
@@ -75,6 +81,10 @@ class PairFiles:
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the upright picture, from its header. Raises BadImage."""
         return upright_size(self.root / self.pictures[index], self.pictures[index])
+
+    def masks_alone(self) -> "PairFiles":
+        """Itself: each file is read by itself."""
+        return self
 
     def select(self, indices: np.ndarray) -> "PairFiles":
         """Some of the pairs."""
@@ -114,6 +124,11 @@ class MaskSource:
         picture = self.pairs.picture(index)
         name, _ = self.pairs.names(index)
         return Record(name, picture, self._labels(index, upright_size(picture, name)))
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """Where blocks of examples begin that are read together, for an order that reads each once; None for files."""
+        return getattr(self.pairs, "blocks", None)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the upright picture, from its header. Raises BadImage."""
@@ -162,6 +177,7 @@ def open_masks(
     of, or are the values 0..max that the masks hold.
 
     Args:
+      place: a folder, or "hf:owner/name[@revision]".
       split: "train", "val", or "all" for data that comes as one part.
       val_fraction: the share that is held out, by digests of the pictures' paths, where the data comes as one part.
       seed: of that choice.
@@ -171,38 +187,33 @@ def open_masks(
 
     Raises:
       RequestError: no such layout, no pairs, a picture without a mask, or a mask that cannot be learnt from.
+      WorkError: a shard is damaged, or the hub cannot be reached.
     """
     if split not in ("train", "val", "all"):
         raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
-    root = Path(place).expanduser()
-    layout = find_layout(root)
-    meaning = _meaning(root, reduce_zero_label)
-    pairs, held_out = _part(layout, split)
-    source = MaskSource(
-        PairFiles(root, pairs.pictures, pairs.masks),
-        meaning.classes,
-        meaning.palette,
-        meaning.reading,
-        layout.name,
-        (*meaning.notes, *[layout.note] * bool(layout.note)),
-        pairs.without,
-    )
-    if held_out:
-        zeros = np.zeros(len(source), np.int32)
-        source = part_of(source, pairs.pictures, zeros, split, val_fraction, seed, str(root))
+    if not 0 <= val_fraction < 1:
+        raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies in 0 <= value < 1")
+    root = download(str(place)) if str(place).startswith(HUB) else Path(place).expanduser()
+    found = _recognised(root, reduce_zero_label, not checked)
+    if split == "all" and "all" not in found.parts:
+        raise RequestError(f"{root}: has two parts, so there is no one that is all of it; say train or val")
+    part = "all" if "all" in found.parts else split
+    pairs, meaning = found.parts[part], found.meaning
+    decided = meaning.classes, meaning.palette, meaning.reading
+    source = MaskSource(pairs, *decided, found.layout, found.notes, found.without.get(part, ()))
+    if part == "all":
+        ids = [pairs.names(index)[0] for index in range(len(pairs))]
+        source = part_of(source, ids, np.zeros(len(ids), np.int32), split, val_fraction, seed, str(root))
     if checked:
         _refuse_lonely(root, source)
         check_sample(source, checked)
     return source
 
 
-def _part(layout: Layout, split: str) -> tuple[Pairs, bool]:
-    """The pairs that hold a split, and whether the split is yet to be cut from them."""
-    if "all" in layout.parts:
-        return layout.parts["all"], True
-    if split == "all":
-        raise RequestError(f"{layout.root}: has two parts, so there is no one that is all of it; say train or val")
-    return layout.parts[split], False
+def has_masks(place: str | Path) -> bool:
+    """Whether a data set on the disc is of pictures and masks, by its folders' names or its shards' columns."""
+    root = Path(place).expanduser()
+    return is_mask_folder(root) or (root.is_dir() and has_shards(root, ".parquet") and has_mask_shards(root))
 
 
 def _refuse_lonely(root: Path, source: MaskSource) -> None:
@@ -211,20 +222,37 @@ def _refuse_lonely(root: Path, source: MaskSource) -> None:
         raise RequestError(f"{root}/{source.without[0]}{more}; a mask has the name of its picture: add or remove files")
 
 
+@dataclass(frozen=True)
+class _Recognised:
+    """What a place holds: the layout's name, lines on it, the pairs of each part, what they lack, what masks mean."""
+
+    layout: str
+    notes: tuple[str, ...]
+    parts: Mapping[str, PairReader]
+    without: Mapping[str, tuple[str, ...]]
+    meaning: Meaning
+
+
 @shared
-def _meaning(root: Path, reduce_zero_label: bool | None) -> Meaning:
-    """Of both splits' masks together, so that one class is the same number in each."""
-    layout = find_layout(root)
-    parts = [PairFiles(root, pairs.pictures, pairs.masks) for pairs in layout.parts.values()]
-    ends = np.cumsum([len(part) for part in parts])
+def _recognised(root: Path, reduce_zero_label: bool | None, lenient: bool) -> _Recognised:
+    """Both splits' masks decide together, so that one class is the same number in each."""
+    parts: dict[str, PairReader] = {}
+    if not is_mask_folder(root) and root.is_dir() and has_shards(root, ".parquet"):
+        parts |= open_mask_shards(root)
+        layout = Layout(root, "parquet shards")
+    else:
+        layout = find_layout(root)
+        parts |= {split: PairFiles(root, pairs.pictures, pairs.masks) for split, pairs in layout.parts.items()}
+    every = [part.masks_alone() for part in parts.values()]
+    ends = np.cumsum([len(part) for part in every])
 
     def stored(index: int) -> tuple[str, Stored]:
         number = int(np.searchsorted(ends, index, side="right"))
         own = index - (int(ends[number - 1]) if number else 0)
-        name = parts[number].names(own)[1]
-        return name, read_stored(parts[number].mask(own), name)
+        name = every[number].names(own)[1]
+        return name, read_stored(every[number].mask(own), name)
 
-    return meaning_of(
+    meaning = meaning_of(
         root,
         stored,
         int(ends[-1]),
@@ -232,4 +260,8 @@ def _meaning(root: Path, reduce_zero_label: bool | None) -> Meaning:
         known=layout.known,
         label_ids=layout.label_ids,
         reduce_zero_label=reduce_zero_label,
+        lenient=lenient,
     )
+    notes = (*meaning.notes, *[layout.note] * bool(layout.note))
+    without = {split: pairs.without for split, pairs in layout.parts.items()}
+    return _Recognised(layout.name, notes, parts, without, meaning)

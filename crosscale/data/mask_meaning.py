@@ -54,6 +54,7 @@ def meaning_of(
     known: KnownSet | None = None,
     label_ids: bool = False,
     reduce_zero_label: bool | None = None,
+    lenient: bool = False,
 ) -> Meaning:
     """Decides what the values of a set's masks mean.
 
@@ -65,12 +66,14 @@ def meaning_of(
       known: the public set that the layout is of.
       label_ids: the values are Cityscapes' label ids.
       reduce_zero_label: whether 0 is ignored and classes count from 1; None is what the public set does, else no.
+      lenient: masks that cannot be read are passed over, as long as there are others.
 
     Raises:
       RequestError: the classes cannot be told, or fit no mask of 8 bits.
     """
+    some = _Some(masks, count, lenient)
     if table is not None:
-        return _of_table(place, masks, count, table, bool(reduce_zero_label))
+        return _of_table(place, some, table, bool(reduce_zero_label))
     if known is ADE20K:
         return _of_ade(reduce_zero_label)
     if known is not None:
@@ -83,7 +86,7 @@ def meaning_of(
         else:
             reading = MaskReading.of_values(number, place=known.name)
         return Meaning(known.classes, known.palette, reading, (f"{number} classes of {known.name}",))
-    return _of_values(place, masks, count, bool(reduce_zero_label))
+    return _of_values(place, some, bool(reduce_zero_label))
 
 
 def _of_ade(reduce_zero_label: bool | None) -> Meaning:
@@ -103,7 +106,7 @@ def _reduced(asked: bool, classes: int) -> tuple[str, ...]:
     return (f"reduce_zero_label: yes, as asked for; 0 is ignored, 1..{classes} become 0..{classes - 1}",) * asked
 
 
-def _of_table(place: Path, masks: Reader, count: int, table: ClassTable, reduce_zero_label: bool) -> Meaning:
+def _of_table(place: Path, masks: "_Some", table: ClassTable, reduce_zero_label: bool) -> Meaning:
     number = len(table.classes)
     _check_number(table.file, number)
     values = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place=table.file.name)
@@ -111,7 +114,7 @@ def _of_table(place: Path, masks: Reader, count: int, table: ClassTable, reduce_
     note = f"{number} classes by {table.file.name}"
     if table.colours is not None:
         colours = MaskReading.of_colours(number, table.colours, place=table.file.name)
-        if _says_by_colour(_some(lambda index: _probe(masks(index)[1], values, colours), count, PROBED)):
+        if _says_by_colour(masks.seen(lambda _, stored: _probe(stored, values, colours), PROBED)):
             if reduce_zero_label:
                 raise RequestError(f"{place}: reduce_zero_label does not go with masks that are read by their colours")
             assert palette is not None
@@ -159,8 +162,8 @@ def _fits(reading: MaskReading, stored: Stored) -> bool:
     return True
 
 
-def _of_values(place: Path, masks: Reader, count: int, reduce_zero_label: bool) -> Meaning:
-    looked_at = _some(lambda index: _values_in(*masks(index)), count, SCANNED)
+def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
+    looked_at = masks.seen(_values_in, SCANNED)
     counts = np.sum(looked_at, axis=0) if looked_at else np.zeros(256, np.int64)
     found = np.flatnonzero(counts[:IGNORED])
     if set(np.flatnonzero(counts)) == {0, IGNORED} and not reduce_zero_label:
@@ -175,7 +178,7 @@ def _of_values(place: Path, masks: Reader, count: int, reduce_zero_label: bool) 
     if number < 2:
         values = listed(np.flatnonzero(counts))
         raise RequestError(f"{place}: the masks hold {values} alone, so that there are no two classes to tell apart")
-    which = f"all {len(looked_at):,}" if len(looked_at) == count else f"{len(looked_at):,} of {count:,}"
+    which = f"all {len(looked_at):,}" if len(looked_at) == masks.count else f"{len(looked_at):,} of {masks.count:,}"
     note = f"{number} classes, because {found.max()} is the largest value in {which} masks; classes.txt would name them"
     absent = sorted(set(range(first, number + first)) - set(found.tolist()))
     gap = (f"no mask holds the value{'s' if len(absent) > 1 else ''} {listed(absent)}",) if absent else ()
@@ -200,10 +203,27 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(position) for position in np.linspace(0, count - 1, min(count, most)).round()}) if count else []
 
 
-def _some(look: Callable[[int], T], count: int, most: int) -> list[T]:
-    """What is seen of up to `most` masks; raises RequestError for one that cannot be read."""
-    try:
+@dataclass(frozen=True)
+class _Some:
+    """Masks to look at: how to read one, how many there are, whether those that cannot be read are passed over."""
+
+    read: Reader
+    count: int
+    lenient: bool
+
+    def seen(self, look: Callable[[str, Stored], T], most: int) -> list[T]:
+        """What is seen of up to `most` masks; raises RequestError for one that cannot be read."""
+
+        def one(index: int) -> T | BadImage:
+            try:
+                return look(*self.read(index))
+            except BadImage as error:
+                return error
+
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            return list(pool.map(look, spread(count, most)))
-    except BadImage as error:
-        raise RequestError(str(error)) from None
+            found = list(pool.map(one, spread(self.count, most)))
+        good = [item for item in found if not isinstance(item, BadImage)]
+        bad = next((item for item in found if isinstance(item, BadImage)), None)
+        if bad is not None and not (self.lenient and good):
+            raise RequestError(str(bad))
+        return good

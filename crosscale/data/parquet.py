@@ -17,45 +17,31 @@ from crosscale.data.shards import choose_shards, find_shards, label_numbers
 from crosscale.data.split import part_of
 from crosscale.errors import RequestError, WorkError
 
-_IMAGE_NAMES = ("image", "img", "jpg", "png", "webp")
-_LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
+IMAGE_NAMES = ("image", "img", "jpg", "png", "webp")
+LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
 # A picture cannot be read without its row group, so a few of them stay: the order in which training visits the
 # examples (see `crosscale.data.order`) keeps to that many at a time.
 CACHED_BYTES = 256 << 20
 
 
-class ParquetShards:
-    """Rows of parquet files.
+class RowGroups:
+    """Rows of parquet files, of which some row groups stay in memory. Picklable; threads may share it.
 
     Attributes:
-      classes: class names, in label order.
       files: the shards.
-      labels: (N,) int32.
-      blocks: (number of row groups + 1,) int64, where each row group begins among the examples, for an order
-        that reads each of them once; None for a part of the rows.
+      columns: that are read.
+      groups: (G, 3) int64, of each row group: file, number in it, rows.
+      rows: (N,) int64, the examples' rows over all groups, sorted; None is every row.
+      blocks: (G + 1,) int64, where each row group begins among the examples.
     """
 
     def __init__(
-        self,
-        classes: Sequence[str],
-        files: Sequence[Path],
-        column: str,
-        groups: np.ndarray,
-        rows: np.ndarray | None,
-        labels: np.ndarray,
+        self, files: Sequence[Path], columns: Sequence[str], groups: np.ndarray, rows: np.ndarray | None = None
     ) -> None:
-        """
-        Args:
-          column: name of the image column.
-          groups: (G, 3) int64, of each row group: file, number in it, rows.
-          rows: (N,) int64, the examples' rows over all groups; None is every row.
-        """
-        self.classes: Sequence[str] = tuple(classes)
         self.files = list(files)
-        self.column = column
+        self.columns = list(columns)
         self.groups = groups
         self.rows = rows
-        self.labels = np.asarray(labels, np.int32)
         self.starts = np.concatenate([[0], np.cumsum(groups[:, 2])]).astype(np.int64)
         chosen = np.arange(self.starts[-1]) if rows is None else rows
         self.blocks = np.searchsorted(chosen, self.starts)
@@ -73,7 +59,7 @@ class ParquetShards:
         self._prepare()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return int(self.starts[-1]) if self.rows is None else len(self.rows)
 
     def record_id(self, index: int) -> str:
         """The shard's name and the row's number inside it."""
@@ -82,23 +68,22 @@ class ParquetShards:
         first = int(np.searchsorted(self.groups[:, 0], file))
         return f"{self.files[int(file)].name}/{int(self.starts[group] - self.starts[first]) + row}"
 
-    def __getitem__(self, index: int) -> Record:
+    def picture(self, index: int, column: str) -> bytes:
+        """The encoded picture in a column. Raises BadImage."""
         group, row = self._place(index)
-        name = self.record_id(index)
         try:
-            value = self._group(group)[row].as_py()
+            value = self._group(group).column(column)[row].as_py()
         except Exception as error:  # pyarrow raises ArrowInvalid, OSError and more for damaged pages
             file = self.files[int(self.groups[group, 0])]
-            raise BadImage(name, f"{file} is damaged or cut short ({_first_line(error)})") from None
+            raise BadImage(self.record_id(index), f"{file} is damaged or cut short ({_first_line(error)})") from None
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise BadImage(name, "the row holds no image bytes (a path alone cannot be read)")
-        return Record(name, data, int(self.labels[index]))
+            raise BadImage(self.record_id(index), "the row holds no image bytes (a path alone cannot be read)")
+        return data
 
-    def select(self, indices: np.ndarray) -> "ParquetShards":
-        """The same shards with only these examples, which must be sorted."""
-        rows = indices if self.rows is None else self.rows[indices]
-        return ParquetShards(self.classes, self.files, self.column, self.groups, rows, self.labels[indices])
+    def select(self, indices: np.ndarray) -> "RowGroups":
+        """Only these examples, which must be sorted."""
+        return RowGroups(self.files, self.columns, self.groups, indices if self.rows is None else self.rows[indices])
 
     def _place(self, index: int) -> tuple[int, int]:
         row = index if self.rows is None else int(self.rows[index])
@@ -111,12 +96,44 @@ class ParquetShards:
                 pq = import_parquet()
                 file, number, _ = (int(value) for value in self.groups[group])
                 with pq.ParquetFile(self.files[file]) as opened:
-                    column = opened.read_row_group(number, columns=[self.column]).column(0)
-                self._cached[group] = column, column.nbytes
+                    table = opened.read_row_group(number, columns=self.columns)
+                self._cached[group] = table, table.nbytes
                 while len(self._cached) > 1 and sum(size for _, size in self._cached.values()) > CACHED_BYTES:
                     self._cached.popitem(last=False)
             self._cached.move_to_end(group)
             return self._cached[group][0]
+
+
+class ParquetShards:
+    """Labelled pictures in parquet files.
+
+    Attributes:
+      classes: class names, in label order.
+      labels: (N,) int32.
+      blocks: (number of row groups + 1,) int64, where each row group begins among the examples, for an order
+        that reads each of them once.
+    """
+
+    def __init__(self, classes: Sequence[str], rows: RowGroups, labels: np.ndarray) -> None:
+        """
+        Args:
+          rows: of one column, the pictures'.
+        """
+        self.classes: Sequence[str] = tuple(classes)
+        self.rows = rows
+        self.labels = np.asarray(labels, np.int32)
+        self.blocks = rows.blocks
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Record:
+        picture = self.rows.picture(index, self.rows.columns[0])
+        return Record(self.rows.record_id(index), picture, int(self.labels[index]))
+
+    def select(self, indices: np.ndarray) -> "ParquetShards":
+        """The same shards with only these examples, which must be sorted."""
+        return ParquetShards(self.classes, self.rows.select(indices), self.labels[indices])
 
 
 def open_parquet(root: Path, split: str, val_fraction: float, seed: int) -> ParquetShards:
@@ -137,10 +154,10 @@ def open_parquet(root: Path, split: str, val_fraction: float, seed: int) -> Parq
     if names is None and not one_part and split == "val":
         names = tuple(open_parquet(root, "train", val_fraction, seed).classes)
     labels, classes = label_numbers(values, names, f"{root}: column '{label}' of {split}")
-    whole = ParquetShards(classes, files, image, groups, None, labels)
+    whole = ParquetShards(classes, RowGroups(files, [image], groups), labels)
     if not one_part or split == "all":
         return whole
-    ids = [whole.record_id(index) for index in range(len(whole))]
+    ids = [whole.rows.record_id(index) for index in range(len(whole))]
     return part_of(whole, ids, whole.labels, split, val_fraction, seed, str(root))
 
 
@@ -193,12 +210,12 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
     except (KeyError, ValueError, TypeError):
         features = {}
     kinds = {name: value.get("_type") for name, value in features.items() if isinstance(value, dict)}
-    image = _named("Image", kinds, _IMAGE_NAMES, schema.names)
-    label = _named("ClassLabel", kinds, _LABEL_NAMES, schema.names)
+    image = _named("Image", kinds, IMAGE_NAMES, schema.names)
+    label = _named("ClassLabel", kinds, LABEL_NAMES, schema.names)
     if image is None or label is None:
         raise RequestError(
-            f"{file}: has the columns {', '.join(schema.names)}; one of {', '.join(_IMAGE_NAMES)} with the image and "
-            f"one of {', '.join(_LABEL_NAMES)} with the label are needed"
+            f"{file}: has the columns {', '.join(schema.names)}; one of {', '.join(IMAGE_NAMES)} with the image and "
+            f"one of {', '.join(LABEL_NAMES)} with the label are needed"
         )
     names = features.get(label, {}).get("names") if label in kinds else None
     return image, label, tuple(names) if names else None

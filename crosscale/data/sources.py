@@ -55,18 +55,18 @@ def open_source(
             )
         return open_digits(split, val_fraction, seed)
     if str(data_dir).startswith(HUB):
-        return open_parquet(_download(str(data_dir)), split, val_fraction, seed)
+        return open_parquet(download(str(data_dir)), split, val_fraction, seed)
     root = Path(data_dir).expanduser()
     if root.suffix.lower() == ".npz" and root.is_file():
         return open_npz(root, split, val_fraction, seed)
-    if _has_shards(root, ".parquet"):
+    if has_shards(root, ".parquet"):
         return open_parquet(root, split, val_fraction, seed)
-    if _has_shards(root, ".tar"):
+    if has_shards(root, ".tar"):
         return open_tar(root, split, val_fraction, seed)
     return open_folder(root, split, val_fraction, seed)
 
 
-def _has_shards(root: Path, suffix: str) -> bool:
+def has_shards(root: Path, suffix: str) -> bool:
     """Whether shards are what `root` holds; ImageNet's archives often stay beside the folders made from them."""
     folders = [entry.name for entry in entries(root) if is_dir(entry)]
     known = all(name == "data" or split_of(name) for name in folders)
@@ -75,8 +75,16 @@ def _has_shards(root: Path, suffix: str) -> bool:
     return bool(find_shards(root, suffix))
 
 
-def _download(name: str) -> Path:
-    """The local copy of a hub data set's parquet files, fetched or brought up to date."""
+def download(name: str) -> Path:
+    """The local copy of a hub data set's parquet files, fetched or brought up to date.
+
+    Args:
+      name: "hf:owner/name[@revision]".
+
+    Raises:
+      RequestError: no such data set, or one without parquet files.
+      WorkError: the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -366,6 +366,17 @@ def test_values_that_no_mask_holds_are_said(make_folder):
     assert "no mask holds the values 2, 3" in source.notes
 
 
+def test_the_check_passes_over_what_it_cannot_read_when_it_counts_the_classes(make_folder):
+    root = make_folder(a_set(a=mask(0, 1, 2), b=jpeg(mask(0, 1)), c=coloured((1, 2, 3))))
+    assert refused(root).startswith("masks/b.png: a mask saved as JPEG")
+    source = opened(root, checked=0)
+    assert len(source.classes) == 3
+    assert "in 1 of 3 masks" in source.notes[0]
+    assert [line.split(":")[0] for line in check_masks(source).problems] == ["masks/b.png", "masks/c.png"]
+    only = make_folder(a_set(a=coloured((1, 2, 3))), "only")
+    assert "no table says which class each one is" in refused(only, checked=0)
+
+
 def test_where_no_layout_is_recognised(make_folder):
     root = make_folder({f"deep/{path}": content for path, content in a_set(a=mask(0, 1)).items()})
     assert f"but {root}/deep holds some" in refused(root)

@@ -171,9 +171,9 @@ def test_parquet_reads_each_row_group_once_an_epoch(make_parquet, tmp_path, monk
     monkeypatch.setattr("crosscale.data.parquet.CACHED_BYTES", 1)  # keeps one group at a time
     monkeypatch.setattr("crosscale.data.order.WINDOW", 8)
     reads = []
-    original = type(source)._group
+    original = type(source.rows)._group
     monkeypatch.setattr(
-        type(source),
+        type(source.rows),
         "_group",
         lambda self, g: (reads.append(g) if g not in self._cached else None, original(self, g))[1],
     )
