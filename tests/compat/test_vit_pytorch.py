@@ -118,23 +118,26 @@ def count(model):
     return sum(int(np.prod(shape)) for shape in parameter_shapes(model).values())
 
 
+def traced(model, rngs):
+    """The shape of the logits and the number of parameters, from one trace; the slow test computes them."""
+    images = jnp.zeros((1, *model.input_size, 3))
+    logits, variables = jax.eval_shape(lambda: model.init_with_output(rngs, images))
+    return logits.shape, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
 def test_cross_vit_of_the_documentation():
-    # traced, not computed: the slow test computes it
     k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
-    v, img = cross_vit_of_the_documentation(), jnp.zeros((1, 256, 256, 3))
-    params = jax.eval_shape(lambda: v.init({"params": k1, "dropout": k2, "emb_dropout": k3}, img))
-    rngs = {"params": k1, "dropout": k2, "emb_dropout": k3}
-    output = jax.eval_shape(lambda p: v.apply(p, img, rngs=rngs), params)
-    assert output.shape == (1, 1000)
-    assert count(v) == 55_180_176  # as the package's
+    v = cross_vit_of_the_documentation()
+    assert v.input_size == (256, 256)
+    found = traced(v, {"params": k1, "dropout": k2, "emb_dropout": k3})
+    assert found == ((1, 1000), 55_180_176)  # as the package's
 
 
 def test_crossformer_of_the_documentation():
-    v, img = crossformer_of_the_documentation(), jnp.zeros((1, 224, 224, 3))
-    params = jax.eval_shape(lambda: v.init(jax.random.key(0), img))
-    assert jax.eval_shape(v.apply, params, img).shape == (1, 1000)
-    assert count(v) == count(CrossFormer()) == 28_780_740  # as the package's
+    v = crossformer_of_the_documentation()
     assert v.input_size == (224, 224)
+    assert traced(v, jax.random.key(0)) == ((1, 1000), 28_780_740)  # as the package's
+    assert count(CrossFormer()) == 28_780_740
 
 
 @pytest.mark.slow

@@ -22,17 +22,28 @@ CASES = [
 ]
 
 
+def with_gradients(function, x, kernel, cotangent):
+    """A function's output, and its gradients for this cotangent, as one program."""
+
+    def both(x, kernel, cotangent):
+        output, pull = jax.vjp(function, x, kernel)
+        return output, pull(cotangent)
+
+    return jax.jit(both)(x, kernel, cotangent)
+
+
 @pytest.mark.parametrize(("size", "case"), product([(36, 40), (37, 43)], CASES))
 def test_strided_products_are_the_convolution_with_its_gradients(size, case):
     k, stride, padding, channels, features = case
     keys = jax.random.split(jax.random.key(k), 3)
     x = jax.random.normal(keys[0], (2, *size, channels))
     kernel = jax.random.normal(keys[1], (k, k, channels, features)) / (k * channels**0.5)
-    theirs, pull = jax.vjp(lambda x, w: convolution(x, w, stride, padding), x, kernel)
-    ours, our_pull = jax.vjp(lambda x, w: strided_products(x, w, stride, padding), x, kernel)
+    shape = tuple((pixels + 2 * padding - k) // stride + 1 for pixels in size)
+    cotangent = jax.random.normal(keys[2], (2, *shape, features))
+    theirs, gradients = with_gradients(lambda x, w: convolution(x, w, stride, padding), x, kernel, cotangent)
+    ours, our_gradients = with_gradients(lambda x, w: strided_products(x, w, stride, padding), x, kernel, cotangent)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    cotangent = jax.random.normal(keys[2], theirs.shape)
-    for a, b in zip(our_pull(cotangent), pull(cotangent), strict=True):
+    for a, b in zip(our_gradients, gradients, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(np.abs(b).max())))
 
 
