@@ -13,9 +13,9 @@ from crosscale.cli.main import VERBS, main
 from crosscale.recipe import RENAMED, load, recipe_keys, shipped_recipes
 from tests.test_architecture import PACKAGE, RANKS, ROOT, part
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-FILES = ["README.md"] + [
+FILES = [path.name for path in ROOT.glob("*.md")] + [
     path.relative_to(ROOT).as_posix()
     for top in ("crosscale", "tests", "docs", "benchmarks")
     for path in (ROOT / top).rglob("*")

@@ -57,7 +57,7 @@ def _photos() -> list[Image.Image]:
     except ImportError as error:
         raise RequestError(
             f"the photographs ship with scikit-image and scikit-learn, but {error.name} is not installed: "
-            "pip install scikit-image scikit-learn"
+            "pip install 'crosscale[bench]'"
         ) from None
     arrays = [*load_sample_images().images, data.astronaut(), data.chelsea(), data.coffee()]
     return [Image.fromarray(array) for array in arrays]

@@ -147,7 +147,7 @@ def _check_options(options: argparse.Namespace) -> None:
         if Path(options.plot).suffix not in (".png", ".svg"):
             raise RequestError(f"--plot {options.plot}: give a file that ends in .png or .svg")
         if importlib.util.find_spec("matplotlib") is None:
-            raise RequestError("--plot needs matplotlib: pip install matplotlib")
+            raise RequestError("--plot needs matplotlib: pip install 'crosscale[bench]'")
     for name in ("output", "plot"):
         place = getattr(options, name)
         if place is not None and not Path(place).absolute().parent.is_dir():

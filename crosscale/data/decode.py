@@ -143,7 +143,7 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
     if not data:
         raise BadImage(name, "the file is empty (0 bytes)")
     if _is_heif(data) and not register_heif():
-        raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install pillow-heif")
+        raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'")
     try:
         return Image.open(BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -26,7 +26,7 @@ _OTHERS = {
     "a film: take pictures from it first": ".avi .m4v .mkv .mov .mp4 .webm",
 }
 _OTHER_REASONS = {extension: reason for reason, names in _OTHERS.items() for extension in names.split()}
-_HEIF_REASON = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
+_HEIF_REASON = "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'"
 _NO_PICTURE = "no pictures"
 # What operating systems, servers and archivers leave beside a user's files, in lower case.
 _FOLDERS = "@eadir @recycle @tmp #recycle #snapshot ~snapshot $recycle.bin recycler __macosx __pycache__ lost+found"

@@ -26,11 +26,16 @@ def read_mindspore(path: Path) -> Flat:
     """The tensors by name.
 
     Raises:
-      RequestError: the file is damaged or encrypted, its checksum is wrong, a name stands twice, or a tensor is of
-        a kind that no model here has.
+      RequestError: protobuf is not installed, the file is damaged or encrypted, its checksum is wrong, a name stands
+        twice, or a tensor is of a kind that no model here has.
     """
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
+    try:
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    except ImportError:
+        raise RequestError(
+            f"{path}: reading a MindSpore file needs protobuf, which is not installed: "
+            "pip install 'crosscale[mindspore]' (.safetensors files need nothing)"
+        ) from None
     data = path.read_bytes()
     if data[-17:-10] == _CHECKSUM:
         data, stored = data[:-17], int.from_bytes(data[-10:], "big")

@@ -34,7 +34,7 @@ def test_a_phones_folder_is_counted_by_reason_in_training(make_folder, grey, cap
     (said,) = [message for message in caplog.messages if "passed over" in message]
     assert said == (
         f"{root}: passed over 17 files: "
-        "13 .heic (HEIC is read where pillow-heif is installed: pip install pillow-heif); "
+        "13 .heic (HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'); "
         "1 .nef (a raw photograph: develop it to JPEG or TIFF first); "
         "1 .jp2, 1 .tga (convert it to JPEG or PNG first); "
         "1 .txt (no pictures)"

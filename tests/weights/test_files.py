@@ -87,6 +87,16 @@ def test_torch_file_without_torch(tmp_path, monkeypatch):
 # ---- MindSpore ----
 
 
+def test_mindspore_file_without_protobuf(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "google.protobuf.message", None)
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(b"\n\x00")
+    with pytest.raises(RequestError, match=r"pip install 'crosscale\[mindspore\]'"):
+        read_tensors(path)
+
+
 def entry(message, name, array, kind="Float32", dims=None):
     value = message.value.add(tag=name)
     value.tensor.dims.extend(array.shape if dims is None else dims)
