@@ -23,7 +23,8 @@ ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder
 a part is held out for validation), a folder of .tar or .parquet shards, hf:owner/name, or an .npz file.
 Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
---write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png."""
+--write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png.
+"scenes" are pictures with masks, digits over photographs, which --write composes: OUT/images and OUT/masks."""
 
 EPILOG = f"""\
 examples:
@@ -31,6 +32,7 @@ examples:
   crosscale data photos --json
   crosscale data digits --write digits-folder
   crosscale data streets --check
+  crosscale data scenes --write scenes
 
 {EXIT_STATUS}"""
 
@@ -58,6 +60,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse(argv)
+    if options.data == "scenes" and not Path("scenes").exists():
+        return _compose(options, as_json)
     if _has_masks(options):
         return describe_masks(
             options.data,
@@ -80,6 +84,22 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     if out is not None:
         _write(sources, out)
     _describe(options.data, sources, out, as_json)
+    return 0
+
+
+def _compose(options: argparse.Namespace, as_json: bool) -> int:
+    """Writes the scenes."""
+    from crosscale.data.scenes import CLASSES, write_scenes
+
+    if options.write is None:
+        raise RequestError("scenes are composed into a folder: give --write OUT")
+    out = Path(options.write).expanduser()
+    _check_writable(out)
+    with progress_bar("composing") as report:
+        count = write_scenes(out, seed=options.seed, progress=report)
+    if as_json:
+        print_json({"data": "scenes", "classes": list(CLASSES), "scenes": count, "written": str(out)})
+    note(f"wrote {count:,} scenes to {out}; to train on them: crosscale train --config scenes --data-dir {out}")
     return 0
 
 

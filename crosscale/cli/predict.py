@@ -22,7 +22,7 @@ from crosscale.cli.output import note, print_json, print_table, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
-    from crosscale.tasks.task import Task
+    from crosscale.tasks.task import Result, Task
 
 HELP = """\
 Names the most probable classes of image files, with their probabilities.
@@ -35,6 +35,7 @@ examples:
   crosscale predict --run runs/digits three.png
   crosscale predict --run runs/digits folder/ --top-k 3 --json
   crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
+  crosscale predict --run runs/scenes photo.jpg --output masks
 
 JSON: {"predictions": [{"source", "classes", "probabilities", "error"}, ...], "failed": number of bad files}
 
@@ -50,6 +51,12 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_model_options(parser, class_names=True)
     add_result_options(parser)
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="write results.csv there, and what a picture's result has for files of its own, such as a mask",
+    )
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
     )
@@ -70,6 +77,8 @@ def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> in
     task, own = _predict_share(options, files)
     predictions = _gather(own)
     failed = sum(item["json"]["error"] is not None for item in predictions)
+    if is_first() and options.output is not None:
+        _write_csv(options.output / "results.csv", predictions, task)
     if is_first() and as_json:
         print_json({"predictions": [item["json"] for item in predictions], "failed": failed})
     elif is_first():
@@ -83,6 +92,8 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     """The task and this process's results, as "json" and "rows": of several, each takes one file in turn."""
     import jax
 
+    folder = _made(options.output)
+    names = _file_names(files)[jax.process_index() :: jax.process_count()]
     files = files[jax.process_index() :: jax.process_count()]
     predictor = open_predictor(options)
     said = result_options(options, predictor.task)
@@ -90,12 +101,72 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     batch_size = max(1, min(options.batch_size, len(files)))
     with progress_bar("predicting") as report:
-        for prediction in predictor.predict(files, batch_size=batch_size, **said):
-            predictions.append({"json": prediction.json(), "rows": prediction.rows()})
+        for file, name, prediction in zip(
+            files, names, predictor.predict(files, batch_size=batch_size, **said), strict=True
+        ):
+            written = _write(prediction, file, folder / name, predictor.spec.channels) if folder is not None else []
+            plain = {**prediction.json(), "files": written} if folder is not None else prediction.json()
+            predictions.append({"json": plain, "rows": prediction.rows()})
             report(len(predictions), len(files))
             if prediction.error is not None:
                 note(f"crosscale predict: {prediction.source}: {prediction.error}")
     return predictor.task, predictions
+
+
+def _made(folder: "Path | None") -> "Path | None":
+    """The folder, which exists afterwards. Raises RequestError."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--output {folder}: no folder can be made there ({error.strerror})") from None
+    return folder
+
+
+def _file_names(files: Sequence[Path]) -> list[str]:
+    """A name for each picture's own files: its stem, numbered where several pictures have the same."""
+    counts: dict[str, int] = {}
+    names = []
+    for file in files:
+        count = counts[file.stem.casefold()] = counts.get(file.stem.casefold(), 0) + 1
+        names.append(file.stem if count == 1 else f"{file.stem}-{count}")
+    return names
+
+
+def _write(prediction: "Result", file: Path, start: Path, channels: int) -> list[str]:
+    """Writes what a result has for files, each named `start` and its own end; the paths. Raises WorkError."""
+    if prediction.error is not None:
+        return []
+    from crosscale.data.decode import decode, open_image
+    from crosscale.errors import WorkError
+
+    written = []
+    for end, content in prediction.files(decode(open_image(file), channels, str(file))).items():
+        place = start.with_name(start.name + end)
+        try:
+            place.write_bytes(content)
+        except OSError as error:
+            raise WorkError(f"{place}: cannot be written ({error.strerror or error})") from None
+        written.append(str(place))
+    return written
+
+
+def _write_csv(file: Path, predictions: Sequence[dict[str, Any]], task: "Task") -> None:
+    """A line for each row that people see, with the picture's path before it. Raises WorkError."""
+    import csv
+
+    from crosscale.errors import WorkError
+
+    try:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["image", *task.columns, "error"])
+            for item in predictions:
+                source, error = item["json"]["source"], item["json"]["error"] or ""
+                writer.writerows([source, *cells, error] for cells in item["rows"] or [("",) * len(task.columns)])
+    except OSError as error:
+        raise WorkError(f"{file}: cannot be written ({error.strerror or error})") from None
 
 
 def _gather(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ def make_schedule(
 ) -> Schedule:
     """Learning rate of a step, counted from 0.
 
-    A linear warm-up from `warmup_lr`, then lr (constant), or
+    A linear warm-up from `warmup_lr`, then lr (constant), or the power of what is left of the run that the settings
+    name (poly; the warm-up multiplies it, as in the released segmentation recipes), or
     min_lr + (lr - min_lr) (1 + cos(pi t)) / 2 with t from 0 to 1 over the rest of the run (cosine;
     Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length), or over all of the run where
     `warmup_prefix` is false.
@@ -54,14 +55,19 @@ def make_schedule(
                 f"schedule: {before}{schedule.cycles} x decay_epochs={schedule.decay_epochs:g} "
                 f"are longer than train.epochs={epochs}"
             )
-    cosine = schedule.name == "cosine"
-    if cosine and schedule.min_lr > peak:
+    cosine, poly = schedule.name == "cosine", schedule.name == "poly"
+    if (cosine or poly) and schedule.min_lr > peak:
         raise RequestError(f"schedule.min_lr={schedule.min_lr} is above the learning rate {peak:g}")
 
     def learning_rate(step: Array) -> Array:
         at = jnp.asarray(step, jnp.float32)
         if schedule.per == "epoch":
             at = jnp.floor(at / steps_per_epoch) * steps_per_epoch
+        if poly:
+            left = jnp.maximum(1.0 - at / max(total, 1), 0.0)
+            rate = schedule.min_lr + (peak - schedule.min_lr) * left**schedule.power
+            lowest = schedule.warmup_lr / peak
+            return rate * jnp.where(at < warmup, lowest + (1.0 - lowest) * at / max(warmup, 1.0), 1.0)
         rising = schedule.warmup_lr + (peak - schedule.warmup_lr) * at / max(warmup, 1.0)
         cycle = jnp.maximum(at - first, 0.0) / length
         t = jnp.where(cycle < schedule.cycles, cycle - jnp.floor(cycle), 1.0)

@@ -59,14 +59,16 @@ class OptimizerSettings:
 class ScheduleSettings:
     """The learning rate over time: a linear warm-up, then the schedule."""
 
-    name: Literal["cosine", "constant"] = "cosine"
-    """Half a cosine from lr to min_lr, or lr throughout."""
+    name: Literal["cosine", "poly", "constant"] = "cosine"
+    """Half a cosine from lr to min_lr, a power of the share of the run that is left (poly), or lr throughout."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
     """Length of the warm-up."""
     warmup_lr: Annotated[float, NOT_NEGATIVE] = 1e-6
     """Learning rate at the first step of the warm-up."""
     min_lr: Annotated[float, NOT_NEGATIVE] = 1e-5
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the run (cosine, poly)."""
+    power: Annotated[float, POSITIVE] = 1.0
+    """Of poly: min_lr + (lr - min_lr) (1 - t)^power, t being the share of the run that is done."""
     decay_epochs: Annotated[float | None, POSITIVE] = None
     """Length of one cosine; null is all that is left of the run, shared by the cycles. min_lr follows the last."""
     cycles: Annotated[int, POSITIVE] = 1

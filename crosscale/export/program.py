@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,9 +42,19 @@ class Program:
         return self.predictor.task.activation if self.preprocessing else "logits"
 
     def __call__(self, variables: Variables, images: Array) -> Array:
-        """(B, H, W, C) of `input_dtype` -> (B, classes) float32."""
+        """(B, H, W, C) of `input_dtype` -> the outputs, such as (B, classes) float32; of a segmentation (B, H, W)."""
         outputs = forward(self.predictor.model, variables, images, self.predictor.spec).astype(jnp.float32)
         return self.predictor.task.activate(outputs) if self.preprocessing else outputs
+
+    def _output(self) -> dict[str, Any]:
+        """Shape and type of the outputs of pictures of the spec's size."""
+        spec = self.predictor.spec
+        images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), self.input_dtype)
+        found = jax.eval_shape(self, self.predictor.variables, images)
+        shape: list[Any] = ["batch", *found.shape[1:]]
+        if self.any_size and len(shape) > 2:  # a map of the pictures' own size
+            shape[1:3] = ["height", "width"]
+        return {"shape": shape, "dtype": found.dtype.name}
 
     def prepare(self, pictures: np.ndarray) -> np.ndarray:
         """(B, H, W, C) uint8 -> the function's input."""
@@ -65,7 +76,7 @@ class Program:
                 "values": "0..255" if self.preprocessing else "(pixel / 255 - mean) / std",
                 "channels": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
             },
-            "output": {"name": self.output_name, "shape": ["batch", len(self.predictor.classes)], "dtype": "float32"},
+            "output": {"name": self.output_name, **self._output()},
             # How a picture becomes `size`: shorter side to floor(size / crop_pct), centre cut out.
             "input_spec": asdict(spec),
             "classes": list(self.predictor.classes),
@@ -76,7 +87,13 @@ class Program:
 
 
 def deviation(found: Array, expected: Array) -> float:
-    """The largest difference, as a share of the largest expected magnitude; infinite where one is not finite."""
+    """The largest difference, as a share of the largest expected magnitude; infinite where one is not finite.
+
+    Of labels, which are whole numbers, it is the share of those that differ.
+    """
+    if np.issubdtype(np.asarray(expected).dtype, np.integer):
+        same_shape = np.shape(found) == np.shape(expected)
+        return float(np.mean(np.asarray(found) != np.asarray(expected))) if same_shape else float("inf")
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return float("inf")

@@ -120,7 +120,9 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     remat = {"remat": True} if train.remat == "blocks" else {}
     with _constructing(recipe):
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
-    spec = _input_spec(recipe, model)
+    spec = plain.input_spec(_input_spec(recipe, model))
+    if plain.method is not None or hasattr(type(model), "cells"):  # of the others `model_options` has decided
+        plain.check_outputs(_output_shape(model, spec, plain.method))
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
@@ -374,6 +376,17 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
         if len(changes[name]) != spec.channels:
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     return replace(spec, **changes)
+
+
+def _output_shape(model: ImageModel, spec: InputSpec, method: str | None) -> tuple[int, ...]:
+    """Of one picture's outputs, as the task reads them."""
+    images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)
+    shapes = variable_shapes(model, spec.size, spec.channels)
+    try:
+        found = jax.eval_shape(lambda variables, images: model.apply(variables, images, method=method), shapes, images)
+    except AttributeError:  # the model has no such method
+        found = jax.eval_shape(model.apply, shapes, images)
+    return tuple(found.shape[1:])
 
 
 def _blank(spec: InputSpec) -> Any:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,7 +23,7 @@ from crosscale.serve.body import Asked, Upload, body_kind, declared_length, pars
 from crosscale.serve.counts import CONTENT_TYPE, ServiceCounts
 from crosscale.serve.openapi import openapi
 from crosscale.serve.page import page
-from crosscale.serve.served import ServedModel
+from crosscale.serve.served import Prepared, ServedModel
 from crosscale.serve.settings import Refused, Settings
 
 _log = logging.getLogger("crosscale.serve")
@@ -90,7 +89,7 @@ class Service:
         return await self._answer(request, "explanations", self._explain_one)
 
     async def _answer(
-        self, request: Request, key: str, work: Callable[[Asked, str, np.ndarray], Awaitable[dict[str, Any]]]
+        self, request: Request, key: str, work: Callable[[Asked, str, Prepared], Awaitable[dict[str, Any]]]
     ) -> Response:
         settings = self.settings
         if not self.ready:
@@ -115,25 +114,26 @@ class Service:
         return JSONResponse(answer, status)
 
     async def _one(
-        self, asked: Asked, upload: Upload, work: Callable[[Asked, str, np.ndarray], Awaitable[dict[str, Any]]]
+        self, asked: Asked, upload: Upload, work: Callable[[Asked, str, Prepared], Awaitable[dict[str, Any]]]
     ) -> tuple[int, dict[str, Any]]:
         """The status and the result of one picture."""
         try:
-            image = await self._on(
+            prepared = await self._on(
                 self._decoders, self.served.prepare, upload.data, upload.name, self.settings.max_pixels
             )
-            result = await work(asked, upload.name, image)
+            result = await work(asked, upload.name, prepared)
         except Refused as refusal:
             self.metrics.pictures.labels("refused").inc()
             return refusal.status, self.served.failure(upload.name, refusal.reason)
         self.metrics.pictures.labels("answered").inc()
         return 200, result
 
-    async def _predict_one(self, asked: Asked, name: str, image: np.ndarray) -> dict[str, Any]:
-        return self.served.result(await self._batcher.submit(image), name, asked.options)
+    async def _predict_one(self, asked: Asked, name: str, prepared: Prepared) -> dict[str, Any]:
+        outputs = await self._batcher.submit(prepared.image)
+        return self.served.result(outputs, name, asked.options, prepared.size)
 
-    async def _explain_one(self, asked: Asked, name: str, image: np.ndarray) -> dict[str, Any]:
-        found = await self._on(self._device, self.served.explain, image, name, asked.position, asked.options)
+    async def _explain_one(self, asked: Asked, name: str, prepared: Prepared) -> dict[str, Any]:
+        found = await self._on(self._device, self.served.explain, prepared, name, asked.position, asked.options)
         return dict(found)
 
     async def _on(self, pool: ThreadPoolExecutor, work: Callable[..., Any], *words: Any) -> Any:

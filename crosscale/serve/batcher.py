@@ -64,8 +64,12 @@ class Batcher:
             if first is None:
                 return
             batch, ended = await self._gather(first)
-            if batch := [(example, future) for example, future in batch if not future.done()]:
-                await self._answer(batch)
+            shapes: dict[tuple[int, ...], list[Waiting]] = {}
+            for example, future in batch:
+                if not future.done():
+                    shapes.setdefault(example.shape, []).append((example, future))
+            for equal in shapes.values():
+                await self._answer(equal)
 
     async def _gather(self, first: Waiting) -> tuple[list[Waiting], bool]:
         """A batch that begins with `first`, and whether the queue ended with it."""

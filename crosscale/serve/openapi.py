@@ -116,6 +116,7 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
     found = {
         "source": text,
         **task.schema,
+        **task.served_schema,
         "caption": {"type": "array", "items": line, "description": "the result in lines for people"},
         "error": {"type": ["string", "null"]},
     }

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +18,13 @@ from crosscale.serve.settings import Refused
 
 # Formats of photographs. Pillow reads more, some of them through other programs (EPS) or with loose limits.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+
+
+class Prepared(NamedTuple):
+    """A picture as the model takes it, (H, W, C) uint8, and the height and width that it came in."""
+
+    image: np.ndarray
+    size: tuple[int, int]
 
 
 class ServedModel:
@@ -43,15 +50,15 @@ class ServedModel:
         Image.init()
         self._formats = tuple(name for name in FORMATS if name in Image.OPEN)
 
-    def prepare(self, data: bytes, name: str, max_pixels: int) -> np.ndarray:
-        """The bytes of an image file -> (H, W, C) uint8, as validation and prediction prepare it.
+    def prepare(self, data: bytes, name: str, max_pixels: int) -> "Prepared":
+        """The bytes of an image file -> the picture as validation and prediction prepare it.
 
         Raises:
           Refused: 413 too many pixels, 415 no photograph format, 422 empty or damaged.
         """
         self._check_header(data, name, max_pixels)
         try:
-            return self.predictor.prepare(data, name, max_pixels=max_pixels)
+            return Prepared(*self.predictor.read(data, name, max_pixels=max_pixels))
         except BadImage as error:
             raise Refused(422, f"{name}: {error.reason}") from None
 
@@ -75,24 +82,29 @@ class ServedModel:
         """(B, H, W, C) uint8 -> the model's outputs, (B, ...) float32."""
         return np.asarray(self.predictor.outputs(images), np.float32)
 
-    def result(self, outputs: Array, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def result(
+        self, outputs: Array, name: str, options: Mapping[str, Any], size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
         """One picture's outputs -> what the task says of it, in JSON's types, and lines of it for people.
 
         Args:
+          size: height and width of the picture as it came; None where it is as the model takes it.
           options: of the task's results, checked.
 
         Raises:
           WorkError: the outputs are not finite.
         """
-        (result,) = self.predictor.results(outputs[None], [name], **options)
-        return {**result.json(), "caption": [line._asdict() for line in result.caption()]}
+        (result,) = self.predictor.results(outputs[None], [name], None if size is None else [size], **options)
+        caption = [line._asdict() for line in result.caption()]
+        return {**result.json(), **result.attachments(), "caption": caption}
 
     def failure(self, name: str, reason: str) -> dict[str, Any]:
         """What stands in the place of a picture that could not be used."""
-        return {**self.task.failure(name, reason).json(), "caption": []}
+        failed = self.task.failure(name, reason)
+        return {**failed.json(), **failed.attachments(), "caption": []}
 
     def explain(
-        self, image: np.ndarray, name: str, position: tuple[float, float] | None, options: Mapping[str, Any]
+        self, prepared: "Prepared", name: str, position: tuple[float, float] | None, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         """One picture's result, the picture as the model sees it, and its attention maps, as base64 PNG.
 
@@ -102,9 +114,15 @@ class ServedModel:
         Raises:
           Refused: 422, the model has no maps, or no positions.
         """
+        image, size = prepared
         try:
             found = explain(
-                self.predictor.model, self.predictor.variables, image[None], spec=self.spec, position=position
+                self.predictor.model,
+                self.predictor.variables,
+                image[None],
+                spec=self.spec,
+                position=position,
+                method=self.task.method,
             )
         except RequestError as error:
             raise Refused(422, str(error)) from None
@@ -123,7 +141,7 @@ class ServedModel:
                 }
             )
         picture = image[:, :, 0] if image.shape[2] == 1 else image
-        return {**self.result(found.outputs[0], name, options), "picture": _png(picture), "maps": maps}
+        return {**self.result(found.outputs[0], name, options, size), "picture": _png(picture), "maps": maps}
 
     def warm_up(
         self, sizes: Sequence[int], on_shape: Callable[[str, int, int], None] = lambda what, done, total: None
@@ -143,7 +161,8 @@ class ServedModel:
             self.result(outputs[0], "", {})
         if self.maps:
             on_shape("compiling the attention maps", len(sizes), total)
-            self.explain(np.zeros((*self.spec.size, self.spec.channels), np.uint8), "", None, {})
+            blank = np.zeros((*self.spec.size, self.spec.channels), np.uint8)
+            self.explain(Prepared(blank, self.spec.size), "", None, {})
         on_shape("compiled", total, total)
 
 

@@ -15,17 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL.Image import Image
 
 from crosscale.contracts import Array, InputSpec, Source
 from crosscale.data.augment import Augment
 from crosscale.data.examples import ImageExamples, Target
 from crosscale.data.mix import erase, mix_targets
 from crosscale.data.table import TableSource, open_table
-from crosscale.data.transforms import eval_transform
 from crosscale.errors import RequestError
 from crosscale.models.heads.regression import RegressionHead
 from crosscale.ranges import POSITIVE, check_ranges
+from crosscale.tasks.defaults import PlainResult, PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric, State
 from crosscale.tasks.sections import Gallery, Histogram, Picture, Scatter, Section, Table
@@ -58,7 +57,7 @@ class RegressionOptions:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(PlainResult):
     """What the model says of one picture.
 
     Attributes:
@@ -91,7 +90,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(PlainTask):
     """One or several numbers per picture.
 
     Attributes:
@@ -116,7 +115,6 @@ class Regression:
 
     name: ClassVar[str] = "regression"
     Options: ClassVar[type] = RegressionOptions
-    method: ClassVar[str | None] = None
     has_logits: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ("quantity", "value")
     numeric: ClassVar[tuple[str, ...]] = ("value",)
@@ -208,10 +206,6 @@ class Regression:
     ) -> ImageExamples:
         """ "image", and the numbers in their units as "values"."""
         return ImageExamples(spec, augment, decode=decode, target=Target(TARGETS, "float32", (len(self.labels),)))
-
-    def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
-        """Resized and cut to the input's size."""
-        return np.asarray(eval_transform(spec)(img))
 
     def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> TableSource:
         """A table's columns of this task's names. Raises RequestError where one is missing."""

@@ -130,6 +130,15 @@ class Result(Protocol):
         """A few short lines for beside a drawing of the picture; none where there is an error."""
         ...
 
+    def files(self, picture: Image) -> dict[str, bytes]:
+        """What is worth a file beside the picture, as it came: contents by the end of the file's name, such as
+        "_mask.png"."""
+        ...
+
+    def attachments(self) -> dict[str, Any]:
+        """What a program is given besides `json`, in JSON's types, such as a mask as base64 of a PNG file."""
+        ...
+
 
 class Task(Protocol):
     """Everything that depends on what is learnt.
@@ -150,6 +159,7 @@ class Task(Protocol):
       noun: what the labels are, in plural: "classes".
       result_options: of `results`, by name.
       schema: of the results' JSON, as OpenAPI describes properties.
+      served_schema: of what `attachments` adds to it, likewise.
       title: above a result, for people.
       loss_label: of the loss's axis in a chart.
       charts: of the other measures.
@@ -165,6 +175,7 @@ class Task(Protocol):
     noun: ClassVar[str]
     result_options: ClassVar[Mapping[str, ResultOption]]
     schema: ClassVar[Mapping[str, Any]]
+    served_schema: ClassVar[Mapping[str, Any]]
     title: ClassVar[str]
     best: ClassVar[str]
     measures: ClassVar[Mapping[str, Measure]]
@@ -176,6 +187,11 @@ class Task(Protocol):
 
     @property
     def metric(self) -> Metric: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines on what was chosen by the data, for the beginning of a run's log."""
+        ...
 
     # Made from data or from an artifact.
 
@@ -219,6 +235,10 @@ class Task(Protocol):
         Raises:
           RequestError: one of them says otherwise.
         """
+        ...
+
+    def input_spec(self, spec: InputSpec) -> InputSpec:
+        """The model's input as training of this task feeds it."""
         ...
 
     def check_outputs(self, shape: Sequence[int]) -> None:

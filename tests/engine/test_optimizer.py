@@ -125,3 +125,15 @@ def test_a_pattern_that_matches_nothing_is_refused(key: str) -> None:
     rule = ("stem/.*",) if key == "frozen" else (("stem/.*", 0.1),)
     with pytest.raises(RequestError, match=rf"optimizer.{key}: 'stem/\.\*' matches no parameter"):
         make_optimizer(OptimizerSettings(**{key: rule}), PARAMS)
+
+
+@pytest.mark.parametrize(("power", "warmup", "ratio"), [(0.9, 0, 1.0), (1.0, 15, 1e-6), (0.9, 20, 0.001)])
+def test_poly_is_the_released_segmentation_schedule(power: float, warmup: int, ratio: float) -> None:
+    """mmcv's PolyLrUpdaterHook and its linear warm-up, which multiplies the rate of the iteration."""
+    peak, total = 6e-5, 200
+    settings = ScheduleSettings("poly", warmup_epochs=warmup / 10, warmup_lr=peak * ratio, min_lr=0.0, power=power)
+    rate = make_schedule(settings, OptimizerSettings(lr=peak), batch_size=16, steps_per_epoch=10, epochs=20)
+    for step in (0, 1, 7, 14, 15, 19, 20, 100, 199):
+        regular = peak * (1 - step / total) ** power
+        factor = 1 - (1 - step / warmup) * (1 - ratio) if step < warmup else 1.0
+        np.testing.assert_allclose(float(rate(jnp.int32(step))), regular * factor, rtol=2e-5)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from crosscale.tasks.defaults import PlainResult
 from crosscale.tasks.task import CaptionLine
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(PlainResult):
     """What the model says of one picture.
 
     Attributes:

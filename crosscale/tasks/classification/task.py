@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL.Image import Image
 
 from crosscale.contracts import Array, InputSpec, LabelledSource, Source
 from crosscale.data.augment import Augment
@@ -18,12 +17,12 @@ from crosscale.data.declared import DeclaredSource
 from crosscale.data.examples import ImageExamples
 from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
-from crosscale.data.transforms import eval_transform
 from crosscale.errors import RequestError
 from crosscale.ranges import BELOW_ONE, check_ranges
 from crosscale.tasks.classification.report import sections, telling
 from crosscale.tasks.classification.result import Prediction
 from crosscale.tasks.classification.source import Relabelled, label_order, one_class_advice
+from crosscale.tasks.defaults import PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Means
 from crosscale.tasks.sections import Section
@@ -44,7 +43,7 @@ class ClassificationOptions:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(PlainTask):
     """Single-label classification.
 
     Attributes:
@@ -61,7 +60,6 @@ class Classification:
 
     name: ClassVar[str] = "classification"
     Options: ClassVar[type] = ClassificationOptions
-    method: ClassVar[str | None] = None
     has_logits: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...]] = ("class", "probability")
     numeric: ClassVar[tuple[str, ...]] = ("probability",)
@@ -144,10 +142,6 @@ class Classification:
     ) -> ImageExamples:
         """ "image", and the class index as "label"."""
         return ImageExamples(spec, augment, decode=decode)
-
-    def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
-        """Resized and cut to the input's size."""
-        return np.asarray(eval_transform(spec)(img))
 
     def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
         """The labels are in this task's order, by class name; the data may lack classes, but have no others."""

@@ -1,5 +1,6 @@
 """What a segmentation says of one picture."""
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,13 @@ class Segmented:
         if self.mask is None:
             return {}
         return {"_mask.png": index_png(self.mask, self.palette), "_overlay.png": _png(self.draw(picture))}
+
+    def attachments(self) -> dict[str, Any]:
+        """ "mask": base64 of a PNG file of indexes; "runs": the same as [label, length, ...], row by row."""
+        if self.mask is None:
+            return {"mask": None, "runs": []}
+        encoded = base64.b64encode(index_png(self.mask, self.palette)).decode("ascii")
+        return {"mask": encoded, "runs": run_lengths(self.mask)}
 
 
 def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:

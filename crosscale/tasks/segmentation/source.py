@@ -23,6 +23,7 @@ class DeclaredMasks(DeclaredSource):
         super().__init__(classes, length)
         self.palette = distinct_colours(len(classes))
         self.reading = SimpleNamespace(reduce_zero_label=False)
+        self.notes = ()
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width that are assumed of a picture."""

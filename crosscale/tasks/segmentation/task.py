@@ -43,6 +43,7 @@ class Segmentation:
       options: the recipe's.
       weights: of the classes in the loss; None counts all alike.
       reduce_zero_label: whether the value 0 of masks is ignored and classes count from 1.
+      remarks: lines on how the classes were found.
     """
 
     labels: tuple[str, ...]
@@ -51,6 +52,7 @@ class Segmentation:
     options: SegmentationOptions = field(default_factory=SegmentationOptions)
     weights: tuple[float, ...] | None = None
     reduce_zero_label: bool = False
+    remarks: tuple[str, ...] = ()
 
     name: ClassVar[str] = "segmentation"
     Options: ClassVar[type] = SegmentationOptions
@@ -66,6 +68,14 @@ class Segmentation:
         "classes": {"type": "array", "items": {"type": "string"}},
         "shares": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
         "pixels": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    }
+    served_schema: ClassVar[Mapping[str, Any]] = {
+        "mask": {"type": ["string", "null"], "description": "base64 of a PNG file whose pixels are label numbers"},
+        "runs": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "description": "the same as label, length, label, length, ..., row by row",
+        },
     }
     title: ClassVar[str] = "Classes by area"
     best: ClassVar[str] = "miou"
@@ -115,7 +125,8 @@ class Segmentation:
             raise RequestError(f"task.class_weights has {len(weights)} entries for {len(classes)} classes")
         scale = options.scale or usual_scale(source)
         palette = tuple((int(r), int(g), int(b)) for r, g, b in source.palette)
-        return cls(classes, palette, scale, options, weights, bool(source.reading.reduce_zero_label))
+        zero, remarks = bool(source.reading.reduce_zero_label), tuple(source.notes)
+        return cls(classes, palette, scale, options, weights, zero, remarks)
 
     @classmethod
     def from_artifact(cls, labels: Sequence[str], options: Mapping[str, Any]) -> "Segmentation":
@@ -145,6 +156,16 @@ class Segmentation:
                 f"model.options.num_classes={given['num_classes']}, but {place} has {len(self.labels)} classes"
             )
         return {"num_classes": len(self.labels)}
+
+    def input_spec(self, spec: InputSpec) -> InputSpec:
+        """Of the size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
+        height, width = self.options.crop or (min(side, min(self.scale)) for side in spec.size)
+        return replace(spec, size=(height, width))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The classes' origin, and the scale."""
+        return (*self.remarks, f"pictures are resized to fit {self.scale[0]} x {self.scale[1]} before they are cropped")
 
     def check_outputs(self, shape: Sequence[int]) -> None:
         """Raises RequestError unless the model gives a logit per cell and class."""

@@ -1,0 +1,153 @@
+"""Scenes for segmentation without a download: handwritten digits over photographs, with exact masks.
+
+The digits ship with scikit-learn, the photographs with scikit-learn and with this package. Nothing of a held-out scene
+is in a training scene: neither its digits nor its photograph.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from crosscale.data.arrays import open_digits
+from crosscale.data.mask_sets import distinct_colours
+from crosscale.errors import RequestError
+
+COUNTS = {"train": 1200, "val": 200}
+SIDE = 128  # of a scene, in pixels
+DIGITS = (2, 4)  # in a scene, least and most
+SIZES = (40, 76)  # side of a digit's square
+TURN = 25.0  # degrees to either side
+INK = 0.35  # share of the darkest from which a pixel belongs to the digit
+OVERLAP = 0.15  # of the smaller square, at most
+TRIES = 30  # for a free place
+HELD_OUT = 0.2  # of the digits
+CLASSES = ("background", *(str(digit) for digit in range(10)))
+_OURS = {"train": ("astronaut.jpg", "coffee.jpg", "hubble_deep_field.jpg"), "val": ("chelsea.jpg",)}
+_THEIRS = {"train": ("china.jpg",), "val": ("flower.jpg",)}
+
+Split = Literal["train", "val"]
+
+
+def write_scenes(out: Path, *, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    """Writes images/{train,val}/*.jpg, masks/{train,val}/*.png and classes.csv; returns the number of scenes.
+
+    Args:
+      out: a folder, made where it does not exist.
+      seed: of the composition.
+      progress: told (scenes done, all scenes).
+
+    Raises:
+      RequestError: scikit-learn is not installed, or the folder cannot be written.
+    """
+    total, done = sum(COUNTS.values()), 0
+    splits: tuple[Split, ...] = ("train", "val")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_classes(out / "classes.csv")
+        for split in splits:
+            digits, photographs = open_digits(split, HELD_OUT, 0), _photographs(split)
+            for kind in ("images", "masks"):
+                (out / kind / split).mkdir(parents=True, exist_ok=True)
+            for number in range(COUNTS[split]):
+                rng = np.random.default_rng((seed, splits.index(split), number))
+                picture, mask = compose(rng, digits.images, digits.labels, photographs)
+                Image.fromarray(picture).save(out / "images" / split / f"{number:04d}.jpg", quality=92)
+                Image.fromarray(mask).save(out / "masks" / split / f"{number:04d}.png")
+                done += 1
+                progress(done, total)
+    except OSError as error:
+        raise RequestError(f"{out}: cannot be written ({error.strerror or error})") from None
+    return total
+
+
+def compose(
+    rng: np.random.Generator, digits: np.ndarray, labels: np.ndarray, photographs: Sequence[Image.Image]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scene: (SIDE, SIDE, 3) uint8, and its labels (SIDE, SIDE) uint8, positions in `CLASSES`.
+
+    Args:
+      digits: (N, 8, 8) uint8, the ink bright.
+      labels: (N,) which digit each is.
+      photographs: RGB, larger than a scene.
+    """
+    picture = _background(rng, photographs)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    taken: list[tuple[int, int, int]] = []
+    for _ in range(rng.integers(DIGITS[0], DIGITS[1] + 1)):
+        size = int(rng.integers(SIZES[0], SIZES[1] + 1))
+        place = _free_place(rng, size, taken)
+        if place is None:
+            continue
+        taken.append((*place, size))
+        which = int(rng.integers(len(digits)))
+        shape = _ink(digits[which], size, float(rng.uniform(-TURN, TURN)))
+        rows, columns = slice(place[0], place[0] + size), slice(place[1], place[1] + size)
+        under = picture[rows, columns]
+        colour = _contrasting(rng, under[shape > 0.5] if (shape > 0.5).any() else under.reshape(-1, 3))
+        picture[rows, columns] = under * (1 - shape[..., None]) + colour * shape[..., None]
+        mask[rows, columns][shape > 0.5] = labels[which] + 1
+    return picture.round().astype(np.uint8), mask
+
+
+def _background(rng: np.random.Generator, photographs: Sequence[Image.Image]) -> np.ndarray:
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    side = int(rng.integers(SIDE, min(photograph.size) + 1))
+    left, top = (int(rng.integers(0, whole - side + 1)) for whole in photograph.size)
+    crop = photograph.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(crop, np.float64)
+
+
+def _free_place(rng: np.random.Generator, size: int, taken: Sequence[tuple[int, int, int]]) -> tuple[int, int] | None:
+    """Top and left of a square that hardly covers another; None where none was found."""
+    for _ in range(TRIES):
+        top, left = (int(value) for value in rng.integers(0, SIDE - size + 1, 2))
+        if all(_shared((top, left, size), other) <= OVERLAP for other in taken):
+            return top, left
+    return None
+
+
+def _shared(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """How much of the smaller of two squares (top, left, side) the other covers."""
+    sides = (max(0, min(a + one[2], b + other[2]) - max(a, b)) for a, b in zip(one[:2], other[:2], strict=True))
+    return float(np.prod(list(sides)) / min(one[2], other[2]) ** 2)
+
+
+def _ink(digit: np.ndarray, size: int, degrees: float) -> np.ndarray:
+    """(size, size) how much of each pixel is ink, 0..1: 0.5 is the edge."""
+    large = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
+    turned = np.asarray(large.rotate(degrees, Image.Resampling.BICUBIC), np.float64) / 255
+    rise = 8 / size  # ink rises over about a cell of the eight: so much of it from one pixel to the next
+    shape: np.ndarray = np.clip((turned - INK) / rise + 0.5, 0, 1)
+    return shape
+
+
+def _contrasting(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
+    """A colour that stands out from the pixels below it."""
+    mean = under.mean(0)
+    colours = rng.uniform(0, 255, (8, 3))
+    chosen: np.ndarray = colours[np.linalg.norm(colours - mean, axis=1).argmax()]
+    return chosen
+
+
+def _photographs(split: Split) -> list[Image.Image]:
+    from sklearn import datasets
+
+    found = []
+    folder = files("crosscale.export").joinpath("pictures")
+    for name in _OURS[split]:
+        with as_file(folder.joinpath(name)) as path:
+            found.append(Image.open(path).convert("RGB"))
+    return [*found, *(Image.fromarray(datasets.load_sample_image(name)) for name in _THEIRS[split])]
+
+
+def _write_classes(file: Path) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["name", "r", "g", "b"])
+        colours = distinct_colours(len(CLASSES))
+        writer.writerows([name, *map(int, colour)] for name, colour in zip(CLASSES, colours, strict=True))

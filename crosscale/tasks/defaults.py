@@ -1,0 +1,42 @@
+"""What most tasks answer alike: pictures of one size in, a vector out, results that are a few words."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL.Image import Image
+
+from crosscale.contracts import InputSpec
+from crosscale.data.transforms import eval_transform
+
+
+class PlainTask:
+    """Answers of a task whose pictures have the input's size and whose outputs are those of the model's `__call__`."""
+
+    method: ClassVar[str | None] = None
+    served_schema: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def input_spec(self, spec: InputSpec) -> InputSpec:
+        """As it is."""
+        return spec
+
+    def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
+        """Resized and cut to the input's size."""
+        return np.asarray(eval_transform(spec)(img))
+
+
+class PlainResult:
+    """Answers of a result that is told in a few words."""
+
+    def files(self, picture: Image) -> dict[str, bytes]:
+        """None."""
+        return {}
+
+    def attachments(self) -> dict[str, Any]:
+        """None."""
+        return {}
