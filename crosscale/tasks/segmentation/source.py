@@ -1,7 +1,6 @@
 """What a segmentation reads off its data before it trains."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ class DeclaredMasks(DeclaredSource):
     def __init__(self, classes: Sequence[str], length: int) -> None:
         super().__init__(classes, length)
         self.palette = distinct_colours(len(classes))
-        self.reading = SimpleNamespace(reduce_zero_label=False)
         self.notes = ()
 
     def size(self, index: int) -> tuple[int, int]:

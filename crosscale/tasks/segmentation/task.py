@@ -42,7 +42,7 @@ class Segmentation:
       scale: longest and shortest side that pictures are resized to fit before they are fed.
       options: the recipe's.
       weights: of the classes in the loss; None counts all alike.
-      reduce_zero_label: whether the value 0 of masks is ignored and classes count from 1.
+      reduce_zero_label: whether the value 0 of masks is ignored and classes count from 1; None as the layout says.
       remarks: lines on how the classes were found.
     """
 
@@ -51,7 +51,7 @@ class Segmentation:
     scale: tuple[int, int] = SCALE
     options: SegmentationOptions = field(default_factory=SegmentationOptions)
     weights: tuple[float, ...] | None = None
-    reduce_zero_label: bool = False
+    reduce_zero_label: bool | None = None
     remarks: tuple[str, ...] = ()
 
     name: ClassVar[str] = "segmentation"
@@ -125,8 +125,7 @@ class Segmentation:
             raise RequestError(f"task.class_weights has {len(weights)} entries for {len(classes)} classes")
         scale = options.scale or usual_scale(source)
         palette = tuple((int(r), int(g), int(b)) for r, g, b in source.palette)
-        zero, remarks = bool(source.reading.reduce_zero_label), tuple(source.notes)
-        return cls(classes, palette, scale, options, weights, zero, remarks)
+        return cls(classes, palette, scale, options, weights, options.reduce_zero_label, tuple(source.notes))
 
     @classmethod
     def from_artifact(cls, labels: Sequence[str], options: Mapping[str, Any]) -> "Segmentation":
@@ -142,10 +141,13 @@ class Segmentation:
             raise RequestError(f"a segmentation of {len(labels)} classes needs as many colours, of numbers 0 to 255")
         if not long >= short >= 1:
             raise RequestError(f"a segmentation's scale {[long, short]} is not (longest, shortest) in pixels")
-        return cls(tuple(labels), palette, (long, short), reduce_zero_label=bool(options.get("reduce_zero_label")))
+        zero = options.get("reduce_zero_label")
+        if zero not in (None, True, False):
+            raise RequestError(f"a segmentation's reduce_zero_label={zero!r} is neither true, false nor null")
+        return cls(tuple(labels), palette, (long, short), reduce_zero_label=zero)
 
     def artifact_options(self) -> dict[str, Any]:
-        """Palette, scale, and whether the masks' value 0 is ignored."""
+        """Palette, scale, and whether the masks' value 0 is ignored, where the recipe said so."""
         palette = [list(colour) for colour in self.palette]
         return {"palette": palette, "scale": list(self.scale), "reduce_zero_label": self.reduce_zero_label}
 
