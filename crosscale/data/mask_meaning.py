@@ -17,10 +17,13 @@ from crosscale.errors import RequestError
 
 PROBED = 32  # masks of which the kind is looked at
 SCANNED = 2000  # masks whose values are looked at where nothing names the classes
+SCANNED_PIXELS = 1_000_000_000  # of all of these together: some ten seconds
 SMOOTHED = 200  # different values, from which on they are taken for the greys of a picture
 
 Reader = Callable[[int], tuple[str, Stored]]  # index -> name of a mask's file, what it holds; raises BadImage
 T = TypeVar("T")
+
+_ANY_VALUE = MaskReading.of_values(MOST_CLASSES)
 
 BINARY = (
     "the masks hold 0 and 255 alone, and 255 is ignored, so that the object would not be learnt; save the object as 1, "
@@ -163,7 +166,8 @@ def _fits(reading: MaskReading, stored: Stored) -> bool:
 
 
 def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
-    looked_at = masks.seen(_values_in, SCANNED)
+    pixels = max(masks.seen(lambda _, stored: stored.values.size, PROBED), default=1)
+    looked_at = masks.seen(_values_in, max(PROBED, min(SCANNED, SCANNED_PIXELS // pixels)))
     counts = np.sum(looked_at, axis=0) if looked_at else np.zeros(256, np.int64)
     found = np.flatnonzero(counts[:IGNORED])
     if set(np.flatnonzero(counts)) == {0, IGNORED} and not reduce_zero_label:
@@ -189,7 +193,7 @@ def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
 
 def _values_in(name: str, stored: Stored) -> np.ndarray:
     """Pixels of each value; raises BadImage for a mask of colours."""
-    MaskReading.of_values(MOST_CLASSES).labels_of(stored, name)
+    _ANY_VALUE.labels_of(stored, name)
     return counts_of(stored.values)
 
 
