@@ -40,12 +40,14 @@ class Meaning:
       palette: (classes, 3) uint8, the colour in which each is drawn.
       reading: from a file's values to labels.
       notes: lines on how this was found.
+      reduce_zero_label: whether the value 0 is ignored and classes count from 1.
     """
 
     classes: tuple[str, ...]
     palette: np.ndarray
     reading: MaskReading
     notes: tuple[str, ...]
+    reduce_zero_label: bool = False
 
 
 def meaning_of(
@@ -57,6 +59,7 @@ def meaning_of(
     known: KnownSet | None = None,
     label_ids: bool = False,
     reduce_zero_label: bool | None = None,
+    classes: Sequence[str] | None = None,
     lenient: bool = False,
 ) -> Meaning:
     """Decides what the values of a set's masks mean.
@@ -69,6 +72,7 @@ def meaning_of(
       known: the public set that the layout is of.
       label_ids: the values are Cityscapes' label ids.
       reduce_zero_label: whether 0 is ignored and classes count from 1; None is what the public set does, else no.
+      classes: what they are where neither the data nor its layout names them; None looks at the masks' values.
       lenient: masks that cannot be read are passed over, as long as there are others.
 
     Raises:
@@ -89,6 +93,8 @@ def meaning_of(
         else:
             reading = MaskReading.of_values(number, place=known.name)
         return Meaning(known.classes, known.palette, reading, (f"{number} classes of {known.name}",))
+    if classes is not None:
+        return _of_given(classes, bool(reduce_zero_label))
     return _of_values(place, some, bool(reduce_zero_label))
 
 
@@ -102,7 +108,7 @@ def _of_ade(reduce_zero_label: bool | None) -> Meaning:
     how = "as asked for" if reduce_zero_label else "recognised from the layout"
     note = f"reduce_zero_label: yes, {how}; 0 is ignored, 1..150 become 0..149"
     reading = MaskReading.of_values(150, reduce_zero_label=True, place=ADE20K.name)
-    return Meaning(ADE20K.classes, ADE20K.palette, reading, ("150 classes of ADE20K", note))
+    return Meaning(ADE20K.classes, ADE20K.palette, reading, ("150 classes of ADE20K", note), True)
 
 
 def _reduced(asked: bool, classes: int) -> tuple[str, ...]:
@@ -123,7 +129,8 @@ def _of_table(place: Path, masks: "_Some", table: ClassTable, reduce_zero_label:
             assert palette is not None
             return Meaning(table.classes, palette, colours, (f"{note}, by their colours",))
     drawn = palette if palette is not None else distinct_colours(number)
-    return Meaning(table.classes, drawn, values, (note, *_reduced(reduce_zero_label, number)))
+    notes = (note, *_reduced(reduce_zero_label, number))
+    return Meaning(table.classes, drawn, values, notes, reduce_zero_label)
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,13 @@ def _fits(reading: MaskReading, stored: Stored) -> bool:
     return True
 
 
+def _of_given(classes: Sequence[str], reduce_zero_label: bool) -> Meaning:
+    number = len(classes)
+    reading = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place="as given")
+    notes = (f"{number} classes, as given", *_reduced(reduce_zero_label, number))
+    return Meaning(tuple(classes), distinct_colours(number), reading, notes, reduce_zero_label)
+
+
 def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
     pixels = max(masks.seen(lambda _, stored: stored.values.size, PROBED), default=1)
     looked_at = masks.seen(_values_in, max(PROBED, min(SCANNED, SCANNED_PIXELS // pixels)))
@@ -188,7 +202,8 @@ def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
     gap = (f"no mask holds the value{'s' if len(absent) > 1 else ''} {listed(absent)}",) if absent else ()
     reading = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place="the values found")
     names = tuple(str(value) for value in range(first, number + first))
-    return Meaning(names, distinct_colours(number), reading, (note, *gap, *_reduced(reduce_zero_label, number)))
+    notes = (note, *gap, *_reduced(reduce_zero_label, number))
+    return Meaning(names, distinct_colours(number), reading, notes, reduce_zero_label)
 
 
 def _values_in(name: str, stored: Stored) -> np.ndarray:
