@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosscale.cli.output import print_json, print_table, printable, progress_bar
+from crosscale.cli.output import Report, print_json, print_table, printable, progress_bar
 
 if TYPE_CHECKING:
     from crosscale.data.mask_check import MaskCheck
@@ -44,11 +44,15 @@ def _check(sources: "Mapping[str, MaskSource]") -> "MaskCheck":
     with progress_bar("reading pictures and masks") as report:
         for source in sources.values():
             before = sum(part.pictures for part in parts)
-            parts.append(check_masks(source, lambda done, _, before=before: report(before + done, total)))  # type: ignore[misc]
+            parts.append(check_masks(source, partial(_report_after, report, before, total)))
     whole = reduce(add, parts)
     # Both parts of data that comes as one tell the same files without a counterpart.
     problems = tuple(dict.fromkeys(whole.problems))
     return type(whole)(whole.pictures, whole.pixels, whole.masks, whole.ignored, whole.sizes, problems)
+
+
+def _report_after(report: Report, before: int, total: int, done: int, _: int) -> None:
+    report(before + done, total)
 
 
 def _json(place: str, sources: "Mapping[str, MaskSource]", found: "MaskCheck | None") -> dict[str, Any]:
@@ -57,6 +61,7 @@ def _json(place: str, sources: "Mapping[str, MaskSource]", found: "MaskCheck | N
         "data": place,
         "layout": source.layout,
         "notes": list(source.notes),
+        "reduce_zero_label": source.reduce_zero_label,
         "classes": list(source.classes),
         "splits": {split: {"examples": len(part)} for split, part in sources.items()},
     }
@@ -103,7 +108,7 @@ def _print(sources: "Mapping[str, MaskSource]", found: "MaskCheck | None") -> No
         [str(label), name, f"{100 * share:.2f} %", _bar(share / longest), f"{masks:,}"]
         for label, (name, share, masks) in enumerate(zip(source.classes, found.shares, found.masks, strict=True))
     ]
-    print_table(["label", "class", "pixels", "", "masks"], rows, right=["label", "pixels", "masks"])
+    print_table(["label", "class", "of all pixels", "", "masks"], rows, right=["label", "of all pixels", "masks"])
     _print_problems(found.problems)
 
 

@@ -123,8 +123,8 @@ def joint_transform(spec: InputSpec, augment: JointAugment, scale: tuple[int, in
 def distorted(img: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Brightness by up to 32 levels, contrast and saturation by 0.5 to 1.5, hue by up to 36 degrees: each by a coin.
 
-    Contrast comes before the colours or after them, by a coin. Each step ends in whole levels. A grey picture has no
-    saturation and no hue.
+    Contrast comes before the colours or after them, by a coin. Brightness, contrast and the colours each end in whole
+    levels. A grey picture has no saturation and no hue.
     """
     if rng.random() < 0.5:
         img = _levels(img, 1.0, rng.uniform(-BRIGHTNESS, BRIGHTNESS))
@@ -153,10 +153,7 @@ def _colours(img: Image.Image, saturation: float, hue: int) -> Image.Image:
     for top in range(0, img.height, rows):  # in parts that stay in the processor's cache
         block = whole[top : top + rows]
         planes = [block[:, :, channel] for channel in range(3)]
-        if saturation != 1.0:
-            planes = _saturated(planes, saturation)
-        if hue:
-            planes = _turned(planes, hue / 30)
+        planes = _turned(planes, saturation, hue / 30) if hue else _saturated(planes, saturation)
         for channel in range(3):
             block[:, :, channel] = planes[channel]
     return Image.fromarray(whole)
@@ -176,7 +173,7 @@ def _saturated(planes: Sequence[np.ndarray], factor: float) -> list[np.ndarray]:
     return [_to_bytes(level - (value - plane) * growth) for plane in planes]
 
 
-def _turned(planes: Sequence[np.ndarray], sextants: float) -> list[np.ndarray]:
+def _turned(planes: Sequence[np.ndarray], factor: float, sextants: float) -> list[np.ndarray]:
     red, green, blue = (plane.astype(np.float32) for plane in planes)
     value, chroma = _value_and_chroma(planes)
     # The hue counts sextants from red. Where two channels are largest, either one's rule gives the same.
@@ -187,12 +184,14 @@ def _turned(planes: Sequence[np.ndarray], sextants: float) -> list[np.ndarray]:
     hue += (4 - 2 * is_green.view(np.uint8) - 4 * is_red.view(np.uint8)).astype(np.float32)
     hue += np.float32(sextants)
     hue -= np.float32(6) * np.floor(hue * np.float32(1 / 6))
-    least = (value - chroma).astype(np.float32)
+    level = value.astype(np.float32)
+    grown = chroma if factor == 1.0 else np.minimum(chroma * np.float32(factor), level)  # saturation leaves the hue
+    least = level - grown
     turned = []
     for share in (np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4)):  # of red, green and blue
         np.minimum(share, np.float32(1), out=share)
         np.maximum(share, np.float32(0), out=share)
-        share *= chroma
+        share *= grown
         turned.append(_to_bytes(least + share))
     return turned
 

@@ -107,6 +107,7 @@ class MaskSource:
       layout: what the data was recognised as.
       notes: lines on how the classes were found, and whether 0 is ignored.
       without: a line for each picture or mask of this part that has no counterpart.
+      reduce_zero_label: whether the value 0 is ignored and classes count from 1.
     """
 
     pairs: PairReader
@@ -116,6 +117,7 @@ class MaskSource:
     layout: str
     notes: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    reduce_zero_label: bool = False
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -168,6 +170,7 @@ def open_masks(
     val_fraction: float,
     seed: int,
     reduce_zero_label: bool | None = None,
+    classes: Sequence[str] | None = None,
     checked: int = CHECKED,
 ) -> MaskSource:
     """One split of a data set of pictures and masks.
@@ -182,6 +185,7 @@ def open_masks(
       val_fraction: the share that is held out, by digests of the pictures' paths, where the data comes as one part.
       seed: of that choice.
       reduce_zero_label: whether the value 0 is ignored and classes count from 1. None: yes for ADE20K, else no.
+      classes: their names where neither the data nor its layout says them, such as those of a trained model.
       checked: how many pictures and masks are looked at; 0 looks at none, and lets pictures without a mask pass, for
         `check_masks` to tell.
 
@@ -194,13 +198,15 @@ def open_masks(
     if not 0 <= val_fraction < 1:
         raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies in 0 <= value < 1")
     root = download(str(place)) if str(place).startswith(HUB) else Path(place).expanduser()
-    found = _recognised(root, reduce_zero_label, not checked)
+    given = None if classes is None else tuple(classes)
+    found = _recognised(root, reduce_zero_label, given, not checked)
     if split == "all" and "all" not in found.parts:
         raise RequestError(f"{root}: has two parts, so there is no one that is all of it; say train or val")
     part = "all" if "all" in found.parts else split
     pairs, meaning = found.parts[part], found.meaning
     decided = meaning.classes, meaning.palette, meaning.reading
-    source = MaskSource(pairs, *decided, found.layout, found.notes, found.without.get(part, ()))
+    without = found.without.get(part, ())
+    source = MaskSource(pairs, *decided, found.layout, found.notes, without, meaning.reduce_zero_label)
     if part == "all":
         ids = [pairs.names(index)[0] for index in range(len(pairs))]
         source = part_of(source, ids, np.zeros(len(ids), np.int32), split, val_fraction, seed, str(root))
@@ -234,7 +240,9 @@ class _Recognised:
 
 
 @shared
-def _recognised(root: Path, reduce_zero_label: bool | None, lenient: bool) -> _Recognised:
+def _recognised(
+    root: Path, reduce_zero_label: bool | None, classes: tuple[str, ...] | None, lenient: bool
+) -> _Recognised:
     """Both splits' masks decide together, so that one class is the same number in each."""
     parts: dict[str, PairReader] = {}
     if not is_mask_folder(root) and root.is_dir() and has_shards(root, ".parquet"):
@@ -260,6 +268,7 @@ def _recognised(root: Path, reduce_zero_label: bool | None, lenient: bool) -> _R
         known=layout.known,
         label_ids=layout.label_ids,
         reduce_zero_label=reduce_zero_label,
+        classes=classes,
         lenient=lenient,
     )
     notes = (*meaning.notes, *[layout.note] * bool(layout.note))

@@ -17,10 +17,13 @@ from crosscale.errors import RequestError
 
 PROBED = 32  # masks of which the kind is looked at
 SCANNED = 2000  # masks whose values are looked at where nothing names the classes
+SCANNED_PIXELS = 1_000_000_000  # of all of these together: some ten seconds
 SMOOTHED = 200  # different values, from which on they are taken for the greys of a picture
 
 Reader = Callable[[int], tuple[str, Stored]]  # index -> name of a mask's file, what it holds; raises BadImage
 T = TypeVar("T")
+
+_ANY_VALUE = MaskReading.of_values(MOST_CLASSES)
 
 BINARY = (
     "the masks hold 0 and 255 alone, and 255 is ignored, so that the object would not be learnt; save the object as 1, "
@@ -37,12 +40,14 @@ class Meaning:
       palette: (classes, 3) uint8, the colour in which each is drawn.
       reading: from a file's values to labels.
       notes: lines on how this was found.
+      reduce_zero_label: whether the value 0 is ignored and classes count from 1.
     """
 
     classes: tuple[str, ...]
     palette: np.ndarray
     reading: MaskReading
     notes: tuple[str, ...]
+    reduce_zero_label: bool = False
 
 
 def meaning_of(
@@ -54,6 +59,7 @@ def meaning_of(
     known: KnownSet | None = None,
     label_ids: bool = False,
     reduce_zero_label: bool | None = None,
+    classes: Sequence[str] | None = None,
     lenient: bool = False,
 ) -> Meaning:
     """Decides what the values of a set's masks mean.
@@ -66,6 +72,7 @@ def meaning_of(
       known: the public set that the layout is of.
       label_ids: the values are Cityscapes' label ids.
       reduce_zero_label: whether 0 is ignored and classes count from 1; None is what the public set does, else no.
+      classes: what they are where neither the data nor its layout names them; None looks at the masks' values.
       lenient: masks that cannot be read are passed over, as long as there are others.
 
     Raises:
@@ -86,6 +93,8 @@ def meaning_of(
         else:
             reading = MaskReading.of_values(number, place=known.name)
         return Meaning(known.classes, known.palette, reading, (f"{number} classes of {known.name}",))
+    if classes is not None:
+        return _of_given(classes, bool(reduce_zero_label))
     return _of_values(place, some, bool(reduce_zero_label))
 
 
@@ -99,7 +108,7 @@ def _of_ade(reduce_zero_label: bool | None) -> Meaning:
     how = "as asked for" if reduce_zero_label else "recognised from the layout"
     note = f"reduce_zero_label: yes, {how}; 0 is ignored, 1..150 become 0..149"
     reading = MaskReading.of_values(150, reduce_zero_label=True, place=ADE20K.name)
-    return Meaning(ADE20K.classes, ADE20K.palette, reading, ("150 classes of ADE20K", note))
+    return Meaning(ADE20K.classes, ADE20K.palette, reading, ("150 classes of ADE20K", note), True)
 
 
 def _reduced(asked: bool, classes: int) -> tuple[str, ...]:
@@ -120,7 +129,8 @@ def _of_table(place: Path, masks: "_Some", table: ClassTable, reduce_zero_label:
             assert palette is not None
             return Meaning(table.classes, palette, colours, (f"{note}, by their colours",))
     drawn = palette if palette is not None else distinct_colours(number)
-    return Meaning(table.classes, drawn, values, (note, *_reduced(reduce_zero_label, number)))
+    notes = (note, *_reduced(reduce_zero_label, number))
+    return Meaning(table.classes, drawn, values, notes, reduce_zero_label)
 
 
 @dataclass(frozen=True)
@@ -162,8 +172,16 @@ def _fits(reading: MaskReading, stored: Stored) -> bool:
     return True
 
 
+def _of_given(classes: Sequence[str], reduce_zero_label: bool) -> Meaning:
+    number = len(classes)
+    reading = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place="as given")
+    notes = (f"{number} classes, as given", *_reduced(reduce_zero_label, number))
+    return Meaning(tuple(classes), distinct_colours(number), reading, notes, reduce_zero_label)
+
+
 def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
-    looked_at = masks.seen(_values_in, SCANNED)
+    pixels = max(masks.seen(lambda _, stored: stored.values.size, PROBED), default=1)
+    looked_at = masks.seen(_values_in, max(PROBED, min(SCANNED, SCANNED_PIXELS // pixels)))
     counts = np.sum(looked_at, axis=0) if looked_at else np.zeros(256, np.int64)
     found = np.flatnonzero(counts[:IGNORED])
     if set(np.flatnonzero(counts)) == {0, IGNORED} and not reduce_zero_label:
@@ -184,12 +202,13 @@ def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
     gap = (f"no mask holds the value{'s' if len(absent) > 1 else ''} {listed(absent)}",) if absent else ()
     reading = MaskReading.of_values(number, reduce_zero_label=reduce_zero_label, place="the values found")
     names = tuple(str(value) for value in range(first, number + first))
-    return Meaning(names, distinct_colours(number), reading, (note, *gap, *_reduced(reduce_zero_label, number)))
+    notes = (note, *gap, *_reduced(reduce_zero_label, number))
+    return Meaning(names, distinct_colours(number), reading, notes, reduce_zero_label)
 
 
 def _values_in(name: str, stored: Stored) -> np.ndarray:
     """Pixels of each value; raises BadImage for a mask of colours."""
-    MaskReading.of_values(MOST_CLASSES).labels_of(stored, name)
+    _ANY_VALUE.labels_of(stored, name)
     return counts_of(stored.values)
 
 

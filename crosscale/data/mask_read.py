@@ -112,9 +112,8 @@ class MaskReading:
         """
         if not 1 <= classes <= MOST_CLASSES:
             raise RequestError(f"{place or 'the masks'}: {classes} classes; masks of 8 bits hold 1 to {MOST_CLASSES}")
-        return cls(
-            classes, tuple({IGNORED: IGNORED, **mapped}.get(value, _NO_LABEL) for value in range(256)), None, place
-        )
+        known = {IGNORED: IGNORED, **mapped}
+        return cls(classes, tuple(known.get(value, _NO_LABEL) for value in range(256)), None, place)
 
     @classmethod
     def of_colours(cls, classes: int, colours: Mapping[Colour, int], *, place: str) -> "MaskReading":

@@ -40,6 +40,7 @@ def test_check_counts_every_pixel(capsys, streets):
     found = checked(capsys, streets)
     assert found["layout"] == "images/ and masks/"
     assert found["notes"] == ["4 classes by classes.txt"]
+    assert found["reduce_zero_label"] is False
     assert found["splits"] == {"train": {"examples": 6}, "val": {"examples": 2}}
     assert found["pixels"] == [
         {"class": "road", "pixels": 8 * 120, "share": pytest.approx(0.6), "masks": 8},
@@ -109,6 +110,7 @@ def test_zero_is_left_out_where_asked_for(capsys, streets):
     (streets / "classes.txt").write_text("car\ntree\n")
     found = checked(capsys, streets, "--reduce-zero-label", "yes")
     assert [row["pixels"] for row in found["pixels"]] == [7 * 60, 60]
+    assert found["reduce_zero_label"] is True
     assert "reduce_zero_label: yes, as asked for; 0 is ignored, 1..2 become 0..1" in found["notes"]
 
 

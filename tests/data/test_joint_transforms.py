@@ -168,7 +168,7 @@ def test_saturation_and_hue_are_those_of_hsv():
     pixels[:4] = pixels[:4, :, :1]  # greys
     pixels[4, :, 1] = pixels[4, :, 0]  # two channels largest or smallest
     pixels[5], pixels[6] = 0, 255
-    for saturation, hue in ((1.0, 7), (1.0, -18), (1.0, 17), (1.5, 0), (0.5, 0)):
+    for saturation, hue in ((1.0, 7), (1.0, -18), (1.0, 17), (1.5, 0), (0.5, 0), (1.4, -9), (0.6, 15)):
         found = np.asarray(_colours(Image.fromarray(pixels), saturation, hue)).reshape(-1, 3)
         for before, after in zip(pixels.reshape(-1, 3) / 255, found, strict=True):
             h, s, v = colorsys.rgb_to_hsv(*before)

@@ -377,6 +377,25 @@ def test_the_check_passes_over_what_it_cannot_read_when_it_counts_the_classes(ma
     assert "no table says which class each one is" in refused(only, checked=0)
 
 
+def test_a_trained_models_classes_stand_in_for_names(make_folder):
+    root = make_folder(a_set(a=mask(0, 1)))
+    source = opened(root, classes=["sky", "sea", "ship"])
+    assert source.classes == ("sky", "sea", "ship")
+    assert columns(source) == [0, 1]
+    assert opened(root, classes=["a", "b"], reduce_zero_label=True).reduce_zero_label
+    (root / "classes.txt").write_text("dog\ncat\n")  # what the data says of itself comes first
+    assert opened(root, classes=["sky", "sea", "ship"]).classes == ("dog", "cat")
+    assert opened(make_folder(ade(), "ade"), "val").reduce_zero_label
+
+
+def test_nothing_is_held_out_where_that_is_asked_for(make_folder):
+    root = make_folder(a_set(a=mask(0, 1), b=mask(0, 1)))
+    parts = [open_masks(root, split, val_fraction=0, seed=0) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [2, 0]
+    with pytest.raises(RequestError, match="val_fraction=1"):
+        open_masks(root, "train", val_fraction=1, seed=0)
+
+
 def test_where_no_layout_is_recognised(make_folder):
     root = make_folder({f"deep/{path}": content for path, content in a_set(a=mask(0, 1)).items()})
     assert f"but {root}/deep holds some" in refused(root)
