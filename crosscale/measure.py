@@ -16,6 +16,7 @@ from crosscale.contracts import InputSpec, Variables
 from crosscale.errors import RequestError
 from crosscale.layers.attention import ClassAttention, class_attention_saving
 from crosscale.layers.conv import Conv
+from crosscale.layers.groups import GroupAttention
 from crosscale.layers.kernels.choice import Kernels, asked
 from crosscale.models.shapes import variable_shapes
 
@@ -43,8 +44,8 @@ class Costs:
       parameters: trained scalars (the `params` collection).
       macs: multiply-accumulates of one deterministic forward, as it runs.
       formula_macs: the same with every layer as its paper writes it; published figures count these. It differs
-        where a layer reaches the same result with less, as `ClassAttention`, which projects no keys and values, or
-        sooner with more, as a strided `Conv` on a processor.
+        where a layer reaches the same result with less, as `ClassAttention`, which projects no keys and values, and
+        `GroupAttention`, which projects no padding, or sooner with more, as a strided `Conv` on a processor.
       activations: bytes of the intermediate values alive at once at the worst moment of that forward, in program
         order and before the compiler fuses: `measure_memory` asks the compiler.
     """
@@ -80,6 +81,8 @@ def _count_costs(model: nn.Module, spec: InputSpec, batch: int, kernels: Kernels
         if isinstance(context.module, ClassAttention) and context.method_name == "__call__":
             batch_size, tokens, dim = args[0].shape
             saved += class_attention_saving(batch_size, tokens, dim, context.module.num_heads)
+        elif isinstance(context.module, GroupAttention) and context.method_name == "__call__":
+            saved += context.module.saved_macs(args[0])
         elif isinstance(context.module, Conv) and context.method_name == "__call__":
             saved -= context.module.additional_macs(args[0])
         return next_call(*args, **kwargs)

@@ -6,6 +6,7 @@ A new family or task adds one row there, a small model or a few outputs, and inh
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,20 @@ from crosscale.contracts import InputSpec, Record, SizedExamples, Variables
 from crosscale.data.augment import Augment
 from crosscale.export.export import export
 from crosscale.models.model import ImageModel
+from crosscale.models.segmentation import SegmentationModel
 from crosscale.predictor import Predictor
 from crosscale.pretrained import from_variables, load_weights, parameter_shapes, save_weights, to_variables
 from crosscale.tasks.registry import stored_task
 from crosscale.tasks.task import Task
 from crosscale.trees import flatten
+from crosscale.weights.rules import unplaced
 
 # ---- families ----
+
+
+def dense(model: ImageModel) -> bool:
+    """Whether the model says something of every pixel."""
+    return isinstance(model, SegmentationModel)
 
 
 def pictures(model: ImageModel, count: int = 2) -> np.ndarray:
@@ -41,30 +49,33 @@ def normalised(model: ImageModel) -> jax.Array:
 
 def assert_equal(found: Variables, wanted: Variables) -> None:
     """Equal to the last bit."""
-    ours, theirs = flatten(found["params"]), flatten(wanted["params"])
+    ours, theirs = flatten(found), flatten(wanted)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
 def check_init(model: ImageModel) -> None:
-    """Parameters and nothing else, in float32, below the backbone and the head, each at a depth that decay can use."""
+    """Parameters, and running statistics at most besides, in float32, below the backbone and the parts that can be made
+    anew, each at a depth that decay can use."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), normalised(model))
-    assert set(shapes) == {"params"}
-    assert set(shapes["params"]) == {"backbone", "head"}
+    assert set(shapes) in ({"params"}, {"params", "batch_stats"})
+    parts = {f"{part}/" for part in shapes["params"]} - {"backbone/"}
+    assert "head/" in parts <= set(model.new_parts())
+    assert any(name.startswith(model.classifiers()) for name in flatten(shapes["params"]))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
     names = parameter_shapes(model)
-    assert names == {name: leaf.shape for name, leaf in flatten(shapes["params"]).items()}
+    assert names == {name: leaf.shape for tree in shapes.values() for name, leaf in flatten(tree).items()}
     depths = {name: model.layer_of(name) for name in names}
     assert max(depths.values()) == max(depth for name, depth in depths.items() if name.startswith("head/"))
     assert len(set(depths.values())) > 2
 
 
 def check_apply(model: ImageModel, variables: Variables) -> None:
-    """(B, H, W, C) -> (B, num_classes): finite, of each picture alone, random only in training."""
+    """(B, H, W, C) -> (B, num_classes), or that for every pixel: finite, and of each picture alone."""
     images, run = normalised(model), jax.jit(model.apply)
     logits = run(variables, images)
-    assert logits.shape == (2, model.num_classes)
+    assert logits.shape == (2, *(model.input_size if dense(model) else ()), model.num_classes)
     assert np.isfinite(logits).all()
     swapped = run(variables, images[::-1])
     np.testing.assert_allclose(swapped[::-1], logits, rtol=1e-4, atol=1e-5)
@@ -78,10 +89,11 @@ def check_features(model: ImageModel, variables: Variables) -> None:
     @jax.jit
     def both(variables: Variables, images: jax.Array) -> Any:
         features = model.apply(variables, images, method="features")
-        return features, model.apply(variables, features, method=lambda m, x: m.head(x))
+        return features, model.apply(variables, features, method="decode")
 
     features, logits = both(variables, images)
-    np.testing.assert_allclose(logits, jax.jit(model.apply)(variables, images), rtol=1e-4, atol=1e-5)
+    whole = partial(model.apply, method="cells" if dense(model) else None)
+    np.testing.assert_allclose(logits, jax.jit(whole)(variables, images), rtol=1e-4, atol=1e-5)
     assert len(features.pooled) > 0
     assert all(vector.ndim == 2 and vector.shape[0] == 2 for vector in features.pooled)
     assert len(features.strides) == len(features.maps) > 0
@@ -103,8 +115,15 @@ def check_attention_maps(model: ImageModel, variables: Variables) -> None:
 
 
 def check_weights(model: ImageModel, variables: Variables, folder: Path) -> None:
-    """Written and read in each scheme that the family knows, to the last bit."""
-    for scheme in ("crosscale", *model.weight_rules()):
+    """Written and read in each scheme that the family knows, to the last bit; a scheme that is read alone is that of
+    another task's files, and lacks nothing but what is made anew."""
+    read_alone = {
+        scheme: names
+        for scheme, rules in model.weight_rules().items()
+        if (names := unplaced(rules, parameter_shapes(model)))
+    }
+    assert all(name.startswith(model.new_parts()) for names in read_alone.values() for name in names)
+    for scheme in {"crosscale", *model.weight_rules()} - read_alone.keys():
         flat = from_variables(variables, model, scheme)
         assert_equal(to_variables(flat, model, scheme, "the file"), variables)
     save_weights(folder / "w.safetensors", variables, model)

@@ -3,15 +3,17 @@
 import numpy as np
 
 from crosscale.pretrained import parameter_shapes
-from crosscale.trees import unflatten
+from crosscale.pretrained.naming import as_variables
 
 
 def seeded_variables(model, seed=0):
-    """{"params": ...} with kernels near their initial size, and norms and biases away from 1 and 0."""
+    """{"params": ...} with kernels near their initial size, and norms and biases away from 1 and 0; statistics too."""
     rng = np.random.default_rng(seed)
 
     def draw(name, shape):
         noise = rng.standard_normal(shape, np.float32)
+        if name.endswith("/var"):
+            return 1 + 0.5 * np.abs(noise)
         return 1 + 0.1 * noise if name.endswith("scale") else noise / max(shape[0], 25) ** 0.5
 
-    return {"params": unflatten({n: draw(n, s) for n, s in parameter_shapes(model).items()})}
+    return as_variables({n: draw(n, s) for n, s in parameter_shapes(model).items()}, model)

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from crosscale.models.presets import Preset
 
 HELP = """\
-Lists the presets: parameters, GMACs, input size, published top-1 accuracy and where the weights are.
+Lists the presets: parameters, GMACs, input size, published accuracy and where the weights are.
 
 Parameters and GMACs (10^9 multiply-accumulates of one image) are counted from the model itself, at its
-own input size and number of classes; top-1 (percent, ImageNet-1k validation) is the published figure.
+own input size and number of classes; top-1 (percent, ImageNet-1k validation) and mIoU (percent, ADE20K
+validation, at one scale and at several) are the published figures.
 A preset's full name, or one of its aliases, shows that preset in full."""
 
 EPILOG = f"""\
@@ -76,7 +77,17 @@ def _describe(preset: "Preset") -> dict[str, Any]:
 
 
 def _print_all(models: Sequence[dict[str, Any]]) -> None:
-    columns = ["model", "parameters", "GMACs", "as run", "activations", "input", "top-1", "source", "weights"]
+    """A table for each kind of published figures."""
+    segmenters = [model for model in models if "miou" in model["published"]]
+    _print_table([model for model in models if model not in segmenters], {"top-1": "top1"})
+    _print_table(segmenters, {"mIoU": "miou", "several scales": "miou_multi_scale"})
+
+
+def _print_table(models: Sequence[dict[str, Any]], measures: dict[str, str]) -> None:
+    """`measures`: a published figure's key, by its column's heading."""
+    if not models:
+        return
+    numbers = ["parameters", "GMACs", "as run", "activations", "input", *measures]
     rows = [
         [
             model["name"],
@@ -85,13 +96,13 @@ def _print_all(models: Sequence[dict[str, Any]]) -> None:
             f"{model['macs'] / 1e9:.2f}",
             f"{model['activation_bytes'] / 2**20:.1f} MiB",
             _size(model),
-            _number(model["published"]["top1"]),
+            *(_number(model["published"][key]) for key in measures.values()),
             model["published"]["source"] or "",
             model["hub"] or "",
         ]
         for model in models
     ]
-    print_table(columns, rows, right=["parameters", "GMACs", "as run", "activations", "input", "top-1"])
+    print_table(["model", *numbers, "source", "weights"], rows, right=numbers)
 
 
 def _print_one(model: dict[str, Any], as_json: bool) -> int:
@@ -104,7 +115,7 @@ def _print_one(model: dict[str, Any], as_json: bool) -> int:
         ["aliases", ", ".join(model["aliases"]) or "none"],
         ["family", model["family"]],
         ["parameters", f"{model['parameters']:,}"],
-        ["GMACs", f"{model['formula_macs'] / 1e9:.3f} by the paper's formulas (published {published['gmacs']})"],
+        ["GMACs", f"{model['formula_macs'] / 1e9:.3f} by the paper's formulas ({_published_macs(published)})"],
         ["GMACs as run", f"{model['macs'] / 1e9:.3f}"],
         ["activations", f"{model['activation_bytes'] / 2**20:.1f} MiB alive at once for one image in float32"],
         [
@@ -112,13 +123,26 @@ def _print_one(model: dict[str, Any], as_json: bool) -> int:
             f"{_size(model)}, {spec['channels']} channels, {spec['interpolation']}, crop {spec['crop_pct']}",
         ],
         ["mean, std", f"{_numbers(spec['mean'])}, {_numbers(spec['std'])}"],
-        ["published", f"top-1 {_number(published['top1'])}, top-5 {_number(published['top5'])}"],
+        ["published", _published(published)],
         ["source", published["source"] or "none"],
         ["weights", model["hub"] or "none"],
         *([name, str(value)] for name, value in model["config"].items()),
     ]
     print_table(["", ""], rows)
     return 0
+
+
+def _published_macs(published: dict[str, Any]) -> str:
+    if published["gmacs"] is None:
+        return "none published"
+    at = " of {} x {}".format(*published["gmacs_size"]) if "gmacs_size" in published else ""
+    return f"published {published['gmacs']}{at}"
+
+
+def _published(published: dict[str, Any]) -> str:
+    if "miou" in published:
+        return f"mIoU {_number(published['miou'])}, of several scales {_number(published['miou_multi_scale'])}"
+    return f"top-1 {_number(published['top1'])}, top-5 {_number(published['top5'])}"
 
 
 def _size(model: dict[str, Any]) -> str:

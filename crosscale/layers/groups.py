@@ -6,7 +6,7 @@ attention.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,6 +16,8 @@ from crosscale.layers.attention import attend, check_heads, recorder
 from crosscale.layers.dense import Dense
 from crosscale.layers.kernels.attention import MASKED
 from crosscale.layers.position_bias import DynamicPositionBias
+
+GroupingKind = Literal["regions", "whole"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,34 @@ class Grouping:
         return self.group[0] * self.group[1]
 
 
-def group_map(size: tuple[int, int], group_size: int, interval: int = 1) -> Grouping:
-    """Groups of side `group_size`; the whole map as one group where its shorter side is no larger than that.
+def group_map(
+    size: tuple[int, int], group_size: int, interval: int = 1, kind: GroupingKind = "regions", long: bool = True
+) -> Grouping:
+    """Cuts a map of `size` into groups.
 
-    The released classification code takes the shorter side as the group's size there, its detection and
-    segmentation code the longer one, padded and masked. On the square maps that the former can run, and on
-    all of the latter, one group over the whole map is the same attention, without the padding.
+    Args:
+      size: rows and columns of the map.
+      group_size: side G of a group.
+      interval: distance of a group's neighbouring cells.
+      kind:
+        "regions": G x G cells at the interval, in regions of (G * interval)^2 cells; the whole map as one group where
+          its shorter side is no larger than G. The released classification code takes the shorter side as the group's
+          size there, its later detection and segmentation code the longer one, padded and masked. On the square maps
+          that the former can run, and on all of the latter, one group over the whole map is the same attention,
+          without the padding.
+        "whole": a long-distance group spans the whole map, every `interval`-th row and column of it, whatever G is;
+          short-distance groups have G x G cells. Where the shorter side is no larger than G both are groups of
+          neighbours, of that side, so that a long map is cut into several. This is the code with which the published
+          detection and segmentation weights were trained.
+      long: whether these are long-distance groups, which an interval of 1 does not tell.
     """
-    if size[0] <= group_size or size[1] <= group_size:
+    shorter = size[0] if size[0] <= size[1] else size[1]
+    if kind == "whole":
+        if shorter <= group_size:
+            return Grouping(size, (shorter, shorter))
+        if long:
+            return Grouping(size, (-(-size[0] // interval), -(-size[1] // interval)), interval)
+    elif shorter <= group_size:
         return Grouping(size, size)
     return Grouping(size, (group_size, group_size), interval)
 
@@ -107,6 +129,8 @@ class GroupAttention(nn.Module):
       num_heads: must divide the width.
       group_size: side G of a group, in cells.
       interval: distance of a group's neighbouring cells; 1 for short-distance attention.
+      grouping: how long-distance groups are cut, see `group_map`.
+      long: whether the groups are long-distance ones.
       qkv_bias: whether the fused projection has a bias.
       qk_scale: replaces (width / heads) ** -0.5 when given.
       attn_drop_rate: dropout on the attention weights.
@@ -117,6 +141,8 @@ class GroupAttention(nn.Module):
     num_heads: int
     group_size: int
     interval: int = 1
+    grouping: GroupingKind = "regions"
+    long: bool = False
     qkv_bias: bool = True
     qk_scale: float | None = None
     attn_drop_rate: float = 0.0
@@ -129,7 +155,7 @@ class GroupAttention(nn.Module):
         batch, height, width, dim = x.shape
         heads = self.num_heads
         check_heads(dim, heads, "/".join(self.path))
-        grouping = group_map((height, width), self.group_size, self.interval)
+        grouping = self._groups((height, width))
         # Projected before it is padded and after it is cut: padding costs no products but those of the
         # scores.
         qkv = partition(Dense(3 * dim, self.qkv_bias, self.dtype, name="qkv")(x), grouping)
@@ -143,3 +169,13 @@ class GroupAttention(nn.Module):
         y = merge(y.reshape(-1, grouping.tokens, dim), grouping)
         y = Dense(dim, dtype=self.dtype, name="out")(y)
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
+
+    def saved_macs(self, x: Array) -> int:
+        """Multiply-accumulates on (B, H, W, C) that projecting the padding, as the released code does, would add."""
+        batch, height, width, dim = x.shape
+        down, across = self._groups((height, width)).padding
+        added: int = batch * ((height + down) * (width + across) - height * width) * 4 * dim * dim
+        return added
+
+    def _groups(self, size: tuple[int, int]) -> Grouping:
+        return group_map(size, self.group_size, self.interval, self.grouping, self.long)

@@ -141,6 +141,21 @@ class ImageModel(nn.Module):
         """
         return None
 
+    @nn.nowrap
+    def new_parts(self) -> tuple[str, ...]:
+        """What the names of parameters begin with that may be made anew for another task."""
+        return ("head/",)
+
+    @nn.nowrap
+    def classifiers(self) -> tuple[str, ...]:
+        """What the names of parameters begin with that belong to classes: made anew where the classes are others."""
+        return ("head/",)
+
+    @nn.nowrap
+    def left_out(self) -> tuple[str, ...]:
+        """What the names of parameters begin with that files of related models have and this one does without."""
+        return ()
+
     def __call__(self, images: Array, train: bool = False) -> Array:
         """(B, H, W, channels) normalised images -> (B, num_classes) logits, or what `task_head` gives.
 
@@ -152,8 +167,13 @@ class ImageModel(nn.Module):
           RequestError: the images' shape does not fit the model.
         """
         if images.shape[:1] == (0,):
-            return self(_one_blank(images), train)[:0]
-        return self.head(self.backbone(images, train), train)
+            return self(one_blank(images), train)[:0]
+        return self.decode(self.backbone(images, train), train)
+
+    def decode(self, features: Features, train: bool = False) -> Array:
+        """What the head makes of what `features` gave."""
+        outputs: Array = self.head(features, train)
+        return outputs
 
     def training_outputs(self, images: Array, train: bool = True) -> Any:
         """What a task's loss reads: the outputs, and what a model computes for the loss alone, such as an auxiliary
@@ -163,14 +183,14 @@ class ImageModel(nn.Module):
     def features(self, images: Array, train: bool = False) -> Features:
         """(B, H, W, channels) -> Features(pooled, maps, strides), before the head."""
         if images.shape[:1] == (0,):
-            none: Features = jax.tree.map(lambda leaf: leaf[:0], self.features(_one_blank(images), train))
+            none: Features = jax.tree.map(lambda leaf: leaf[:0], self.features(one_blank(images), train))
             return none
         features: Features = self.backbone(images, train)
         return features
 
 
-def _one_blank(images: Array) -> Array:
-    """One black picture in place of none: the blocks' groups and products are not made for an empty batch."""
+def one_blank(images: Array) -> Array:
+    """(0, H, W, C) -> (1, H, W, C): a black picture, as the blocks' groups and products are not made for none."""
     return jnp.zeros((1, *images.shape[1:]), images.dtype)
 
 

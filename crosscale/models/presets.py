@@ -12,17 +12,36 @@ class Published:
 
     Attributes:
       params: number of parameters, exact.
-      gmacs: 1e9 multiply-accumulates of one image.
+      gmacs: 1e9 multiply-accumulates of one image; None where nothing was published.
       top1: ImageNet-1k top-1 in percent; None where nothing was published.
       top5: likewise top-5.
       source: where the accuracy was published.
     """
 
     params: int
-    gmacs: float
+    gmacs: float | None
     top1: float | None = None
     top5: float | None = None
     source: str = ""
+
+
+@dataclass(frozen=True)
+class PublishedSegmentation(Published):
+    """Of a segmentation, published to 0.1 million parameters.
+
+    Attributes:
+      params: number of parameters, exact: of the released code where that was counted, else of the model here.
+      rounded_params: in millions, as published; None where nothing was.
+      gmacs: of one image of `gmacs_size` pixels.
+      gmacs_size: height and width.
+      miou: mean intersection over union on ADE20K's validation set in percent, at one scale.
+      miou_multi_scale: likewise of several scales' mean.
+    """
+
+    rounded_params: float | None = None
+    gmacs_size: tuple[int, int] = (1024, 1024)
+    miou: float | None = None
+    miou_multi_scale: float | None = None
 
 
 @dataclass(frozen=True)

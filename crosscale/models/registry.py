@@ -8,6 +8,8 @@ from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.models.crossformer.backbone import CrossFormer
 from crosscale.models.crossformer.presets import PRESETS as CROSSFORMER
+from crosscale.models.crossformer.segmentation import SemanticFPNCrossFormer, UPerNetCrossFormer
+from crosscale.models.crossformer.segmentation_presets import SEMANTIC_FPN, UPERNET
 from crosscale.models.crossvit.backbone import CrossViT
 from crosscale.models.crossvit.presets import PRESETS as CROSSVIT
 from crosscale.models.model import ImageModel, option_names
@@ -16,6 +18,8 @@ from crosscale.models.presets import Preset
 FAMILIES: dict[str, tuple[type[ImageModel], tuple[Preset, ...]]] = {
     "crossvit": (CrossViT, CROSSVIT),
     "crossformer": (CrossFormer, CROSSFORMER),
+    "semantic_fpn_crossformer": (SemanticFPNCrossFormer, SEMANTIC_FPN),
+    "upernet_crossformer": (UPerNetCrossFormer, UPERNET),
 }
 
 

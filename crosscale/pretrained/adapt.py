@@ -10,7 +10,7 @@ import numpy as np
 from crosscale.errors import RequestError
 from crosscale.layers.resize import bicubic_matrix
 from crosscale.models.model import ImageModel
-from crosscale.pretrained.naming import HEAD, as_float32, fresh, parameter_shapes
+from crosscale.pretrained.naming import as_float32, fresh, parameter_shapes
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Flat, check_against
 
@@ -31,7 +31,8 @@ def adapt(
 ) -> Flat:
     """Tensors under our names -> every parameter of `model`.
 
-    - The head is made anew where its shape differs, where the file has none, or with `new_head`.
+    - A classifier is made anew where its shape differs, where the file has none, or with `new_head`.
+    - Other parts that another task's weights do not have, as a neck and the rest of a head, are made anew as a whole.
     - Position tables are resized bicubically on their grid (CrossViT, section 4.1: a = -0.75, no antialias).
     - Kernels that read the image are summed over the channels (for one channel) or repeated.
     - With `only`, the parameters whose whole name matches one of these regular expressions are taken, and all
@@ -47,11 +48,14 @@ def adapt(
     """
     expected = parameter_shapes(model)
     wanted = _wanted(expected, only, source)
-    tables = model.position_tables()
+    tables, classifiers = model.position_tables(), model.classifiers()
+    absent = tuple(part for part in model.new_parts() if not any(name.startswith(part) for name in flat))
     taken: Flat = {}
     for name in wanted:
         value, shape = flat.get(name), expected[name]
-        if name.startswith(HEAD) and (value is None or new_head or value.shape != shape):
+        if name.startswith(absent) or (
+            name.startswith(classifiers) and (value is None or new_head or value.shape != shape)
+        ):
             continue
         if value is None or value.shape == shape:
             if value is not None:
@@ -64,9 +68,10 @@ def adapt(
             log.info("%s: %s: %d input channels made of %d", source, name, shape[-2], value.shape[-2])
         else:
             taken[name] = value  # misshapen: the check below says so
-    _log_head(flat, expected, taken, wanted, new_head, source)
-    anew = [name for name in expected if name not in taken and (name not in wanted or name.startswith(HEAD))]
-    found = {name for name in flat if name not in expected and not only and not name.startswith(HEAD)}
+    replaced = (*absent, *classifiers)
+    _log_head([name for name in wanted if name.startswith(classifiers)], flat, expected, taken, new_head, source)
+    anew = [name for name in expected if name not in taken and (name not in wanted or name.startswith(replaced))]
+    found = {name for name in flat if name not in expected and not only and not name.startswith(classifiers)}
     placeholders = {name: np.broadcast_to(np.float32(0), expected[name]) for name in anew}
     check_against({**taken, **placeholders, **{name: flat[name] for name in found}}, expected, source)
     return {**taken, **fresh(model, anew, seed)}
@@ -146,14 +151,14 @@ def _reads_image(old: tuple[int, ...], new: tuple[int, ...], in_channels: int) -
 
 
 def _log_head(
+    classifier: Sequence[str],
     flat: Mapping[str, np.ndarray],
     expected: Mapping[str, tuple[int, ...]],
     taken: Mapping[str, np.ndarray],
-    wanted: Sequence[str],
     new_head: bool,
     source: str,
 ) -> None:
-    anew = [name for name in wanted if name.startswith(HEAD) and name not in taken]
+    anew = [name for name in classifier if name not in taken]
     if not anew:
         return
     old = next((flat[name].shape[-1] for name in anew if name in flat), None)

@@ -16,6 +16,7 @@ from crosscale.pretrained.adapt import adapt as adapt_tensors
 from crosscale.pretrained.naming import (
     OWN,
     as_float32,
+    as_variables,
     from_variables,
     parameter_shapes,
     recognise,
@@ -23,7 +24,6 @@ from crosscale.pretrained.naming import (
 )
 from crosscale.pretrained.restore import restore_model
 from crosscale.pretrained.suggest import best_preset
-from crosscale.trees import unflatten
 from crosscale.weights.files import read_tensors, write_tensors
 from crosscale.weights.hub import FILE, fetch
 from crosscale.weights.rules import Flat, check_against
@@ -48,19 +48,20 @@ def load_weights(
       path: a `.safetensors`, `.pth` (needs PyTorch) or MindSpore `.ckpt` file, a run folder or its `best/`, or a
         folder that `save_pretrained` made.
       model: what they are for.
-      names: the scheme ("timm", "ibm", "mindcv", "official", "vit_pytorch", "crosscale"); None recognises it.
+      names: the scheme ("timm", "ibm", "mindcv", "official", "mmseg", "vit_pytorch", "crosscale"); None recognises it.
       key: of several sets of weights in one file, which to take ("model", "state_dict_ema", ...); see
         `weights.files.read_tensors`.
-      adapt: accept another number of classes (a new head), another image size (position tables are resized) and
-        another number of input channels (the first kernels are summed or repeated). Otherwise every parameter must
-        be in the file with its own shape, and nothing else.
+      adapt: accept another number of classes (a new classifier), weights of another task (a whole new head), another
+        image size (position tables are resized) and another number of input channels (the first kernels are summed or
+        repeated). Otherwise every parameter must be in the file with its own shape, and nothing else.
       only: regular expressions on whole parameter names ("backbone/stage_0/.*"): take these alone and make the
         others anew. Implies `adapt`.
       classes: with `adapt`, the model's class names; where the folder names other ones the head is made anew.
       seed: of what is made anew.
 
     Returns:
-      {"params": ...} as `model.init` would, float32 NumPy arrays.
+      {"params": ...} as `model.init` would, with {"batch_stats": ...} where the model has running statistics; float32
+      NumPy arrays.
 
     Raises:
       RequestError: no such file, a damaged or unsafe one, no scheme fits, or a tensor is unknown, missing or
@@ -84,7 +85,7 @@ def load_weights(
     if remark := model.weight_remarks().get(scheme):
         log.warning("%s: %s", source, remark)
     _warn_of_nan(ours, source)
-    return {"params": unflatten({name: as_float32(value) for name, value in ours.items()})}
+    return as_variables(ours, model)
 
 
 class Contents(NamedTuple):
@@ -106,7 +107,7 @@ def inspect_weights(path: str | Path, model: ImageModel, names: str | None = Non
         ours = rename(flat, model, scheme, str(path))
     except RequestError as error:
         raise RequestError(f"{error}{_suggestion(flat, model)}") from None
-    widths = [value.shape[-1] for name, value in ours.items() if name.startswith("head/") and value.ndim]
+    widths = [value.shape[-1] for name, value in ours.items() if name.startswith(model.classifiers()) and value.ndim]
     return Contents(scheme, len(flat), widths[0] if widths else None)
 
 

@@ -9,18 +9,18 @@ import numpy as np
 
 from crosscale.contracts import Features, Variables
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.layers.batch_norm import BATCH_STATS
 from crosscale.models.model import ImageModel
 from crosscale.models.shapes import variable_shapes
 from crosscale.trees import flatten, unflatten
-from crosscale.weights.rules import Flat, Rule, check_against, fits, to_ours, to_theirs
+from crosscale.weights.rules import Flat, Rule, check_against, fits, to_ours, to_theirs, unplaced
 
 OWN = "crosscale"
-HEAD = "head/"
 _SHOWN = 5  # names listed in one error line
 
 
 def to_variables(flat: Mapping[str, np.ndarray], model: ImageModel, names: str | None, source: str) -> Variables:
-    """Named tensors -> variables, strictly: every parameter with its shape, and nothing else.
+    """Named tensors -> variables, strictly: every parameter and running statistic with its shape, and nothing else.
 
     Args:
       names: the scheme; None recognises it.
@@ -32,16 +32,34 @@ def to_variables(flat: Mapping[str, np.ndarray], model: ImageModel, names: str |
     expected = parameter_shapes(model)
     ours = rename(flat, model, names or recognise(flat, model, source), source)
     check_against(ours, expected, source)
-    return {"params": unflatten({k: as_float32(v) for k, v in ours.items()})}
+    return as_variables(ours, model)
+
+
+def as_variables(flat: Mapping[str, np.ndarray], model: ImageModel) -> Variables:
+    """Every parameter and running statistic of `model`, by "a/b/c" name -> variables, float32 NumPy arrays."""
+    found: Variables = {}
+    for collection, tree in _shapes(model).items():
+        found[collection] = unflatten({name: as_float32(flat[name]) for name in flatten(tree)})
+    return found
 
 
 def from_variables(variables: Variables, model: ImageModel, names: str = OWN) -> Flat:
-    """Variables -> named tensors in the given scheme; the inverse of `to_variables`, bit for bit."""
-    flat = {k: np.asarray(v) for k, v in flatten(variables["params"]).items()}
+    """Variables -> named tensors in the given scheme; the inverse of `to_variables`, bit for bit.
+
+    Raises RequestError for a scheme that the model does not have, or that only reads: a classifier's, of a model with
+    more than its parts.
+    """
+    flat = {name: np.asarray(value) for name, value in _flat(variables).items()}
     check_against(flat, parameter_shapes(model), "variables")
     if names == OWN:
         return {k.replace("/", "."): v for k, v in flat.items()}
-    return to_theirs(_rules(model, names), flat)
+    rules = _rules(model, names)
+    if homeless := unplaced(rules, flat):
+        raise RequestError(
+            f"the names of '{names}' are only read for this model: they have none for {homeless[0]} and "
+            f"{len(homeless) - 1} more; write names='{OWN}' or another scheme"
+        )
+    return to_theirs(rules, flat)
 
 
 def rename(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str, source: str) -> Flat:
@@ -50,7 +68,7 @@ def rename(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str, sourc
     Raises RequestError for a name that no rule of the scheme knows.
     """
     if scheme == OWN:
-        return {name.replace(".", "/"): value for name, value in flat.items()}
+        return {ours: flat[name] for name, ours in renamed(flat, model, scheme).items()}
     try:
         return to_ours(_rules(model, scheme), flat)
     except RequestError as error:
@@ -84,33 +102,47 @@ def recognise(flat: Mapping[str, np.ndarray], model: ImageModel, source: str) ->
 
 def unfit_names(flat: Mapping[str, np.ndarray], model: ImageModel) -> dict[str, list[str]]:
     """Scheme -> those of the names that it does not know."""
-    own = {name.replace("/", ".") for name in parameter_shapes(model)}
-    unfit = {OWN: [name for name in flat if name not in own]}
+    own = parameter_shapes(model)
+    unfit = {OWN: [name for name, ours in renamed(flat, model, OWN).items() if ours not in own]}
     return unfit | {scheme: fits(rules, flat) for scheme, rules in model.weight_rules().items()}
 
 
 def parameter_shapes(model: ImageModel) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its "a/b/c" name, without computing anything."""
-    tree = variable_shapes(model, model.input_size, model.in_channels)
-    return {name: tuple(leaf.shape) for name, leaf in flatten(tree["params"]).items()}
+    """Shape of every parameter by its "a/b/c" name, and of every running statistic, without computing anything.
+
+    No statistic has the name of a parameter, so that weight files hold both.
+    """
+    return {name: tuple(leaf.shape) for tree in _shapes(model).values() for name, leaf in flatten(tree).items()}
+
+
+def stored(variables: Mapping[str, Any]) -> Variables:
+    """The collections that weight files hold: "params", and "batch_stats" where the model has it."""
+    return {name: variables[name] for name in ("params", BATCH_STATS) if name in variables}
+
+
+def _shapes(model: ImageModel) -> Variables:
+    return stored(variable_shapes(model, model.input_size, model.in_channels))
 
 
 def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:
-    """The initial values of some parameters, by "a/b/c" name; the others are not computed."""
+    """The initial values of some parameters or statistics, by "a/b/c" name; the others are not computed."""
     if not names:
         return {}
-    if all(name.startswith(HEAD) for name in names):
-        tree = model.init(jax.random.key(seed), _no_features(model), method=lambda model, x: model.head(x))
-        flat = flatten(tree["params"])
+    if all(name.startswith(model.new_parts()) for name in names):
+        flat = _flat(model.init(jax.random.key(seed), _no_features(model), method="decode"))
         return {name: np.asarray(flat[name]) for name in names}
     images = jnp.zeros((1, *model.input_size, model.in_channels), jnp.float32)
 
     @jax.jit
     def initial(key: Any) -> dict[str, Any]:
-        flat = flatten(model.init(key, images)["params"])
+        flat = _flat(model.init(key, images))
         return {name: flat[name] for name in names}
 
     return {name: np.asarray(value) for name, value in initial(jax.random.key(seed)).items()}
+
+
+def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: leaf for tree in stored(variables).values() for name, leaf in flatten(tree).items()}
 
 
 def _no_features(model: ImageModel) -> Features:
@@ -130,11 +162,12 @@ def as_float32(value: np.ndarray) -> np.ndarray:
 def renamed(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str) -> dict[str, str]:
     """Their name -> ours, of the tensors that are kept, without touching the tensors."""
     if scheme == OWN:
-        return {name: name.replace(".", "/") for name in flat}
+        ours = {name: name.replace(".", "/") for name in flat}
+        return {name: new for name, new in ours.items() if not new.startswith(model.left_out())}
     rules = [Rule(r.theirs, r.ours) if isinstance(r, Rule) else r for r in _rules(model, scheme)]
     index = {name: np.array(i) for i, name in enumerate(flat)}
     names = list(flat)
-    return {names[int(i)]: ours for ours, i in to_ours(rules, index).items()}
+    return {names[int(i)]: new for new, i in to_ours(rules, index).items()}
 
 
 def _rules(model: ImageModel, scheme: str) -> Any:

@@ -55,7 +55,7 @@ def save_pretrained(
     _check_folder(folder)
     if name not in FAMILIES:
         name = get_preset(name).name
-    widths = [shape[-1] for key, shape in parameter_shapes(model).items() if key.startswith("head/")]
+    widths = [shape[-1] for key, shape in parameter_shapes(model).items() if key.startswith(model.classifiers())]
     num_classes = widths[0] if widths else 0
     if classes is not None and len(classes) != num_classes:
         raise RequestError(f"{len(classes)} class names for a model of {num_classes} classes; give one per class")

@@ -26,7 +26,7 @@ class Match(NamedTuple):
 def best_preset(flat: Mapping[str, np.ndarray]) -> Match | None:
     """The preset that the tensors fit best; None where fewer than a tenth of any one's parameters are there.
 
-    Heads do not count, because their width is the number of classes. Shapes are compared without order, as the
+    Classifiers do not count, because their width is the number of classes. Shapes are compared without order, as the
     schemes lay tensors out differently.
     """
     shapes = {name: _unordered(value.shape) for name, value in flat.items()}
@@ -49,13 +49,14 @@ def _candidates(flat: Mapping[str, np.ndarray], numbers: int) -> Iterator[tuple[
     for preset in list_models():
         tables = create_model(preset).weight_rules()
         off = abs(math.log(max(numbers, 1) / get_preset(preset).published.params))
-        for scheme in [OWN] if looks_own else [s for s, rules in tables.items() if not fits(rules, flat)]:
+        schemes = [scheme for scheme, rules in tables.items() if not fits(rules, flat)]
+        for scheme in schemes or ([OWN] if looks_own else []):
             yield off, preset, scheme
 
 
 def _share(found: Mapping[str, tuple[int, ...]], preset: str) -> float:
     expected = _expected(preset)
-    body = {name for name in {*found, *expected} if not name.startswith("head/")}
+    body = {name for name in {*found, *expected} if not name.startswith(create_model(preset).classifiers())}
     return sum(found.get(name) == expected.get(name) for name in body) / len(body)
 
 

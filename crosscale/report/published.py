@@ -46,7 +46,7 @@ def published_rows() -> list[Row]:
     for name in list_models():
         family, preset = find_model(name)
         published = preset.published
-        if published.top1 is not None:
+        if published.top1 is not None and published.gmacs is not None:
             series = preset.series or family.__name__
             rows.append(Row(name, series, published.params / 1e6, published.gmacs, published.top1))
     rows += [Row(name, _series(name), *figures) for name, *figures in _OTHERS]
@@ -56,7 +56,11 @@ def published_rows() -> list[Row]:
 
 def series_names() -> list[str]:
     """All series in drawing order: the families by their class names, then the others."""
-    families = [family.__name__ for family, _ in FAMILIES.values()]
+    families = [
+        family.__name__
+        for family, presets in FAMILIES.values()
+        if any(preset.published.top1 is not None for preset in presets)
+    ]
     further = [preset.series for _, presets in FAMILIES.values() for preset in presets if preset.series]
     return list(dict.fromkeys([*families, *further, *(_series(name) for name, *_ in _OTHERS)]))
 

@@ -37,9 +37,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A tensor of theirs that carries no weights (a saved index buffer): recognised by name and left out."""
+    """A tensor of theirs that carries no weights (a saved index buffer): recognised by name and left out.
+
+    Attributes:
+      beside: the name of a tensor of ours beside which it is written again, as the whole number 0, which is what a
+        counter is at first; "" where it is not.
+    """
 
     theirs: str
+    beside: str = ""
 
 
 Rules = Sequence[Rule | Dropped]
@@ -78,14 +84,27 @@ def to_ours(rules: Rules, flat: Mapping[str, np.ndarray]) -> Flat:
 
 
 def to_theirs(rules: Rules, flat: Mapping[str, np.ndarray]) -> Flat:
-    """The other direction of `to_ours`; dropped buffers are not made again."""
+    """The other direction of `to_ours`; of what it drops, counters alone are made again (see `Dropped`)."""
     named = [r for r in rules if isinstance(r, Rule)]
-    return _rename(flat, [(_pattern(r.ours), r.theirs, r.layout.to_theirs) for r in named])
+    counters = [(_pattern(r.beside), r.theirs) for r in rules if isinstance(r, Dropped) and r.beside]
+    made = {
+        theirs.format(**match.groupdict()): np.zeros((), np.int64)
+        for pattern, theirs in counters
+        for match in map(pattern.fullmatch, flat)
+        if match
+    }
+    return _rename(flat, [(_pattern(r.ours), r.theirs, r.layout.to_theirs) for r in named]) | made
 
 
 def fits(rules: Rules, names: Iterable[str]) -> list[str]:
     """Those of their `names` that no rule knows."""
     patterns = [_pattern(r.theirs) for r in rules]
+    return [name for name in names if not any(p.fullmatch(name) for p in patterns)]
+
+
+def unplaced(rules: Rules, names: Iterable[str]) -> list[str]:
+    """Those of our `names` that no rule knows."""
+    patterns = [_pattern(r.ours) for r in rules if isinstance(r, Rule)]
     return [name for name in names if not any(p.fullmatch(name) for p in patterns)]
 
 

@@ -3,30 +3,33 @@
 All in one file, because one pair of traces of each preset serves all of it.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from crosscale.cli.main import main
 from crosscale.measure import count_costs
+from crosscale.models.crossformer.segmentation_presets import SEMANTIC_FPN, UPERNET
 from crosscale.models.registry import create_model, get_preset, input_spec, list_models
 from crosscale.pretrained import parameter_shapes
-from tests.golden.presets.make_goldens import HERE, describe
+from tests.golden.presets.make_goldens import CLASSIFIERS, HERE, describe
 
 # Two printed figures (4.9 and 21.8 G) are not what the released code's own `flops()` counts for the released
 # configurations, which is this; 4.9 G is the figure of crossformer_small.
 COUNTED_BY_THE_RELEASED_CODE = {"crossformer_pp_small_224": 4.389, "crossformer_pp_huge_224": 21.586}
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_resolves_as_before(name):
     """A changed default, name or initialiser shows here, and in the diff of its golden file."""
     assert describe(name) == (HERE / f"{name}.txt").read_text()
 
 
 def test_no_golden_without_a_preset():
-    assert {path.stem for path in HERE.glob("*.txt")} == set(list_models())
+    assert {path.stem for path in HERE.glob("*.txt")} == set(CLASSIFIERS)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_published_costs(name):
     preset = get_preset(name)
     counted = count_costs(create_model(name), preset.input_spec)
@@ -35,7 +38,37 @@ def test_published_costs(name):
     assert abs(counted.formula_macs / 1e9 - expected) <= 0.1
 
 
-@pytest.mark.parametrize("name", list_models())
+QUICK = ("semantic_fpn_crossformer_small", "upernet_crossformer_small")  # the others take ten seconds each
+SEGMENTATION = [
+    pytest.param(preset, id=preset.name, marks=() if preset.name in QUICK else pytest.mark.slow)
+    for preset in (*SEMANTIC_FPN, *UPERNET)
+]
+
+
+@pytest.mark.parametrize("preset", SEGMENTATION)
+def test_published_costs_of_segmentation(preset):
+    """At the published size; parameters to the last one, which the released code's count says of four rows of each."""
+    published = preset.published
+    counted = count_costs(create_model(preset.name), replace(preset.input_spec, size=published.gmacs_size))
+    assert counted.parameters == published.params
+    if published.rounded_params is not None:
+        assert abs(counted.parameters / 1e6 - published.rounded_params) <= 0.1
+        assert abs(counted.formula_macs / 1e9 / published.gmacs - 1) <= 0.01
+
+
+def test_segmentations_have_a_row_for_every_backbone():
+    variants = ("tiny", "small", "base", "large", "pp_small", "pp_base", "pp_large", "pp_huge")
+    for family, presets in (("semantic_fpn", SEMANTIC_FPN), ("upernet", UPERNET)):
+        assert [preset.name for preset in presets] == [f"{family}_crossformer_{variant}" for variant in variants]
+        assert all(preset.config["grouping"] == "whole" for preset in presets)
+        for preset, variant in zip(presets, variants, strict=True):
+            backbone = get_preset(f"crossformer_{variant}_224").config
+            same = ("embed_dim", "depths", "num_heads", "use_acl")
+            assert [preset.config.get(key) for key in same] == [backbone.get(key) for key in same]
+            assert create_model(preset.name).input_size == preset.input_spec.size
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_an_alias_is_the_same_model(name):
     preset, model = get_preset(name), create_model(name)
     for alias in (name, *preset.aliases):
@@ -45,11 +78,24 @@ def test_an_alias_is_the_same_model(name):
 
 
 def test_the_table_of_models_has_a_line_each(capsys):
-    assert main(["models"]) == 0
+    assert main(["models", "cross*"]) == 0
     out = capsys.readouterr().out
-    for name in list_models("*"):
+    assert "mIoU" not in out
+    assert list_models("cross*") == sorted(CLASSIFIERS)
+    for name in CLASSIFIERS:
         (line,) = (line for line in out.splitlines() if line.split()[:1] == [name])
         preset = get_preset(name)
         assert f"{preset.published.params:,}" in line
         assert f"{preset.published.top1:.3f}" in line
         assert preset.hub in line
+
+
+def test_the_table_of_segmentations_shows_their_own_measure(capsys):
+    assert main(["models", "upernet_crossformer_small*"]) == 0
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.split()[:1] == ["upernet_crossformer_small"])
+    assert "62,308,022" in line
+    assert "47.600" in line
+    assert "48.400" in line
+    assert "mIoU" in out
+    assert "top-1" not in out

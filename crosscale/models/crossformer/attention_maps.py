@@ -98,7 +98,8 @@ def _last_block(c: CrossFormerConfig, stage: int, long: bool) -> int:
 
 
 def _grouping(c: CrossFormerConfig, stage: int, block: int, grid: tuple[int, int]) -> Grouping:
-    return group_map(grid, c.group_sizes[stage][block], c.interval[stage] if block % 2 else 1)
+    interval = c.interval[stage] if block % 2 else 1
+    return group_map(grid, c.group_sizes[stage][block], interval, c.grouping, long=block % 2 == 1)
 
 
 def _batch(layer: Array, grouping: Grouping) -> int:

@@ -13,7 +13,6 @@ the size is free:
   The released code refuses such maps; floor(H / 4) and floor(W / 4) that divide by 8 never meet one.
 """
 
-import math
 from dataclasses import fields
 
 import jax.numpy as jnp
@@ -26,8 +25,9 @@ from crosscale.layers.norm import LayerNorm
 from crosscale.models.crossformer.attention_maps import attention_maps
 from crosscale.models.crossformer.block import NORM_EPSILON, CrossFormerBlock
 from crosscale.models.crossformer.config import MERGE_STRIDE, CrossFormerConfig, check_size
+from crosscale.models.crossformer.description import layer_of, open_sizes
 from crosscale.models.crossformer.weights import OFFICIAL
-from crosscale.models.description import BOTTOM, TOP, AttentionMaps, Layer, OpenSizes
+from crosscale.models.description import AttentionMaps, Layer, OpenSizes
 from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.rules import Rules
 
@@ -50,6 +50,8 @@ class Stage(nn.Module):
                 num_heads=c.num_heads[s],
                 group_size=c.group_sizes[s][i],
                 interval=c.interval[s] if i % 2 else 1,
+                grouping=c.grouping,
+                long=i % 2 == 1,
                 mlp_ratio=c.mlp_ratio,
                 qkv_bias=c.qkv_bias,
                 qk_scale=c.qk_scale,
@@ -70,9 +72,14 @@ class CrossFormerBackbone(nn.Module):
     The maps are the stages' raw outputs at strides 4, 8, 16 and 32, without a norm of their own, which is
     what the released detection and segmentation backbones hand to their necks. Only the pooled vector is
     normalised.
+
+    Attributes:
+      config: the model's.
+      last_norm: whether the pooled vector is normalised. The dense backbones have no parameters for that.
     """
 
     config: CrossFormerConfig
+    last_norm: bool = True
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Features:
@@ -93,7 +100,7 @@ class CrossFormerBackbone(nn.Module):
             start = sum(c.depths[:s])
             x = Stage(c, s, rates[start : start + depth], name=f"stage_{s}")(x, train)
             maps.append(x)
-        pooled = _norm(c, "norm")(x).mean(axis=(1, 2))
+        pooled = (_norm(c, "norm")(x) if self.last_norm else x).mean(axis=(1, 2))
         return Features(pooled=(pooled,), maps=tuple(maps), strides=c.strides)
 
 
@@ -127,6 +134,9 @@ class CrossFormer(CrossFormerConfig, ImageModel):
       patch_norm: normalise the embedding.
       remat: computes the blocks' insides again in the backward pass, to save memory.
       dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
+      grouping: "regions" cuts long-distance groups of `group_size` out of regions, as the released classification
+        code does; "whole" spreads them over the whole map, as its first detection and segmentation code does, with
+        which the published detectors and segmenters were trained (see `layers.groups.group_map`).
 
     Raises:
       RequestError: at construction, for a configuration that cannot be built.
@@ -148,26 +158,13 @@ class CrossFormer(CrossFormerConfig, ImageModel):
         return height, width
 
     def layer_of(self, name: str) -> Layer:
-        """Every block is a layer, and every merging with its norm; the embedding is the lowest."""
-        part, _, rest = name.removeprefix("backbone/").partition("/")
-        # The embedding's norm keeps the whole rate, as the last norm does: runs that go on must keep theirs.
-        if name.startswith("head/") or part in ("norm", "embed_norm"):
-            return TOP
-        if part == "embed":
-            return BOTTOM
-        kind, _, stage = part.rpartition("_")
-        block = rest.split("/")[0].removeprefix("block_") if kind == "stage" else math.inf
-        return int(stage), float(block)
+        return layer_of(name)
 
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
         return attention_maps(self.config, size or self.input_size)
 
-    def open_sizes(self) -> OpenSizes:
-        """The last stage's stride, and the smallest size at which every stage's map is larger than its groups: below
-        it the program depends on the size."""
-        c, step = self.config, self.strides[-1]
-        largest = max(max(sizes) * stride for sizes, stride in zip(c.group_sizes, c.strides, strict=True))
-        return OpenSizes(step, (largest // step + 1) * step)
+    def open_sizes(self) -> OpenSizes | None:
+        return open_sizes(self.config)
 
     def weight_rules(self) -> dict[str, Rules]:
         return {"official": OFFICIAL}

@@ -8,7 +8,7 @@ from flax import linen as nn
 from crosscale.contracts import Array
 from crosscale.layers.dense import torch_uniform
 from crosscale.layers.drop_path import DropPath
-from crosscale.layers.groups import GroupAttention
+from crosscale.layers.groups import GroupAttention, GroupingKind
 from crosscale.layers.mlp import Mlp
 from crosscale.layers.norm import LayerNorm
 
@@ -59,6 +59,8 @@ class CrossFormerBlock(nn.Module):
       num_heads: attention heads; must divide C.
       group_size: side of a group, in cells.
       interval: distance of a group's neighbouring cells; 1 for short-distance attention.
+      grouping: how long-distance groups are cut, see `layers.groups.group_map`.
+      long: whether the groups are long-distance ones.
       mlp_ratio: hidden width of the perceptron over C.
       drop_rate: dropout after the attention's and perceptron's projections.
       attn_drop_rate: dropout on the attention weights.
@@ -69,6 +71,8 @@ class CrossFormerBlock(nn.Module):
     num_heads: int
     group_size: int
     interval: int = 1
+    grouping: GroupingKind = "regions"
+    long: bool = False
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     qk_scale: float | None = None
@@ -85,6 +89,8 @@ class CrossFormerBlock(nn.Module):
             num_heads=self.num_heads,
             group_size=self.group_size,
             interval=self.interval,
+            grouping=self.grouping,
+            long=self.long,
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
             attn_drop_rate=self.attn_drop_rate,

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.layers.attention import check_heads
 from crosscale.layers.cross_scale import check_kernels
+from crosscale.layers.groups import GroupingKind
 from crosscale.models.crossformer.group_sizes import GroupType, group_sizes
 from crosscale.models.model import check_counts_and_rates, check_numbers, listed, normalised, side_pair
 
@@ -41,6 +42,7 @@ class CrossFormerConfig:
     patch_norm: bool = True
     remat: bool = False
     dtype: Any = None
+    grouping: GroupingKind = "regions"
 
     def __post_init__(self) -> None:
         self.depths = _numbers("depths", self.depths)
@@ -102,9 +104,10 @@ def check_size(size: tuple[int, ...], patch_size: tuple[int, ...], what: str) ->
 
 
 def _check(c: CrossFormerConfig) -> None:
-    if c.group_type not in (choices := get_args(GroupType)):
-        hint = did_you_mean(str(c.group_type), choices)
-        raise RequestError(f"group_type={c.group_type!r} is none of {', '.join(choices)}{hint}")
+    for name, kind in (("group_type", GroupType), ("grouping", GroupingKind)):
+        value, choices = getattr(c, name), get_args(kind)
+        if value not in choices:
+            raise RequestError(f"{name}={value!r} is none of {', '.join(choices)}{did_you_mean(str(value), choices)}")
     check_counts_and_rates(c)
     check_numbers(c, ("embed_dim",), ())
     for name in ("depths", "patch_size", "group_size", "interval"):
