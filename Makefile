@@ -31,7 +31,7 @@ test: install  ## the default tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 	$(BIN)/python -m pytest -m timed
 
 parity: $(PARITY)/.installed  ## live comparison with the PyTorch references
