@@ -38,7 +38,7 @@ test: install  ## the default tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 	$(BIN)/python -m pytest -m timed
 
 dist: install  ## wheel and sdist in dist/, then the wheel in an empty environment: a run, and the README's Python

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from crosscale.cli.output import progress_bar
+from tests.reliability.runs import words as recipe_words
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
 
@@ -56,7 +57,7 @@ def export(tiny_run, tmp_path):
 
 
 def train(tiny_run, tmp_path):
-    return ["train", "--config", "smoke", "--train.epochs", "1", "--output-dir", tmp_path / "run"]
+    return ["train", *recipe_words({"train.epochs": "1"}), "--output-dir", tmp_path / "run"]
 
 
 SEEN = {export: "tracing the model and lowering it to stablehlo", train: "epoch 1"}
