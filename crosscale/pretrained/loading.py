@@ -128,7 +128,8 @@ def load_pretrained(
       revision: of the hub's repository: a commit, a tag or a branch; None is the preset's.
       cache_dir: None is the hub client's own.
       local_files_only: never ask the network.
-      only, seed: see `load_weights`.
+      only: see `load_weights`.
+      seed: likewise.
       **overrides: the fields of the model they are for, as `create_model` takes them: `num_classes=10` (a new
         head), `img_size=480`, `in_channels=1`, ...
 

@@ -49,7 +49,7 @@ def check_digits() -> None:
     done = crosscale("train", "--config", "smoke", "--output-dir", "run", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["top1"] > 30, result
+    assert result["top1"] > 0.3, result
     write_weights(Path("crossvit_9_240.safetensors"), "crossvit_9_240")
     snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert snippet is not None
