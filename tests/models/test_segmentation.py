@@ -16,6 +16,14 @@ SMALL = {"img_size": 64, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2),
 FAMILIES = {"semantic_fpn_crossformer": {"neck_channels": 8}, "upernet_crossformer": {"aux_channels": 8}}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The models are too small to gain from optimised code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def small(family, **changes):
     return create_model(family, **SMALL | FAMILIES[family] | changes)
 
