@@ -75,14 +75,12 @@ def group_map(
           detection and segmentation weights were trained.
       long: whether these are long-distance groups, which an interval of 1 does not tell.
     """
-    shorter = size[0] if size[0] <= size[1] else size[1]
-    if kind == "whole":
-        if shorter <= group_size:
-            return Grouping(size, (shorter, shorter))
-        if long:
-            return Grouping(size, (-(-size[0] // interval), -(-size[1] // interval)), interval)
-    elif shorter <= group_size:
-        return Grouping(size, size)
+    if (
+        size[0] <= group_size or size[1] <= group_size
+    ):  # one by one: which is the shorter is not known of symbolic sizes
+        return Grouping(size, (min(size), min(size)) if kind == "whole" else size)
+    if kind == "whole" and long:
+        return Grouping(size, (-(-size[0] // interval), -(-size[1] // interval)), interval)
     return Grouping(size, (group_size, group_size), interval)
 
 

@@ -5,6 +5,7 @@ it has no residual connections. Its weights know nothing of the group's size, so
 """
 
 from functools import lru_cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,13 +35,13 @@ class DynamicPositionBias(nn.Module):
     norm_epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, size: tuple[int, int]) -> Array:
+    def __call__(self, size: tuple[Any, Any]) -> Array:
         """(num_heads, N, N) float32 biases of a group of `size` = (rows, columns), N = rows * columns.
 
         Entry [h, i, j] belongs to query i and key j, both counted row by row, and depends on their offset i -
-        j only.
+        j only. The size may be symbolic.
         """
-        offsets, index = relative_offsets(size)
+        offsets, index = relative_offsets(size) if all(isinstance(side, int) for side in size) else _open_offsets(size)
         x = Dense(self.hidden_dim, name="dense_0")(jnp.asarray(offsets))
         for i in range(1, _HIDDEN_LAYERS + 1):
             features = self.num_heads if i == _HIDDEN_LAYERS else self.hidden_dim
@@ -63,3 +64,21 @@ def relative_offsets(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     y, x = (axis.ravel() for axis in np.indices(size))
     index = (y[:, None] - y + rows - 1) * (2 * columns - 1) + (x[:, None] - x + columns - 1)
     return offsets, index.astype(np.int32)
+
+
+def _open_offsets(size: tuple[Any, Any]) -> tuple[Array, Array]:
+    """`relative_offsets` computed by the program, whose sizes are not known while it is traced.
+
+    One offset more in each direction, to which no pair belongs: JAX cannot tell that (2 rows - 1) (2 columns - 1) is
+    above zero.
+    """
+    rows, columns = size
+    down, across = 2 * rows, 2 * columns
+    dy, dx = jnp.arange(down) - (rows - 1), jnp.arange(across) - (columns - 1)
+    grid = jnp.stack(
+        [jnp.broadcast_to(dy[:, None], (down, across)), jnp.broadcast_to(dx[None], (down, across))], axis=-1
+    )
+    y = jnp.broadcast_to(jnp.arange(rows)[:, None], (rows, columns)).reshape(rows * columns)
+    x = jnp.broadcast_to(jnp.arange(columns)[None], (rows, columns)).reshape(rows * columns)
+    index = (y[:, None] - y + rows - 1) * across + (x[:, None] - x + columns - 1)
+    return grid.reshape(down * across, 2).astype(jnp.float32), index

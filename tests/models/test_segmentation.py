@@ -16,6 +16,14 @@ SMALL = {"img_size": 64, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2),
 FAMILIES = {"semantic_fpn_crossformer": {"neck_channels": 8}, "upernet_crossformer": {"aux_channels": 8}}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The models are too small to gain from optimised code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def small(family, **changes):
     return create_model(family, **SMALL | FAMILIES[family] | changes)
 
@@ -90,9 +98,22 @@ def test_an_empty_batch_gives_an_empty_answer():
     assert jax.eval_shape(model.apply, shapes, pictures(64, 64)[:0]).shape == (0, 64, 64, 3)
 
 
-def test_open_sizes_are_those_whose_groups_do_not_grow():
-    assert small("semantic_fpn_crossformer").open_sizes() is not None
-    assert small("semantic_fpn_crossformer", grouping="whole").open_sizes() is None
+@pytest.mark.parametrize(
+    ("family", "grouping", "sizes"),
+    [("semantic_fpn_crossformer", "whole", (16, 48)), ("upernet_crossformer", "regions", (8, 40))],
+)
+def test_one_program_serves_open_sizes(family, grouping, sizes):
+    """Also where the groups, and with them their position biases, grow with the map; the steps are whole intervals."""
+    model = small(family, grouping=grouping)
+    step, smallest = model.open_sizes()
+    assert (step, smallest) == sizes
+    variables, images = seeded_variables(model), pictures(48, 64, count=1)
+    least = [f"{side} >= {smallest // step}" for side in ("h", "w")]
+    dims = jax.export.symbolic_shape(f"b, {step}*h, {step}*w", constraints=least)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    program = jax.export.export(jax.jit(model.apply))(shapes, jax.ShapeDtypeStruct((*dims, 3), jnp.float32))
+    wanted = np.asarray(jax.jit(model.apply)(variables, images))
+    assert np.abs(program.call(variables, images) - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(

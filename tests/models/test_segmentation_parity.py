@@ -20,6 +20,14 @@ TRAINING = {"head_drop_rate": 0.0, "drop_path_rate": 0.0}
 DIM = 32
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The models are too small to gain from optimised code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_block_over_the_whole_map_equals_the_released_one(name):
     c = CASES[name]
@@ -44,16 +52,14 @@ def at_224(request):
     model, variables = seeded.narrow(name, grouping="whole" if name == "upernet" else "regions")
     images = seeded.normalised(seeded.read("backbone_224")["image"])[None]
 
+    def auxiliary(model, features):
+        return None if model.auxiliary_head is None else model.auxiliary_head(features)
+
     @jax.jit
     def run(variables, images):
         logits, state = model.apply(variables, images, capture_intermediates=True)
         features = model.apply(variables, images, method="features")
-        return (
-            logits,
-            features,
-            state["intermediates"],
-            model.apply(variables, images, False, method="training_outputs"),
-        )
+        return logits, features, state["intermediates"], model.apply(variables, features, method=auxiliary)
 
     return name, jax.tree.map(np.asarray, run(variables, images)), seeded.read(f"{name}_224")
 
@@ -73,38 +79,27 @@ def inside(name, captured):
 
 
 def test_every_stage_equals_the_reference(at_224):
-    name, (_, features, captured, _), golden = at_224
+    name, (_, features, captured, auxiliary), golden = at_224
     maps = seeded.read("backbone_224")
     for level, found in enumerate(features.maps):
         assert seeded.deviation(found[..., :: 2 if level == 0 else 1], maps[f"map_{level}"]) < 1e-5
     found = inside(name, captured)
-    assert {key for key in golden if not key.startswith(("weights/", "aux", "prediction", "logits_"))} == set(found)
+    if name == "upernet":
+        found["aux_logits"] = auxiliary
+    assert {key for key in golden if not key.startswith(("weights/", "prediction", "logits_"))} == set(found)
     for key, ours in found.items():
         step = ours.shape[1] // golden[key].shape[1]  # large ones are stored in part
         assert seeded.deviation(ours[:, ::step, ::step], golden[key]) < 1e-5, key
 
 
 def test_logits_at_the_pictures_size_equal_the_reference(at_224):
-    _, (logits, _, _, outputs), golden = at_224
+    _, (logits, _, _, _), golden = at_224
     assert logits.dtype == np.float32
     assert seeded.deviation(logits[:, ::3, ::5], golden["logits_input_size"]) < 1e-5
-    np.testing.assert_array_equal(outputs["logits"], logits)
     two = np.sort(logits[0], axis=-1)[..., -2:]
     clear = two[..., 1] - two[..., 0] > 1e-4
     assert clear.mean() > 0.999
     np.testing.assert_array_equal(logits[0].argmax(-1)[clear], golden["prediction"][clear])
-
-
-def test_the_auxiliary_head_equals_the_reference():
-    golden = seeded.read("upernet_224")
-    model, variables = seeded.narrow("upernet")
-    images = seeded.normalised(seeded.read("backbone_224")["image"])[None]
-
-    def run(variables, images):
-        features = model.apply(variables, images, method="features")
-        return model.apply(variables, features, method=lambda m, f: m.auxiliary_head(f))
-
-    assert seeded.deviation(jax.jit(run)(variables, images), golden["aux_logits"]) < 1e-5
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,19 @@ def check(flat):
         lambda s: s,
         lambda s: {"model": s, "args": argparse.Namespace(lr=0.1, data="x"), "epoch": 3},
         lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {
+            "meta": {
+                "epoch": 1,
+                "CLASSES": ("wall", "sky"),
+                "PALETTE": [[120, 120, 120], [6, 230, 230]],
+                "config": "a = 1",
+            },
+            "state_dict": s,
+            "optimizer": {
+                "state": {0: {"step": 3, "exp_avg": s["fc.bias"]}},
+                "param_groups": [{"lr": 0.1, "params": [0]}],
+            },
+        },  # mmcv's
     ],
 )
 def test_layouts(tmp_path, wrap, legacy):

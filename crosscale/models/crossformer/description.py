@@ -21,11 +21,15 @@ def layer_of(name: str) -> Layer:
     return int(stage), float(block)
 
 
-def open_sizes(c: CrossFormerConfig) -> OpenSizes | None:
+def open_sizes(c: CrossFormerConfig) -> OpenSizes:
     """The last stage's stride, and the smallest size at which every stage's map is larger than its groups: below it the
-    program depends on the size. None where the groups grow with the map."""
-    if c.grouping == "whole":
-        return None
+    program depends on the size.
+
+    Long-distance groups over the whole map want maps of whole intervals besides: then no cell is padding, which is what
+    a size left open can say.
+    """
     step = c.strides[-1]
+    if c.grouping == "whole":
+        step = math.lcm(step, *(stride * gap for stride, gap in zip(c.strides, c.interval, strict=True)))
     largest = max(max(sizes) * stride for sizes, stride in zip(c.group_sizes, c.strides, strict=True))
     return OpenSizes(step, (largest // step + 1) * step)

@@ -39,7 +39,7 @@ class CrossFormerSegmentation(SegmentationModel):
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
         return attention_maps(self.config, size or self.input_size)
 
-    def open_sizes(self) -> OpenSizes | None:
+    def open_sizes(self) -> OpenSizes:
         return open_sizes(self.config)
 
     def left_out(self) -> tuple[str, ...]:
