@@ -12,11 +12,10 @@ import pytest
 
 from tests.reliability.runs import SMALL, TRAIN, assert_same_run, numbers, records, train
 
-# Half an epoch between checkpoints, so that a resumed run begins in the middle of one.
-RECIPE = ["--config", "smoke", "--train.epochs", "8", "--train.log-every", "4", "--train.checkpoint-every", "11"]
 # Of one branch, which starts in half the time; everything random stays on.
-MODEL = {key: value for key, value in SMALL.items() if key.startswith("model.")}
-RUN = [*RECIPE, *(word for key, value in MODEL.items() for word in (f"--{key}", value))]
+MODEL = [word for key, value in SMALL.items() if key.startswith("model.") for word in (f"--{key}", value)]
+# Half an epoch between checkpoints, so that a resumed run begins in the middle of one.
+RUN = ["--config", "smoke", "--train.epochs", "8", "--train.log-every", "4", "--train.checkpoint-every", "11", *MODEL]
 STEPS = 8 * 22
 
 
@@ -54,9 +53,10 @@ def test_json_is_one_object_with_the_promised_keys(whole: tuple[Path, dict[str, 
     assert 0.3 < result["top1"] <= result["top5"] <= 1
 
 
-def kill_and_go_on(words: list[str], folder: Path, kill_at: int) -> dict[str, Any]:
-    """The result of a run that is killed at this step, or a little later, and resumed."""
-    first = start(*words, "--output-dir", str(folder))
+@pytest.mark.parametrize("kill_at", [pytest.param(16, marks=pytest.mark.slow), 48])
+def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tmp_path: Path, kill_at: int) -> None:
+    folder = tmp_path / "run"
+    first = start(*RUN, "--output-dir", str(folder))
     wait_for(first, folder, kill_at)
     first.kill()
     first.communicate()
@@ -66,28 +66,10 @@ def kill_and_go_on(words: list[str], folder: Path, kill_at: int) -> dict[str, An
     resumed_at = int(done.stderr.split("going on from step ")[1].split(",")[0])
     assert resumed_at > 0
     assert resumed_at % 11 == 0
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def assert_same_result(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    result, expected = json.loads(done.stdout), whole[1]
     for key in ("top1", "top5", "loss", "best_step", "steps"):
-        assert found[key] == expected[key]
-
-
-@pytest.mark.parametrize("kill_at", [pytest.param(16, marks=pytest.mark.slow), 48])
-def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tmp_path: Path, kill_at: int) -> None:
-    result = kill_and_go_on(RUN, tmp_path / "run", kill_at)
-    assert_same_result(result, whole[1])
-    assert_same_run(tmp_path / "run", whole[0])
-
-
-@pytest.mark.slow
-def test_a_killed_run_of_the_whole_recipe_resumes_bit_for_bit(tmp_path: Path) -> None:
-    result = kill_and_go_on(RECIPE, tmp_path / "run", 48)
-    done = train(*RECIPE, "--output-dir", str(tmp_path / "whole"), "--json")
-    assert_same_result(result, json.loads(done.stdout))
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+        assert result[key] == expected[key]
+    assert_same_run(folder, whole[0])
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])

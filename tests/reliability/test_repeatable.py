@@ -1,13 +1,15 @@
-"""A run's own recipe gives the same run again, and its best weights the logged accuracy: as commands."""
+"""A run's own recipe gives the same run again, also when it is killed on the way, and its best weights the logged
+accuracy: as commands."""
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.reliability.runs import assert_same_run, records, train
+from tests.reliability.runs import assert_same_run, checkpoints, records, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +29,20 @@ def test_the_recipe_of_a_run_repeats_it_to_the_last_bit(run: Path, tmp_path: Pat
     again = train("--config", str(run / "recipe.yaml"), "--data.workers", "1", "--output-dir", str(tmp_path / "again"))
     assert again.returncode == 0, again.stderr
     assert_same_run(tmp_path / "again", run)
+
+
+def test_killed_and_resumed_it_is_the_same_to_the_last_bit(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = start(*RUN, "--output-dir", str(folder))
+    while not checkpoints(folder):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    assert checkpoints(folder)[-1] < records(run)[-1]["step"]
+    resumed = train("--output-dir", str(folder), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(folder, run)
 
 
 def test_validate_repeats_the_logged_best_accuracy_exactly(run: Path) -> None:
