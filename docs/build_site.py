@@ -39,7 +39,7 @@ REFERENCE = {
         for name in (
             *("open_source", "open_image", "write_image_folder", "train_batches", "eval_batches", "steps_per_epoch"),
             *("train_transform", "eval_transform", "Augment", "BatchIterator", "ImageExamples", "ImageFolder"),
-            "BadImage",
+            *("BadImage", "JointAugment", "SegmentationExamples", "open_masks", "MaskSource", "check_masks"),
         )
     ],
     "Exported programs": ["export.export", "export.Exported"],
