@@ -248,9 +248,10 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
 
         return jax.vjp(run, variables["params"])[1]
 
-    # What does not grow with the batch are the parameters and what is made of them alone.
-    two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
-    kept = _bytes(jax.eval_shape(backward, shapes, two)) - _bytes(jax.eval_shape(backward, shapes, images))
+    # What does not grow with the batch are the parameters and what is made of them alone. One picture alone would have
+    # no variance, which a batch norm asks for.
+    two, three = (jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype) for count in (2, 3))
+    kept = _bytes(jax.eval_shape(backward, shapes, three)) - _bytes(jax.eval_shape(backward, shapes, two))
     one_part = per_device // recipe.optimizer.accumulate
     parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))
     return {
