@@ -11,7 +11,7 @@ JOBS   ?= 2
 OLD_TESTS := tests/test_build.py tests/cli/test_main.py tests/weights/test_files.py tests/weights/test_hub.py \
   tests/data/test_pipeline.py tests/data/test_fast.py
 
-.PHONY: help install demo test slow dist docs lowest parity parity-table weights-table bench lint format clean
+.PHONY: help install demo demo-segment test slow dist docs lowest parity parity-table weights-table bench lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +31,14 @@ demo: install  ## train, validate and predict on real handwritten digits (a few 
 	$(BIN)/crosscale data digits --write $(RUN)-images
 	$(BIN)/crosscale predict --run $(RUN) --top-k 3 $$(ls $(RUN)-images/val/*/*.png | awk 'NR % 60 == 1')
 	@echo "The run folder: $(RUN)"
+
+demo-segment: install  ## compose scenes of digits over photographs, learn to label their pixels, draw the masks (no download)
+	rm -rf $(RUN)-scenes $(RUN)-segment $(RUN)-masks
+	$(BIN)/crosscale data scenes --write $(RUN)-scenes
+	$(BIN)/crosscale train --config scenes --data-dir $(RUN)-scenes --output-dir $(RUN)-segment
+	$(BIN)/crosscale predict --run $(RUN)-segment $$(ls $(RUN)-scenes/images/val/*.jpg | awk 'NR % 50 == 1') --output $(RUN)-masks
+	$(BIN)/crosscale report $(RUN)-segment
+	@echo "The masks: $(RUN)-masks; the run's page: $(RUN)-segment/report.html"
 
 test: install  ## the default tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

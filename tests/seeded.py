@@ -3,7 +3,7 @@
 import numpy as np
 
 from crosscale.pretrained import parameter_shapes
-from crosscale.pretrained.naming import as_variables
+from crosscale.pretrained.naming import variables_of
 
 
 def seeded_variables(model, seed=0):
@@ -16,4 +16,4 @@ def seeded_variables(model, seed=0):
             return 1 + 0.5 * np.abs(noise)
         return 1 + 0.1 * noise if name.endswith("scale") else noise / max(shape[0], 25) ** 0.5
 
-    return as_variables({n: draw(n, s) for n, s in parameter_shapes(model).items()}, model)
+    return variables_of({n: draw(n, s) for n, s in parameter_shapes(model).items()}, model)

@@ -21,28 +21,27 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from crosscale.benchmark import stopwatch  # noqa: E402
-from crosscale.contracts import Batch, InputSpec  # noqa: E402
+from crosscale.contracts import Batch, InputSpec, Variables  # noqa: E402
 from crosscale.measure import count_costs, count_function_macs  # noqa: E402
 from crosscale.models.crossvit.config import CrossViTConfig  # noqa: E402
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings  # noqa: E402
 from crosscale.models.model import ImageModel  # noqa: E402
 from crosscale.models.registry import create_model, input_spec  # noqa: E402
-from crosscale.pretrained import parameter_shapes  # noqa: E402
+from crosscale.pretrained import parameter_shapes, variables_of  # noqa: E402
 from crosscale.runtime import prepare_jax  # noqa: E402
-from crosscale.trees import unflatten  # noqa: E402
 
 Step = Callable[[], None]
 
 
-def seeded_parameters(model: ImageModel) -> Any:
+def seeded_variables(model: ImageModel) -> Variables:
     """Small random values for every parameter; how long a model runs does not depend on them."""
     rng = np.random.default_rng(0)
     values = {}
     for name, shape in parameter_shapes(model).items():
-        scale = name.endswith("/scale")
-        value = np.ones(shape, np.float32) if scale else 0.02 * rng.standard_normal(shape, np.float32)
-        values[name] = jax.device_put(value)
-    return unflatten(values)
+        ones = name.endswith(("/scale", "/var"))
+        values[name] = np.ones(shape, np.float32) if ones else 0.02 * rng.standard_normal(shape, np.float32)
+    placed: Variables = jax.device_put(variables_of(values, model))
+    return placed
 
 
 def build(request: dict[str, Any]) -> tuple[ImageModel, InputSpec]:
@@ -56,7 +55,7 @@ def build(request: dict[str, Any]) -> tuple[ImageModel, InputSpec]:
 
 def inference(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
     """A jitted `model.apply` on a resident float32 batch, and what the compiler says of its memory."""
-    variables = {"params": seeded_parameters(model)}
+    variables = seeded_variables(model)
     pixels = np.random.default_rng(1).normal(0, 1, (request["batch_size"], *spec.size, spec.channels))
     images = jax.device_put(pixels.astype(np.float32))
     apply = jax.jit(lambda variables, images: model.apply(variables, images))
@@ -113,26 +112,18 @@ def training(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tup
     from crosscale.engine.sharding import data_mesh, put_batch, replicated
     from crosscale.engine.state import TrainState
     from crosscale.engine.step import make_train_step
-    from crosscale.tasks.classification import Classification
 
     mesh = data_mesh()
-    params = seeded_parameters(model)
+    variables = seeded_variables(model)
+    params = variables["params"]
     optimizer = make_optimizer(OptimizerSettings(), params)
-    state = jax.device_put(TrainState.create(params, optimizer, ema=False), replicated(mesh))
-    task = Classification(request["classes"])
-    train_step = make_train_step(model, spec, task, optimizer, lambda step: jnp.float32(1e-4), mesh, seed=0)
+    created = TrainState.create(params, optimizer, ema=False, batch_stats=variables.get("batch_stats"))
+    state = jax.device_put(created, replicated(mesh))
     rng, count = np.random.default_rng(1), request["batch_size"]
-    batch = put_batch(
-        Batch(
-            {
-                "image": rng.integers(0, 256, (count, *spec.size, spec.channels), np.uint8),
-                "label": rng.integers(0, request["classes"], count).astype(np.int32),
-            },
-            np.ones(count, np.float32),
-            np.arange(count),
-        ),
-        mesh,
-    )
+    task, targets = _task(model, (count, *spec.size), rng)
+    train_step = make_train_step(model, spec, task, optimizer, lambda step: jnp.float32(1e-4), mesh, seed=0)
+    images = rng.integers(0, 256, (count, *spec.size, spec.channels), np.uint8)
+    batch = put_batch(Batch({"image": images, **targets}, np.ones(count, np.float32), np.arange(count)), mesh)
     held = [state]
     program: list[Any] = []
 
@@ -143,6 +134,19 @@ def training(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tup
         scalars["loss"].block_until_ready()
 
     return step, {"program": program}
+
+
+def _task(model: ImageModel, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Any, dict[str, np.ndarray]]:
+    """What a model of this kind learns, and targets of it for pictures (B, H, W)."""
+    from crosscale.tasks.registry import task_kind
+
+    labels = [str(label) for label in range(model.num_classes)]
+    if hasattr(type(model), "cells"):
+        return task_kind("segmentation").from_artifact(labels, {}), {
+            "mask": rng.integers(0, len(labels), shape).astype(np.uint8)
+        }
+    targets = {"label": rng.integers(0, len(labels), shape[0]).astype(np.int32)}
+    return task_kind("classification").from_artifact(labels, {}), targets
 
 
 def matmul_flops(dtype: Any, side: int) -> float:

@@ -17,9 +17,8 @@ from crosscale.benchmark.machine import describe_machine, load_average
 from crosscale.benchmark.speed import Request, measure
 from crosscale.errors import WorkError
 from crosscale.models.registry import create_model
-from crosscale.pretrained import parameter_shapes, save_weights
+from crosscale.pretrained import parameter_shapes, save_weights, variables_of
 from crosscale.runtime import COMPILE_CACHE
-from crosscale.trees import unflatten
 
 
 def measure_start_up(model: str = "crossvit_9_240", batch_size: int = 16, rounds: int = 3) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _write_inputs(folder: Path, name: str) -> None:
     model = create_model(name)
     rng = np.random.default_rng(0)
     values = {key: rng.normal(0, 0.02, shape).astype(np.float32) for key, shape in parameter_shapes(model).items()}
-    save_weights(folder / "weights.safetensors", {"params": unflatten(values)}, model)
+    save_weights(folder / "weights.safetensors", variables_of(values, model), model)
     Image.fromarray(rng.integers(0, 256, (375, 500, 3), np.uint8)).save(folder / "photo.jpg")
 
 

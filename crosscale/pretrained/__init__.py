@@ -8,7 +8,7 @@ from crosscale.pretrained.loading import (
     load_weights,
     save_weights,
 )
-from crosscale.pretrained.naming import OWN, from_variables, parameter_shapes, recognise, to_variables
+from crosscale.pretrained.naming import OWN, from_variables, parameter_shapes, recognise, to_variables, variables_of
 from crosscale.pretrained.publishing import save_pretrained
 from crosscale.pretrained.restore import restore_model, restore_task
 from crosscale.pretrained.suggest import best_preset
@@ -29,4 +29,5 @@ __all__ = [
     "save_pretrained",
     "save_weights",
     "to_variables",
+    "variables_of",
 ]

@@ -16,11 +16,11 @@ from crosscale.pretrained.adapt import adapt as adapt_tensors
 from crosscale.pretrained.naming import (
     OWN,
     as_float32,
-    as_variables,
     from_variables,
     parameter_shapes,
     recognise,
     rename,
+    variables_of,
 )
 from crosscale.pretrained.restore import restore_model
 from crosscale.pretrained.suggest import best_preset
@@ -85,7 +85,7 @@ def load_weights(
     if remark := model.weight_remarks().get(scheme):
         log.warning("%s: %s", source, remark)
     _warn_of_nan(ours, source)
-    return as_variables(ours, model)
+    return variables_of(ours, model)
 
 
 class Contents(NamedTuple):

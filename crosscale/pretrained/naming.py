@@ -32,10 +32,10 @@ def to_variables(flat: Mapping[str, np.ndarray], model: ImageModel, names: str |
     expected = parameter_shapes(model)
     ours = rename(flat, model, names or recognise(flat, model, source), source)
     check_against(ours, expected, source)
-    return as_variables(ours, model)
+    return variables_of(ours, model)
 
 
-def as_variables(flat: Mapping[str, np.ndarray], model: ImageModel) -> Variables:
+def variables_of(flat: Mapping[str, np.ndarray], model: ImageModel) -> Variables:
     """Every parameter and running statistic of `model`, by "a/b/c" name -> variables, float32 NumPy arrays."""
     found: Variables = {}
     for collection, tree in _shapes(model).items():

@@ -15,8 +15,8 @@ from tests.reliability.runs import SMALL, TRAIN, assert_same_run, numbers, recor
 # Of one branch, which starts in half the time; everything random stays on.
 MODEL = [word for key, value in SMALL.items() if key.startswith("model.") for word in (f"--{key}", value)]
 # Half an epoch between checkpoints, so that a resumed run begins in the middle of one.
-RUN = ["--config", "smoke", "--train.epochs", "8", "--train.log-every", "4", "--train.checkpoint-every", "11", *MODEL]
-STEPS = 8 * 22
+RUN = ["--config", "smoke", "--train.epochs", "12", "--train.log-every", "4", "--train.checkpoint-every", "11", *MODEL]
+STEPS = 12 * 22
 
 
 def start(*words: str) -> "subprocess.Popen[str]":

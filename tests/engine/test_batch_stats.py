@@ -1,5 +1,9 @@
 """A model with batch norms: its running statistics are part of the state, wherever the parameters are."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,8 @@ class Normed(nn.Module):
         return nn.Dense(2, name="head")(x)
 
 
-def begin(*, ema: float | None = None, accumulate: int = 1, lr: float = 0.1) -> Any:
-    model = Normed()
+def begin(*, ema: float | None = None, accumulate: int = 1, lr: float = 0.1, model: nn.Module | None = None) -> Any:
+    model = model or Normed()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
     optimizer = make_optimizer(OptimizerSettings("sgd", weight_decay=0.0), variables["params"])
     step = make_train_step(
@@ -126,3 +130,44 @@ def test_a_checkpoint_brings_them_back(tmp_path: Path, ema: float | None) -> Non
     checkpoints.close()
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, found[0], state)
+
+
+@pytest.mark.slow
+def test_statistics_are_of_the_whole_batch_on_any_number_of_devices() -> None:
+    """What other projects call synchronised batch norm."""
+    found = []
+    for devices in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.engine.test_batch_stats"],
+            env={**os.environ, "XLA_FLAGS": flags},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [one["devices"] for one in found] == [1, 8]
+    np.testing.assert_allclose(found[0]["mean"], found[1]["mean"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[0]["var"], found[1]["var"], rtol=1e-5)
+
+
+def main() -> None:
+    """One step of this process's devices; prints the running statistics of `layers.batch_norm`."""
+    from crosscale.layers.batch_norm import BatchNorm
+
+    class Ours(Normed):
+        @nn.compact
+        def __call__(self, images: Any, train: bool = False) -> Any:
+            x = nn.Dense(3, name="dense")(images.reshape(images.shape[0], -1))
+            return nn.Dense(2, name="head")(BatchNorm(name="norm")(x, train))
+
+    step, state = begin(model=Ours())
+    new, _ = step(state, batch())
+    stats = jax.device_get(new.batch_stats["norm"])
+    print(json.dumps({"devices": jax.device_count(), **{name: value.tolist() for name, value in stats.items()}}))
+
+
+if __name__ == "__main__":
+    main()

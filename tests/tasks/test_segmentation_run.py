@@ -158,5 +158,7 @@ def test_the_wrong_model_or_task_is_one_line(
     assert "semantic_fpn_crossformer" in capsys.readouterr().err
     assert main([*words, "--config", "smoke", "--task.name", "segmentation"]) == 2
     assert "leave the section augment" in capsys.readouterr().err
+    assert main([*words, "--config", "smoke"]) == 2
+    assert "holds pictures with masks" in capsys.readouterr().err
     assert main(["train", "--config", "scenes", "--data-dir", "digits", "--output-dir", str(tmp_path / "r")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -15,6 +15,7 @@ from crosscale.contracts import Array, InputSpec, LabelledSource, Source
 from crosscale.data.augment import Augment
 from crosscale.data.declared import DeclaredSource
 from crosscale.data.examples import ImageExamples
+from crosscale.data.mask_layouts import is_mask_folder
 from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
 from crosscale.errors import RequestError
@@ -88,7 +89,15 @@ class Classification(PlainTask):
     def open(
         cls, place: str | Path, split: Split, *, val_fraction: float, seed: int, options: Any = None
     ) -> LabelledSource:
-        """One part of a labelled data set; see `crosscale.data.open_source`."""
+        """One part of a labelled data set; see `crosscale.data.open_source`.
+
+        Raises RequestError for a folder of pictures with masks, whose folders would pass for classes.
+        """
+        if is_mask_folder(place):
+            raise RequestError(
+                f"{place}: holds pictures with masks; to learn a class for every pixel: --config segment, or "
+                "task.name: segmentation with a model such as semantic_fpn_crossformer_small"
+            )
         return open_source(place, split, val_fraction=val_fraction, seed=seed)
 
     @classmethod

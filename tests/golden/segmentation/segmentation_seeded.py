@@ -8,7 +8,7 @@ import numpy as np
 
 from crosscale.models.registry import create_model
 from crosscale.pretrained import from_variables, to_variables
-from crosscale.pretrained.naming import as_variables, parameter_shapes
+from crosscale.pretrained.naming import parameter_shapes, variables_of
 
 HERE = Path(__file__).parent
 BACKBONE = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "num_classes": 6}
@@ -52,7 +52,7 @@ def weights(
 
 def reference_weights(model) -> dict[str, np.ndarray]:
     """All of a model's tensors under mmsegmentation's names, as the golden files' models had them."""
-    zeros = as_variables({name: np.zeros(shape) for name, shape in parameter_shapes(model).items()}, model)
+    zeros = variables_of({name: np.zeros(shape) for name, shape in parameter_shapes(model).items()}, model)
     shapes = {name: value.shape for name, value in from_variables(zeros, model, "mmseg").items()}
     file = "semfpn" if any(name.startswith("neck.") for name in shapes) else "upernet"
     given = {
