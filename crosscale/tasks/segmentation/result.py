@@ -76,11 +76,13 @@ class Segmented:
         return {"_mask.png": index_png(self.mask, self.palette), "_overlay.png": _png(self.draw(picture))}
 
     def attachments(self) -> dict[str, Any]:
-        """ "mask": base64 of a PNG file of indexes; "runs": the same as [label, length, ...], row by row."""
+        """ "mask": base64 of a PNG file of indexes; "runs": the same as [label, length, ...], row by row; "colours": of
+        `classes`, "#rrggbb"."""
         if self.mask is None:
-            return {"mask": None, "runs": []}
+            return {"mask": None, "runs": [], "colours": []}
         encoded = base64.b64encode(index_png(self.mask, self.palette)).decode("ascii")
-        return {"mask": encoded, "runs": run_lengths(self.mask)}
+        colours = ["#" + self.palette[label].tobytes().hex() for label, _ in self.areas]
+        return {"mask": encoded, "runs": run_lengths(self.mask), "colours": colours}
 
 
 def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:

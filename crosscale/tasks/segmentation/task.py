@@ -76,6 +76,7 @@ class Segmentation:
             "items": {"type": "integer"},
             "description": "the same as label, length, label, length, ..., row by row",
         },
+        "colours": {"type": "array", "items": {"type": "string"}, "description": "of the classes, #rrggbb"},
     }
     title: ClassVar[str] = "Classes by area"
     best: ClassVar[str] = "miou"
