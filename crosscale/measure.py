@@ -1,9 +1,11 @@
 """What a model costs: parameters, multiply-accumulates and memory, without running it."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from importlib.resources import files
 from itertools import compress
 from typing import Any
 
@@ -18,6 +20,7 @@ from crosscale.layers.attention import ClassAttention, class_attention_saving
 from crosscale.layers.conv import Conv
 from crosscale.layers.groups import GroupAttention
 from crosscale.layers.kernels.choice import Kernels, asked
+from crosscale.models.registry import create_model, get_preset
 from crosscale.models.shapes import variable_shapes
 
 
@@ -97,6 +100,21 @@ def _count_costs(model: nn.Module, spec: InputSpec, batch: int, kernels: Kernels
 
 # Tracing a large model takes a second, and the table of models, a report and a measurement ask for the same ones.
 _remembered_costs = lru_cache(maxsize=128)(_count_costs)
+
+
+def preset_costs(name: str) -> Costs:
+    """The costs of a preset at its own input, as `count_costs` gives them for one image.
+
+    Of a processor they are kept in `models/costs.json`, because tracing every preset takes minutes; a test counts them
+    again. Elsewhere, and for presets that are not in it, they are counted.
+    """
+    row = _kept_costs().get(name) if jax.default_backend() == "cpu" and asked() == Kernels() else None
+    return Costs(**row) if row else count_costs(create_model(name), get_preset(name).input_spec)
+
+
+@cache
+def _kept_costs() -> dict[str, dict[str, int]]:
+    return dict(json.loads(files("crosscale.models").joinpath("costs.json").read_text(encoding="utf-8")))
 
 
 def count_parameters(model: nn.Module, spec: InputSpec) -> int:

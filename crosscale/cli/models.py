@@ -56,11 +56,11 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
 
 def _describe(preset: "Preset") -> dict[str, Any]:
-    from crosscale.measure import count_costs
-    from crosscale.models.registry import FAMILIES, create_model
+    from crosscale.measure import preset_costs
+    from crosscale.models.registry import FAMILIES
 
     family = next(name for name, (_, presets) in FAMILIES.items() if preset in presets)
-    costs = count_costs(create_model(preset.name), preset.input_spec)
+    costs = preset_costs(preset.name)
     return {
         "name": preset.name,
         "aliases": list(preset.aliases),

@@ -169,7 +169,13 @@ class GroupAttention(nn.Module):
         return nn.Dropout(self.drop_rate)(y, deterministic=not train)
 
     def saved_macs(self, x: Array) -> int:
-        """Multiply-accumulates on (B, H, W, C) that projecting the padding, as the released code does, would add."""
+        """Multiply-accumulates on (B, H, W, C) that projecting the padding, as the released code does, would add.
+
+        Where groups span the whole map alone: the published figures of those models count the padding, those of the
+        classifiers do not.
+        """
+        if self.grouping != "whole":
+            return 0
         batch, height, width, dim = x.shape
         down, across = self._groups((height, width)).padding
         added: int = batch * ((height + down) * (width + across) - height * width) * 4 * dim * dim
