@@ -23,7 +23,7 @@ from crosscale.models.model import ImageModel
 from crosscale.models.segmentation import SegmentationModel
 from crosscale.predictor import Predictor
 from crosscale.pretrained import from_variables, load_weights, parameter_shapes, save_weights, to_variables
-from crosscale.tasks.registry import stored_task
+from crosscale.tasks.registry import stored_task, task_kind
 from crosscale.tasks.task import Task
 from crosscale.trees import flatten
 from crosscale.weights.rules import unplaced
@@ -134,7 +134,9 @@ def check_export(model: ImageModel, variables: Variables, folder: Path) -> None:
     """The exported program gives what the predictor gives, for each picture size that the family opens."""
     spec = InputSpec(size=model.input_size, channels=model.in_channels)
     labels = [f"class {label}" for label in range(model.num_classes)]
-    done = export(Predictor(model, variables, spec, labels), folder / "m.zip", format="stablehlo", platforms=("cpu",))
+    task = task_kind("segmentation" if dense(model) else "classification").from_artifact(labels, {})
+    predictor = Predictor(model, variables, spec, task=task)
+    done = export(predictor, folder / "m.zip", format="stablehlo", platforms=("cpu",))
     assert done.deviation < 1e-5
     assert done.config["classes"] == labels
 
