@@ -21,7 +21,7 @@ TRAIN = [
     "--model.options.embed_dim", "16", "--model.options.depths", "[1, 1]", "--model.options.num_heads", "[1, 2]",
     "--model.options.group_size", "8", "--model.options.interval", "[2, 1]", "--model.options.patch_size", "[4, 8]",
     "--model.options.merge_size", "[[2, 4]]", "--model.options.neck_channels", "16",
-    "--model.options.head_channels", "16", "--train.epochs", "16", "--train.batch_size", "8", "--optimizer.lr", "5e-3",
+    "--model.options.head_channels", "16", "--train.epochs", "24", "--train.batch_size", "8", "--optimizer.lr", "5e-3",
     "--validate.batch_size", "4",
 ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 def test_it_learns_and_the_log_says_what_was_chosen(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = [record for record in records if record["kind"] == "validate"]
-    assert found[-1]["miou"] > 0.6
+    assert found[-1]["miou"] > 0.6  # all ground would be 0.28
     assert found[-1]["examples"] == 6
     assert {f"iou/{name}" for name in CLASSES} <= found[-1].keys()
     text = (run / "log.txt").read_text()
@@ -142,7 +142,7 @@ def test_explain_report_and_export(run: Path, data: Path, tmp_path: Path, capsys
     assert json.dumps(drawn).count("3.png") >= 1
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
-    for word in ("Intersection over union per class", "Least overlap", "Most overlap", "mIoU"):
+    for word in ("Confusion matrix", "Intersection over union per class", "Least overlap", "Most overlap", "mIoU"):
         assert word in page
     for format, file in (("stablehlo", "m.zip"), ("onnx", "m.onnx")):
         words = ["export", "--run", str(run), "--format", format, str(tmp_path / file), "--images", square]

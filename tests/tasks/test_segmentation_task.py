@@ -230,6 +230,7 @@ def test_rare_classes_weigh_more() -> None:
             return masks[index]
 
     weights = class_weights(Source())
+    assert weights is not None
     want = 1 / np.log(1.02 + np.array([195, 5]) / 200)
     np.testing.assert_allclose(weights, want / want.mean())
 

@@ -22,6 +22,13 @@ def sections(labels: Sequence[str], palette: np.ndarray, examined: Examined) -> 
     return [
         Section("classes", "Classes", "Classes", [_per_class(labels, examined)]),
         Section(
+            "confusion",
+            "Confusion",
+            "Confusion matrix",
+            [Confusion(labels, np.asarray(examined.state["confusion"])[:, : len(labels)].astype(np.int64))],
+            note="Pixels of all held-out pictures.",
+        ),
+        Section(
             "worst",
             "Worst",
             "Least overlap",
@@ -102,8 +109,3 @@ def _names(labels: Sequence[str], mask: np.ndarray) -> str:
     counts = np.bincount(mask.ravel(), minlength=256)[: len(labels)]
     largest = np.argsort(-counts, kind="stable")[:3]
     return ", ".join(labels[i] for i in largest if counts[i])
-
-
-def confusion_block(labels: Sequence[str], counts: np.ndarray) -> Confusion:
-    """The confusion matrix as a block."""
-    return Confusion(labels, counts)
