@@ -1,5 +1,6 @@
 """Runs that are killed, stopped or joined by another, as real processes; the numbers at the end are the same."""
 
+import os
 import random
 import signal
 import subprocess
@@ -144,12 +145,14 @@ def test_a_second_run_in_the_folder_is_refused(whole: Path, tmp_path: Path) -> N
     first = start(*RUN, "--output-dir", str(folder))
     try:
         until(lambda: bool(checkpoints(folder)), first)
+        os.kill(first.pid, signal.SIGSTOP)  # it cannot end before the others have asked
         for arguments in (RUN, ["--resume"]):
             with trying("a second run in the folder", lost="nothing: refused, the first goes on"):
                 second = train(*arguments, "--output-dir", str(folder))
                 assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
                 assert "another" in second.stderr
-        assert first.communicate(timeout=200)[0]
+        os.kill(first.pid, signal.SIGCONT)
+        assert first.communicate(timeout=400)[0]
     finally:
         first.kill()
         first.communicate()
