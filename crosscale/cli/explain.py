@@ -15,7 +15,7 @@ from crosscale.cli.arguments import (
     positive_int,
     result_options,
 )
-from crosscale.cli.output import note, print_json, print_table, progress_bar
+from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
 from crosscale.cli.predict import find_images
 from crosscale.errors import RequestError, WorkError
 
@@ -152,7 +152,7 @@ def _explain_files(
                 yield {"json": {**failure.json(), "output": None, "maps": {}}, "rows": []}
                 continue
             image, result, peaks = next(drawn)
-            output = folder / _free_name(file.stem, taken)
+            output = folder / f"{free_name(file.stem, taken)}.png"
             try:
                 image.save(output)
             except OSError as error:
@@ -207,16 +207,6 @@ def _draw(
             own = {name: x[i] for name, x in values.items()}
             peaks = {m.name: peak(own[m.name]) for m in maps}
             yield figure(image, maps, own, result.caption(), position=options.position), result, peaks
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """<stem>.png, or <stem>-2.png and so on for further files of that name."""
-    name, count = f"{stem}.png", 1
-    while name.casefold() in taken:
-        count += 1
-        name = f"{stem}-{count}.png"
-    taken.add(name.casefold())
-    return name
 
 
 def _print(done: Sequence[dict[str, Any]], task: "Task") -> None:

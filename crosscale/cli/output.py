@@ -125,3 +125,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     return str(value)
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """`stem`, or `stem`-2 and so on where that name is `taken` already, in whatever case; it is added there."""
+    name, count = stem, 1
+    while name.casefold() in taken:
+        count += 1
+        name = f"{stem}-{count}"
+    taken.add(name.casefold())
+    return name

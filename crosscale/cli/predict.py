@@ -18,7 +18,7 @@ from crosscale.cli.arguments import (
     positive_int,
     result_options,
 )
-from crosscale.cli.output import note, print_json, print_table, progress_bar
+from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     import jax
 
     folder = _made(options.output)
-    names = _file_names(files)[jax.process_index() :: jax.process_count()]
+    taken: set[str] = set()
+    names = [free_name(file.stem, taken) for file in files][jax.process_index() :: jax.process_count()]
     files = files[jax.process_index() :: jax.process_count()]
     predictor = open_predictor(options)
     said = result_options(options, predictor.task)
@@ -122,16 +123,6 @@ def _made(folder: "Path | None") -> "Path | None":
     except OSError as error:
         raise RequestError(f"--output {folder}: no folder can be made there ({error.strerror})") from None
     return folder
-
-
-def _file_names(files: Sequence[Path]) -> list[str]:
-    """A name for each picture's own files: its stem, numbered where several pictures have the same."""
-    counts: dict[str, int] = {}
-    names = []
-    for file in files:
-        count = counts[file.stem.casefold()] = counts.get(file.stem.casefold(), 0) + 1
-        names.append(file.stem if count == 1 else f"{file.stem}-{count}")
-    return names
 
 
 def _write(prediction: "Result", file: Path, start: Path, channels: int) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from crosscale.cli.main import main
-from crosscale.cli.output import note, print_json, print_table, printable
+from crosscale.cli.output import free_name, note, print_json, print_table, printable
 from crosscale.data.decode import BadImage, decode, open_image
 from crosscale.errors import RequestError
 from crosscale.weights.files import write_tensors
@@ -112,3 +112,9 @@ def test_weights_are_not_written_under_anothers_name(tmp_path, name):
     with pytest.raises(RequestError, match=r"weights are written as \.safetensors or \.pth, \.pt, \.bin"):
         write_tensors(tmp_path / name, {"a": np.ones(2, np.float32)})
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_one_name_never_overwrite_each_other():
+    taken = set()
+    stems = ("a", "a", "a-2", "A", "b")
+    assert [free_name(stem, taken) for stem in stems] == ["a", "a-2", "a-2-2", "A-3", "b"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from crosscale.contracts import Array, InputSpec, Source
 from crosscale.data.augment import Augment
-from crosscale.data.mask_examples import CANVAS_STEP, SCALE, SegmentationExamples
+from crosscale.data.mask_examples import SCALE, SegmentationExamples
 from crosscale.data.mask_folder import open_masks
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.errors import RequestError
@@ -264,10 +264,9 @@ class Segmentation:
         """
         cells = np.asarray(outputs)
         sizes = sizes or [(4 * cells.shape[1], 4 * cells.shape[2])] * len(cells)
-        found = []
+        found, examples = [], self.examples(InputSpec())
         for name, logits, size in zip(sources, cells, sizes, strict=True):
-            network = SegmentationExamples(InputSpec(), scale=self.scale).network_size(size)
-            canvas = tuple(-(-side // CANVAS_STEP) * CANVAS_STEP for side in size)
+            network, canvas = examples.shape_key(size)
             mask = label_maps(logits[None], np.array([size], np.int32), network=network, canvas=canvas)
             found.append(self._result(name, np.asarray(mask)[0, : size[0], : size[1]]))
         return found
