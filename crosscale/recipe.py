@@ -131,12 +131,18 @@ def set_by(key: str) -> dict[str, Any]:
     section, _, name = key.partition(".")
     result = {}
     for recipe in shipped_recipes():
-        values: Any = _renamed(read_yaml(SHIPPED / f"{recipe}.yaml")).get(section)
+        values: Any = _shipped(recipe).get(section)
         for part in name.split(".", 1) if name.startswith("options.") else [name]:
             values = values.get(part, MISSING) if isinstance(values, Mapping) else MISSING
         if values is not MISSING:
             result[recipe] = values
     return result
+
+
+@cache
+def _shipped(name: str) -> Mapping[str, Any]:
+    """A shipped recipe's sections, only to be read; explaining a section asks for each of its keys."""
+    return _renamed(read_yaml(SHIPPED / f"{name}.yaml"))
 
 
 def model_options(name: str) -> dict[str, Key]:

@@ -260,6 +260,7 @@ def test_early_stop_ends_after_its_patience(tmp_path: Path) -> None:
     assert result["epochs"] == 3  # the first is the best, and two more are waited for
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_is_rebuilt(tmp_path: Path) -> None:
     result = run_training(small({"train.dtype": "bfloat16", "train.epochs": "2"}), tmp_path / "r")
     assert result["loss"] < np.log(10)

@@ -9,6 +9,7 @@ from crosscale.tasks.registry import TASKS, task_kind
 from tests import contracts
 from tests.contracts import Case
 from tests.seeded import seeded_variables
+from tests.variants import variants
 
 PYRAMID = {"img_size": 32, "embed_dim": 16, "depths": (2, 1), "num_heads": (1, 2), "group_size": 2,
            "interval": (4, 2), "merge_size": ((2, 4),), "mlp_ratio": 1.0}  # fmt: skip
@@ -93,6 +94,7 @@ def test_weights(family, tmp_path):
     contracts.check_weights(*family, tmp_path)
 
 
+@pytest.mark.parametrize("family", variants(FAMILY, ["crossvit", "crossformer"]), indirect=True)
 def test_export(family, tmp_path):
     contracts.check_export(*family, tmp_path)
 

@@ -32,6 +32,7 @@ def from_scratch(tmp_path_factory):
     return folder, trained(folder)
 
 
+@pytest.mark.slow
 def test_fine_tuning_beats_the_same_run_from_scratch(from_scratch, tmp_path):
     scratch = from_scratch[1]
     tuned = trained(tmp_path / "run", model__pretrained=str(WEIGHTS))

@@ -24,6 +24,7 @@ from crosscale.runs.validate import evaluate_run
 from crosscale.serve.app import make_app
 from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Settings
+from tests.variants import variants
 
 GOLDEN = Path(__file__).parent / "golden" / "runs"
 RUNS = sorted(path.name for path in GOLDEN.iterdir() if (path / "expected.json").is_file())
@@ -37,7 +38,7 @@ def unpacked(name: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=variants(RUNS, ["crossvit"]))
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Only read."""
     return unpacked(request.param, tmp_path_factory.mktemp("golden") / request.param)

@@ -22,6 +22,7 @@ from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
 from crosscale.errors import RequestError
 from crosscale.recipe import SHIPPED, Recipe, dump, load, override, shipped_recipes
 from crosscale.runs.experiment import build
+from tests.variants import variants
 
 GOLDEN = Path(__file__).parent / "golden" / "recipes"
 STEPS = 10  # an epoch's, in the schedules below
@@ -29,6 +30,7 @@ STEPS = 10  # an epoch's, in the schedules below
 
 # Traced in the default run; the others' traces take minutes together.
 QUICK = ("smoke",)
+ADE20K = {"segment_fpn_ade20k", "segment_upernet_ade20k"}
 
 
 DECLARED = {"data.train_images": "1200", "data.val_images": "200", "data.num_classes": "11"}
@@ -48,9 +50,7 @@ def words(name):
     return ["train", "--config", name, "--dry-run", *given]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in shipped_recipes()]
-)
+@pytest.mark.parametrize("name", variants(shipped_recipes(), QUICK))
 def test_dry_run(name, capsys):
     assert main(words(name)) == 0
     shown = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_dry_run(name, capsys):
     assert now == pytest.approx(activations, rel=0.25)  # follows what jax's derivatives keep
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", variants(shipped_recipes(), {*shipped_recipes()} - ADE20K))
 def test_resolved_recipe_and_steps(name):
     recipe = load(name, own_data(name))
     experiment = build(recipe, without_data=True)

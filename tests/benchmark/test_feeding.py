@@ -45,6 +45,7 @@ def test_shares_are_weighed_by_time(monkeypatch, photos):
     assert found["keeps_up"] is False
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_told(photos):
     with pytest.raises(WorkError, match=r"the training of crossvit that should be fed failed: .*data\.decode"):
         measure_feeding(photos, FeedRequest("crossvit", batch_size=2, steps=1, decode="quick", options=TINY))

@@ -67,7 +67,7 @@ SEEN = {export: "tracing the model and lowering it to stablehlo", train: "epoch 
     ("command", "environment"),
     [
         pytest.param(train, {}, id="train"),
-        pytest.param(export, {"NO_COLOR": "1"}, id="export without colours"),
+        pytest.param(export, {"NO_COLOR": "1"}, id="export without colours", marks=pytest.mark.slow),
         pytest.param(train, {"NO_COLOR": "1"}, id="train without colours", marks=pytest.mark.slow),
         pytest.param(export, {}, id="export", marks=pytest.mark.slow),
     ],

@@ -53,7 +53,8 @@ def test_json_is_one_object_with_the_promised_keys(whole: tuple[Path, dict[str, 
     assert 0.3 < result["top1"] <= result["top5"] <= 1
 
 
-@pytest.mark.parametrize("kill_at", [pytest.param(16, marks=pytest.mark.slow), 48])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [16, 48])
 def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tmp_path: Path, kill_at: int) -> None:
     folder = tmp_path / "run"
     first = start(*RUN, "--output-dir", str(folder))
@@ -72,7 +73,8 @@ def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tm
     assert_same_run(folder, whole[0])
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_and_says_how_to_go_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     process = start(*RUN, "--output-dir", str(folder))

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -29,6 +32,13 @@ def test_digits_pixels():
         assert record.target == data.target[original]
         assert record.image.dtype == np.uint8
         np.testing.assert_allclose(record.image, data.images[original] * 255 / 16, atol=0.5)
+
+
+def test_digits_are_read_without_importing_scikit_learn():
+    """Its import takes longer than everything else that a training of the digits waits for."""
+    opened = "from crosscale.data import open_source; open_source('digits', 'val')"
+    code = f"import sys; {opened}; sys.exit('sklearn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_other_seed_holds_out_others():

@@ -69,6 +69,7 @@ def test_the_same_gradient_in_less_memory(family: str) -> None:
     assert used[1] < 0.75 * used[0], used
 
 
+@pytest.mark.slow
 def test_the_recipe_turns_it_on_and_the_estimate_follows() -> None:
     plain, remat = (build(load("smoke", {"train.remat": value})) for value in ("none", "blocks"))
     assert (plain.model.remat, remat.model.remat) == (False, True)

@@ -121,6 +121,7 @@ def test_a_wrong_artifact_is_not_left_behind(digits, tmp_path, monkeypatch):
     assert file.read_bytes() == b"the one before"
 
 
+@pytest.mark.slow
 def test_each_platform_finds_its_own_forms(crossformer, tmp_path):
     texts = {}
     for platforms in (("cpu",), ("cuda",), ("cpu", "cuda", "tpu")):

@@ -15,6 +15,7 @@ from crosscale.models.crossformer.block import CrossFormerBlock
 from crosscale.models.crossformer.weights import OFFICIAL
 from crosscale.trees import flatten, unflatten
 from crosscale.weights.rules import to_ours, to_theirs
+from tests.variants import variants
 
 _PATH = Path(__file__).parents[1] / "golden" / "crossformer" / "crossformer_seeded.py"
 _SPEC = importlib.util.spec_from_file_location("crossformer_seeded", _PATH)
@@ -25,10 +26,10 @@ NARROW = {"embed_dim": 32, "depths": (2, 1, 1, 1), "num_heads": (2, 4, 8, 16), "
 SHORT = {"embed_dim": 32, "depths": (1, 1), "num_heads": (2, 4), "group_size": 7, "interval": (8, 4)}
 SHORT |= {"merge_size": ((2, 4),), "num_classes": 10}
 PLUS_PLUS = {**NARROW, "group_size": (4, 4, 14, 7), "interval": (4, 2, 1, 1), "use_acl": True}
-QUICK = ["v1_160", "v1_96x128", "pp_160", "pp_128x288", "alter_128", "odd_112"]
+QUICK = ["v1_96x128", "pp_128x288", "alter_128"]
 VARIANTS = ("tiny", "small", "base", "large", "pp_small", "pp_base", "pp_large", "pp_huge")
-SLOW = ["v1_224", "v1_130", "v1_256x320", "pp_224", "linear_128", "linear_div_128", "7_14_128"]
-SLOW += [*(f"crossformer_{variant}_224" for variant in VARIANTS)]
+OTHERS = ["v1_160", "v1_224", "v1_130", "v1_256x320", "pp_160", "pp_224", "odd_112", "linear_128", "linear_div_128"]
+OTHERS += ["7_14_128", *(f"crossformer_{variant}_224" for variant in VARIANTS)]
 
 
 def golden(name):
@@ -52,7 +53,7 @@ def head(model, variables, features):
     return model.apply(variables, features, method=lambda m, f: m.head(f))
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+@pytest.mark.parametrize("name", variants(QUICK + OTHERS, QUICK))
 def test_outputs_equal_the_released_code(name):
     model, variables, images, _, arrays = golden(name)
     features = features_of(model)(variables, images)
@@ -127,7 +128,7 @@ def test_any_size_runs_with_the_same_weights(narrow, size):
 
 
 @pytest.mark.parametrize("config", [NARROW, PLUS_PLUS])
-@pytest.mark.parametrize("size", [(224, 224), (160, 160), (256, 320), (800, 1216)])
+@pytest.mark.parametrize("size", variants([(224, 224), (160, 160), (256, 320), (800, 1216)], [(256, 320)]))
 def test_parameters_do_not_depend_on_the_size(config, size):
     model = CrossFormer(**config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

@@ -90,7 +90,7 @@ def test_any_number_of_branches(branches):
         embed_dim=(8, 12, 16, 20)[:branches],
         num_heads=2,
         mlp_ratio=2.0,
-        depth=((1,) * branches + (1,),) * 2,
+        depth=((1,) * branches + (1,),),
     )
     variables, images, logits = run(model)
     assert logits.shape == (2, 5)
@@ -150,7 +150,7 @@ def test_channels_and_headless():
 
 
 def test_dropout_only_in_training():
-    model = small(drop_rate=0.3, attn_drop_rate=0.3, drop_path_rate=0.5, depth=((2, 2, 1),) * 2)
+    model = small(drop_rate=0.3, attn_drop_rate=0.3, drop_path_rate=0.5, depth=((2, 2, 1),))
     variables, images, logits = run(model)
     np.testing.assert_array_equal(logits, jax.jit(model.apply)(variables, images))
     noisy = trained(model, variables, images, seeds=(0, 1, 1))
@@ -161,7 +161,7 @@ def test_dropout_only_in_training():
 
 @pytest.mark.parametrize("field", ["drop_rate", "attn_drop_rate", "drop_path_rate"])
 def test_each_dropout_acts(field):
-    model = small(**{field: 0.9}, depth=((2, 2, 1),) * 2)
+    model = small(**{field: 0.9}, depth=((2, 2, 1),))
     variables, images, logits = run(model)
     noisy = trained(model, variables, images, seeds=(0,))[0]
     assert np.abs(noisy - logits).max() > 1e-5

@@ -13,6 +13,7 @@ from benchmarks import parity
 from benchmarks.parity import deviation
 from crosscale.pretrained import from_variables, to_variables
 from crosscale.trees import flatten
+from tests.variants import variants
 
 GOLDENS = Path(__file__).parent.parent / "golden" / "crossvit"
 NARROW = {
@@ -41,7 +42,7 @@ def golden(name):
     return crosscale.CrossViT(**fields), weights, arrays
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("name", variants(TOPOLOGIES, ["dagger", "center_crop", "non_square", "unequal_heads"]))
 def test_golden(name):
     model, weights, arrays = golden(name)
     variables = to_variables(weights, model, "timm", name)

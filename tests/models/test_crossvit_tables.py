@@ -16,6 +16,7 @@ from crosscale.measure import count_costs
 from crosscale.models.registry import get_preset
 from crosscale.pretrained import parameter_shapes
 from tests.seeded import seeded_variables
+from tests.variants import variants
 
 SMALL = get_preset("crossvit_small_240").config
 
@@ -33,9 +34,9 @@ def positions(model):
 @pytest.mark.parametrize(
     ("fusion", "params", "gmacs"),
     [
-        ("none", 23.7, 5.3),
-        ("class_token", 24.2, 5.4),
-        ("pairwise", 24.2, 5.5),
+        pytest.param("none", 23.7, 5.3, marks=pytest.mark.slow),
+        pytest.param("class_token", 24.2, 5.4, marks=pytest.mark.slow),
+        pytest.param("pairwise", 24.2, 5.5, marks=pytest.mark.slow),
         ("cross_attention", 26.7, 5.6),
     ],
 )
@@ -45,6 +46,7 @@ def test_table_6(fusion, params, gmacs):
     assert abs(macs - gmacs) <= 0.1
 
 
+@pytest.mark.slow
 def test_table_6_all_attention():
     """7.6 G as printed. Equation (2) gives 26.85 M where 27.7 M is printed.
 
@@ -59,6 +61,7 @@ def test_table_6_all_attention():
     assert abs(ours + unused - 27.75) < 0.005
 
 
+@pytest.mark.slow
 def test_table_6_differences():
     """Rows minus "none": printed 0.5, 0.5 and 3.0 M; the cross-attention of the released code adds 3.12 M."""
     none = costs(fusion="none")[0]
@@ -70,6 +73,7 @@ def test_table_6_differences():
     assert abs(ours - positions(model) - none - 3.0) <= 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "params", "gmacs"),
     [
@@ -88,6 +92,7 @@ def test_table_7(fields, params, gmacs):
     assert abs(ours - positions(model) - params) <= 0.1
 
 
+@pytest.mark.slow
 def test_table_7_equal_widths():
     """Row B prints 31.4 M: the 33.4 M of the released code less the projections between equal widths (1.78 M,
     which the code once skipped) and the position tables (0.23 M)."""
@@ -166,7 +171,7 @@ def test_one_fusion_a_stage():
         crosscale.CrossViT(fusion="pairwise", depth=((1, 1, 2),))
 
 
-@pytest.mark.parametrize("blocks", [9, 15, 18])
+@pytest.mark.parametrize("blocks", variants([9, 15, 18], [9]))
 def test_large_branch_alone(blocks):
     """Table 8's baselines (DeiT-9, -15, -18): the large branch of CrossViT by itself."""
     source = get_preset(f"crossvit_{blocks}_240").config

@@ -15,13 +15,17 @@ from crosscale.models.crossformer.segmentation_presets import SEMANTIC_FPN, UPER
 from crosscale.models.registry import create_model, get_preset, input_spec, list_models
 from crosscale.pretrained import parameter_shapes
 from tests.golden.presets.make_goldens import CLASSIFIERS, HERE, describe
+from tests.variants import variants
 
 # Two printed figures (4.9 and 21.8 G) are not what the released code's own `flops()` counts for the released
 # configurations, which is this; 4.9 G is the figure of crossformer_small.
 COUNTED_BY_THE_RELEASED_CODE = {"crossformer_pp_small_224": 4.389, "crossformer_pp_huge_224": 21.586}
+# One of a kind; the traces of all take minutes.
+QUICK = ("crossvit_9_dagger_240", "deit_tiny_224", "crossformer_tiny_224", "crossformer_pp_small_224",
+         "semantic_fpn_crossformer_small")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", variants(CLASSIFIERS, QUICK))
 def test_resolves_as_before(name):
     """A changed default, name or initialiser shows here, and in the diff of its golden file."""
     assert describe(name) == (HERE / f"{name}.txt").read_text()
@@ -31,7 +35,7 @@ def test_no_golden_without_a_preset():
     assert {path.stem for path in HERE.glob("*.txt")} == set(CLASSIFIERS)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", variants(CLASSIFIERS, QUICK))
 def test_published_costs(name):
     preset = get_preset(name)
     counted = count_costs(create_model(name), preset.input_spec)
@@ -41,18 +45,12 @@ def test_published_costs(name):
     assert abs(counted.formula_macs / 1e9 - expected) <= 0.1
 
 
-QUICK = ("semantic_fpn_crossformer_small", "upernet_crossformer_small")  # the others take ten seconds each
-SEGMENTATION = [
-    pytest.param(preset, id=preset.name, marks=() if preset.name in QUICK else pytest.mark.slow)
-    for preset in (*SEMANTIC_FPN, *UPERNET)
-]
-
-
-@pytest.mark.parametrize("preset", SEGMENTATION)
-def test_published_costs_of_segmentation(preset):
+@pytest.mark.parametrize("name", variants([p.name for p in (*SEMANTIC_FPN, *UPERNET)], QUICK))
+def test_published_costs_of_segmentation(name):
     """At the published size; parameters to the last one, which the released code's count says of four rows of each."""
+    preset = get_preset(name)
     published = preset.published
-    counted = count_costs(create_model(preset.name), replace(preset.input_spec, size=published.gmacs_size))
+    counted = count_costs(create_model(name), replace(preset.input_spec, size=published.gmacs_size))
     assert counted.parameters == published.params
     if published.rounded_params is not None:
         assert abs(counted.parameters / 1e6 - published.rounded_params) <= 0.1

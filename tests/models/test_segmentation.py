@@ -10,6 +10,7 @@ from crosscale.models.registry import create_model
 from crosscale.pretrained import parameter_shapes
 from crosscale.trees import flatten
 from tests.seeded import seeded_variables
+from tests.variants import variants
 
 SMALL = {"img_size": 64, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "group_size": 4, "interval": 2,
          "merge_size": ((2, 4),), "num_classes": 3, "head_channels": 8}  # fmt: skip
@@ -32,7 +33,7 @@ def pictures(*size, count=2):
     return jnp.asarray(np.random.default_rng(0).normal(size=(count, *size, 3)), jnp.float32)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", variants(FAMILIES, ["semantic_fpn_crossformer"]))
 def test_any_size_gives_a_logit_of_every_pixel(family):
     """Also where maps do not halve evenly, or a remainder of pixels is in no cell."""
     model = small(family)
@@ -65,7 +66,7 @@ def test_training_gives_what_a_loss_needs_and_new_statistics(family):
     assert np.abs(other - outputs["logits"]).max() > 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", variants(FAMILIES, ["semantic_fpn_crossformer"]))
 def test_group_norm_has_no_statistics_and_sees_each_picture_alone(family):
     model = small(family, norm="group", head_drop_rate=0.0, drop_path_rate=0.0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), pictures(64, 64))
@@ -100,7 +101,10 @@ def test_an_empty_batch_gives_an_empty_answer():
 
 @pytest.mark.parametrize(
     ("family", "grouping", "sizes"),
-    [("semantic_fpn_crossformer", "whole", (16, 48)), ("upernet_crossformer", "regions", (8, 40))],
+    [
+        ("semantic_fpn_crossformer", "whole", (16, 48)),
+        pytest.param("upernet_crossformer", "regions", (8, 40), marks=pytest.mark.slow),
+    ],
 )
 def test_one_program_serves_open_sizes(family, grouping, sizes):
     """Also where the groups, and with them their position biases, grow with the map; the steps are whole intervals."""

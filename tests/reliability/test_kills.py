@@ -18,26 +18,29 @@ from tests.reliability.runs import assert_same_run, checkpoints, children, ended
 KILLS = 25
 STEPS = 22  # of an epoch
 GRACE = 30.0  # seconds; what Kubernetes gives unless told otherwise
-RUN = words(
-    {
-        "train.epochs": "40",
-        "train.log_every": "2",
-        "train.checkpoint_every": "11",
-        "validate.batch_size": "8",
-        "train.ema_decay": "0.9",
-    }
-)
+SETTINGS = {
+    "train.log_every": "2",
+    "train.checkpoint_every": "11",
+    "validate.batch_size": "8",
+    "train.ema_decay": "0.9",
+}
+LONG = words({"train.epochs": "40", **SETTINGS})  # every kill lets it go on by about an epoch
+SHORT = words({"train.epochs": "8", **SETTINGS})
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    done = train(*RUN, "--output-dir", str(folder))
+def undisturbed(folder: Path, recipe: list[str]) -> Path:
+    """The folder with a run of this recipe that nobody disturbs."""
+    done = train(*recipe, "--output-dir", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short run that nobody disturbs."""
+    return undisturbed(tmp_path_factory.mktemp("short") / "run", SHORT)
 
 
 def starts(folder: Path) -> int:
@@ -95,12 +98,12 @@ def hit(folder: Path) -> str:
     return "validation" if validating(folder) else "step"
 
 
-def test_killed_25_times_the_run_ends_with_the_same_numbers(whole: Path, tmp_path: Path) -> None:
+def test_killed_25_times_the_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
     folder, rng, hits = tmp_path / "run", random.Random(7), Counter[str]()
     kinds = ["save"] * 7 + ["validation"] * 9 + ["step"] * (KILLS - 16)
     rng.shuffle(kinds)
     for kind in kinds:
-        arguments = ["--resume"] if starts(folder) else RUN
+        arguments = ["--resume"] if starts(folder) else LONG
         before = starts(folder)
         process = start(*arguments, "--output-dir", str(folder))
         try:
@@ -115,16 +118,16 @@ def test_killed_25_times_the_run_ends_with_the_same_numbers(whole: Path, tmp_pat
     assert hits.total() == KILLS
     done = train("--output-dir", str(folder), "--resume")
     assert done.returncode == 0, done.stderr
-    assert_same_run(folder, whole)
+    assert_same_run(folder, undisturbed(tmp_path / "whole", LONG))
     for kind, times in hits.items():
         record(f"kill -9 during a {kind}", recovered=times, lost="nothing: equal to the last bit")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_is_answered_within_the_grace(whole: Path, tmp_path: Path, name: str) -> None:
+def test_a_signal_is_answered_within_the_grace(short: Path, tmp_path: Path, name: str) -> None:
     """With loader processes, which must be gone as well."""
     folder = tmp_path / "run"
-    process = start(*RUN, "--data.workers", "2", "--output-dir", str(folder))
+    process = start(*SHORT, "--data.workers", "2", "--output-dir", str(folder))
     until(lambda: bool(checkpoints(folder)) and len(records(folder)) > 20, process)
     workers = children(process.pid)
     assert len(workers) >= 2
@@ -137,16 +140,16 @@ def test_a_signal_is_answered_within_the_grace(whole: Path, tmp_path: Path, name
         assert f"To go on: crosscale train --output-dir {folder} --resume" in errors.splitlines()[-1]
         assert ended(workers)
         assert train("--output-dir", str(folder), "--resume").returncode == 0
-        assert_same_run(folder, whole)
+        assert_same_run(folder, short)
 
 
-def test_a_second_run_in_the_folder_is_refused(whole: Path, tmp_path: Path) -> None:
+def test_a_second_run_in_the_folder_is_refused(short: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = start(*RUN, "--output-dir", str(folder))
+    first = start(*SHORT, "--output-dir", str(folder))
     try:
         until(lambda: bool(checkpoints(folder)), first)
         os.kill(first.pid, signal.SIGSTOP)  # it cannot end before the others have asked
-        for arguments in (RUN, ["--resume"]):
+        for arguments in (SHORT, ["--resume"]):
             with trying("a second run in the folder", lost="nothing: refused, the first goes on"):
                 second = train(*arguments, "--output-dir", str(folder))
                 assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
@@ -156,4 +159,4 @@ def test_a_second_run_in_the_folder_is_refused(whole: Path, tmp_path: Path) -> N
     finally:
         first.kill()
         first.communicate()
-    assert_same_run(folder, whole)
+    assert_same_run(folder, short)

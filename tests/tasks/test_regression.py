@@ -180,6 +180,7 @@ def test_validation_prediction_and_report_agree(run, table, capsys):
         assert words in page
 
 
+@pytest.mark.slow
 def test_explain_and_export(run, table, tmp_path, capsys):
     folder, _ = run
     picture = str(next(table.parent.glob("*.png")))
