@@ -26,19 +26,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install  ## train, validate and predict on real handwritten digits (a few minutes, no download)
 	rm -rf $(RUN) $(RUN)-images
-	$(BIN)/crosscale train --config digits --output-dir $(RUN)
-	$(BIN)/crosscale validate --run $(RUN)
-	$(BIN)/crosscale data digits --write $(RUN)-images
-	$(BIN)/crosscale predict --run $(RUN) --top-k 3 $$(ls $(RUN)-images/val/*/*.png | awk 'NR % 60 == 1')
-	@echo "The run folder: $(RUN)"
+	$(BIN)/crosscale demo --output-dir $(RUN)
 
 demo-segment: install  ## compose scenes of digits over photographs, learn to label their pixels, draw the masks (no download)
-	rm -rf $(RUN)-scenes $(RUN)-segment $(RUN)-masks
-	$(BIN)/crosscale data scenes --write $(RUN)-scenes
-	$(BIN)/crosscale train --config scenes --data-dir $(RUN)-scenes --output-dir $(RUN)-segment
-	$(BIN)/crosscale predict --run $(RUN)-segment $$(ls $(RUN)-scenes/images/val/*.jpg | awk 'NR % 50 == 1') --output $(RUN)-masks
-	$(BIN)/crosscale report $(RUN)-segment
-	@echo "The masks: $(RUN)-masks; the run's page: $(RUN)-segment/report.html"
+	rm -rf $(RUN)-segment $(RUN)-segment-images $(RUN)-segment-masks
+	$(BIN)/crosscale demo segment --output-dir $(RUN)-segment
 
 test: install  ## the default tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

@@ -36,6 +36,7 @@ class VerbModule(Protocol):
 
 
 VERBS = {
+    "demo": Verb("crosscale.cli.demo", "a first look: trains, validates and predicts, with nothing to download"),
     "models": Verb("crosscale.cli.models", "list the presets: parameters, MACs, input size, published top-1"),
     "data": Verb("crosscale.cli.data", "describe a data set, or write it out as an image folder"),
     "train": Verb("crosscale.cli.train", "train or fine-tune from a recipe; leaves a complete run folder"),
@@ -52,6 +53,7 @@ VERBS = {
 
 EXAMPLES = """\
 examples:
+  crosscale demo
   crosscale models 'crossvit_*'
   crosscale train --config digits --output-dir runs/digits
   crosscale validate --run runs/digits

@@ -1,0 +1,39 @@
+"""`crosscale demo`: the commands it shows are run, and leave what it names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crosscale.cli.demo import PICTURES
+from crosscale.cli.main import main
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "run-images").mkdir()
+    assert main(["demo", "--output-dir", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path / 'run-images'}: is there already; choose another --output-dir" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_ends_it(tmp_path, capfd):
+    assert main(["demo", "--output-dir", str(tmp_path / "run"), "--epochs", "-1"]) == 2
+    shown = capfd.readouterr().err.strip().splitlines()
+    assert shown[0].startswith("$ crosscale train --config digits --train.epochs -1")
+    assert "train.epochs" in shown[-1]
+    assert "$ crosscale validate" not in "".join(shown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["digits", "segment"])
+def test_it_ends_with_a_page(tmp_path, capfd, what):
+    assert main(["demo", what, "--epochs", "1", "--output-dir", str(tmp_path / "run"), "--json"]) == 0
+    captured = capfd.readouterr()
+    result = json.loads(captured.out)
+    assert Path(result["page"]).is_file()
+    assert len(result["next"]) == 3
+    commands = [line.split()[2] for line in captured.err.splitlines() if line.startswith("$ crosscale ")]
+    assert sorted(commands) == ["data", "predict", "train", "validate"]
+    (predicted,) = [line for line in captured.err.splitlines() if line.startswith("$ crosscale predict")]
+    assert predicted.count(result["pictures"]) == PICTURES
+    if what == "segment":
+        assert len(list((tmp_path / "run-masks").glob("*_mask.png"))) == PICTURES
