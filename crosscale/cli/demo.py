@@ -55,7 +55,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     for place in (folder, pictures):
         if place.exists():
             raise RequestError(f"{place}: is there already; choose another --output-dir")
-    epochs = [] if options.epochs is None else ["--train.epochs", str(options.epochs)]
+    epochs = [] if options.epochs is None else _shortened(options.epochs)
     plan = (_digits if options.what == "digits" else _segment)(folder, pictures, epochs)
     for words in plan.before:
         if status := _step(words, quiet=as_json):
@@ -74,6 +74,12 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 0
+
+
+def _shortened(epochs: int) -> list[str]:
+    """A training of so many epochs, with a warm-up that fits into them."""
+    warmup = min(max(epochs // 2, 0), 3)
+    return ["--train.epochs", str(epochs), "--schedule.warmup_epochs", str(warmup)]
 
 
 def _digits(folder: Path, pictures: Path, epochs: list[str]) -> Plan:

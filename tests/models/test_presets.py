@@ -80,7 +80,7 @@ def test_segmentations_have_a_row_for_every_backbone():
             assert create_model(preset.name).input_size == preset.input_spec.size
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", variants(CLASSIFIERS, QUICK))
 def test_an_alias_is_the_same_model(name):
     preset, model = get_preset(name), create_model(name)
     for alias in (name, *preset.aliases):
