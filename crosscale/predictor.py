@@ -21,6 +21,7 @@ from crosscale.data.pictures import Picture, decodable, is_one_picture, picture_
 from crosscale.engine.forward import forward
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
+from crosscale.models.detection import check_no_detector
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights, restore_model, restore_task
 from crosscale.tasks.registry import plain_task
@@ -57,6 +58,7 @@ class Predictor:
         Raises:
           RequestError: the outputs are not the task's, such as one class more than there are names.
         """
+        check_no_detector(model)
         self.model = model
         self.variables = jax.device_put(variables)
         self.spec = spec

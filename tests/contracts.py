@@ -13,12 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from crosscale import explain
 from crosscale.artifact import Artifact, read_artifact, write_artifact
 from crosscale.contracts import InputSpec, Record, SizedExamples, Variables
 from crosscale.data.augment import Augment
+from crosscale.errors import RequestError
 from crosscale.export.export import export
+from crosscale.models.detection import AnchorDetector
 from crosscale.models.model import ImageModel
 from crosscale.models.segmentation import SegmentationModel
 from crosscale.predictor import Predictor
@@ -34,6 +37,11 @@ from crosscale.weights.rules import unplaced
 def dense(model: ImageModel) -> bool:
     """Whether the model says something of every pixel."""
     return isinstance(model, SegmentationModel)
+
+
+def detects(model: ImageModel) -> bool:
+    """Whether the model says something of anchors, a map per level."""
+    return isinstance(model, AnchorDetector)
 
 
 def pictures(model: ImageModel, count: int = 2) -> np.ndarray:
@@ -72,14 +80,15 @@ def check_init(model: ImageModel) -> None:
 
 
 def check_apply(model: ImageModel, variables: Variables) -> None:
-    """(B, H, W, C) -> (B, num_classes), or that for every pixel: finite, and of each picture alone."""
+    """(B, H, W, C) -> (B, num_classes), or that for every pixel or anchor: finite, and of each picture alone."""
     images, run = normalised(model), jax.jit(model.apply)
-    logits = run(variables, images)
-    assert logits.shape == (2, *(model.input_size if dense(model) else ()), model.num_classes)
-    assert np.isfinite(logits).all()
-    swapped = run(variables, images[::-1])
-    np.testing.assert_allclose(swapped[::-1], logits, rtol=1e-4, atol=1e-5)
-    assert np.abs(logits[0] - logits[1]).max() > 1e-4
+    outputs, swapped = run(variables, images), run(variables, images[::-1])
+    if not detects(model):
+        assert outputs.shape == (2, *(model.input_size if dense(model) else ()), model.num_classes)
+    for found, other in zip(jax.tree.leaves(outputs), jax.tree.leaves(swapped), strict=True):
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(other[::-1], found, rtol=1e-4, atol=1e-5)
+        assert np.abs(found[0] - found[1]).max() > 1e-4
 
 
 def check_features(model: ImageModel, variables: Variables) -> None:
@@ -93,7 +102,8 @@ def check_features(model: ImageModel, variables: Variables) -> None:
 
     features, logits = both(variables, images)
     whole = partial(model.apply, method="cells" if dense(model) else None)
-    np.testing.assert_allclose(logits, jax.jit(whole)(variables, images), rtol=1e-4, atol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(logits), jax.tree.leaves(jax.jit(whole)(variables, images)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     assert len(features.pooled) > 0
     assert all(vector.ndim == 2 and vector.shape[0] == 2 for vector in features.pooled)
     assert len(features.strides) == len(features.maps) > 0
@@ -131,9 +141,16 @@ def check_weights(model: ImageModel, variables: Variables, folder: Path) -> None
 
 
 def check_export(model: ImageModel, variables: Variables, folder: Path) -> None:
-    """The exported program gives what the predictor gives, for each picture size that the family opens."""
+    """The exported program gives what the predictor gives, for each picture size that the family opens.
+
+    A detector, of which there is no task, is refused.
+    """
     spec = InputSpec(size=model.input_size, channels=model.in_channels)
     labels = [f"class {label}" for label in range(model.num_classes)]
+    if detects(model):
+        with pytest.raises(RequestError, match="there is no task of boxes"):
+            Predictor(model, variables, spec, classes=labels)
+        return
     task = task_kind("segmentation" if dense(model) else "classification").from_artifact(labels, {})
     predictor = Predictor(model, variables, spec, task=task)
     done = export(predictor, folder / "m.zip", format="stablehlo", platforms=("cpu",))

@@ -25,6 +25,7 @@ from crosscale.contracts import Batch, InputSpec, Variables  # noqa: E402
 from crosscale.measure import count_costs, count_function_macs  # noqa: E402
 from crosscale.models.crossvit.config import CrossViTConfig  # noqa: E402
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings  # noqa: E402
+from crosscale.models.detection import check_no_detector  # noqa: E402
 from crosscale.models.model import ImageModel  # noqa: E402
 from crosscale.models.registry import create_model, input_spec  # noqa: E402
 from crosscale.pretrained import parameter_shapes, variables_of  # noqa: E402
@@ -64,7 +65,7 @@ def inference(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tu
     def step() -> None:
         if not program:
             program.append(apply.lower(variables, images).compile())
-        program[0](variables, images).block_until_ready()
+        jax.block_until_ready(program[0](variables, images))
 
     return step, {"program": program}
 
@@ -113,6 +114,7 @@ def training(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tup
     from crosscale.engine.state import TrainState
     from crosscale.engine.step import make_train_step
 
+    check_no_detector(model)
     mesh = data_mesh()
     variables = seeded_variables(model)
     params = variables["params"]

@@ -84,7 +84,7 @@ def explain(
     where = None if position is None else jnp.asarray(position, jnp.float32)
     which: Direction = "given" if position is None else direction
     outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which, method)
-    return Explained(np.asarray(outputs), {name: np.asarray(x) for name, x in jax.device_get(found).items()})
+    return Explained(jax.device_get(outputs), {name: np.asarray(x) for name, x in jax.device_get(found).items()})
 
 
 def weights(

@@ -24,7 +24,8 @@ class Conv(nn.Module):
       groups: input and output channels are split into this many groups (channels for depthwise).
       dtype: compute type; parameters stay float32.
       use_bias: whether there is a bias.
-      kernel_init: of the kernel, with which the bias starts at zero; None is torch's default of both.
+      kernel_init: of the kernel; None is torch's default of kernel and bias.
+      bias_init: of the bias where `kernel_init` is given; None starts it at zero.
     """
 
     features: int
@@ -35,6 +36,7 @@ class Conv(nn.Module):
     dtype: Any = None
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -44,7 +46,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, (k, k, in_features, self.features), jnp.float32)
         bias = None
         if self.use_bias:
-            bias_init = init if self.kernel_init is None else nn.initializers.zeros
+            bias_init = init if self.kernel_init is None else self.bias_init or nn.initializers.zeros
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y: Array = strided_conv(x, kernel, self.stride, self.padding, self.groups)

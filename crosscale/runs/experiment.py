@@ -24,6 +24,7 @@ from crosscale.engine.run_folder import replace_folder
 from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, put_whole, split_parameters
 from crosscale.engine.state import TrainState
 from crosscale.errors import RequestError
+from crosscale.models.detection import check_no_detector
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.models.shapes import variable_shapes
@@ -120,6 +121,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     remat = {"remat": True} if train.remat == "blocks" else {}
     with _constructing(recipe):
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
+    check_no_detector(model)
     spec = plain.input_spec(_input_spec(recipe, model))
     if plain.method is not None or hasattr(type(model), "cells"):  # of the others `model_options` has decided
         plain.check_outputs(_output_shape(model, spec, plain.method))

@@ -76,7 +76,7 @@ class SemanticFPNCrossFormer(SemanticFPNConfig, CrossFormerSegmentation):
         return SemanticFPNConfig(**{f.name: getattr(self, f.name) for f in fields(SemanticFPNConfig)})
 
     def make_neck(self) -> nn.Module:
-        return PyramidNeck(self.neck_channels, self.dtype)
+        return PyramidNeck(self.neck_channels, dtype=self.dtype)
 
     def make_head(self) -> nn.Module:
         return SemanticFPNHead(self.num_classes, self.head_channels, self.norm, self.head_drop_rate, self.dtype)

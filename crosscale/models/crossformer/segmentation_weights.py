@@ -21,7 +21,7 @@ def semantic_fpn_rules(kind: NormKind, blocks: int) -> Rules:
         for r in _conv_norm(f"decode_head.scale_heads.{{i}}.{2 * block}", f"head/scale_{{i}}/block_{block}", kind)
     )
     return (
-        *_backbone(),
+        *backbone_rules(),
         *conv("neck.lateral_convs.{i}.conv", "neck/lateral_{i}"),
         *conv("neck.fpn_convs.{i}.conv", "neck/output_{i}"),
         *scales,
@@ -41,7 +41,7 @@ def upernet_rules(kind: NormKind, auxiliary: bool) -> Rules:
         *conv("auxiliary_head.conv_seg", "auxiliary_head/classifier"),
     ]
     return (
-        *_backbone(),
+        *backbone_rules(),
         *_conv_norm(f"{head}.psp_modules.{{i}}.1", "head/pool_{i}", kind),
         *_conv_norm(f"{head}.bottleneck", "head/bottleneck", kind),
         *_conv_norm(f"{head}.lateral_convs.{{i}}", "head/lateral_{i}", kind),
@@ -58,7 +58,8 @@ def classifier_rules() -> dict[str, Rules]:
     return {"official": (*kept, *_dropped(r for r in OFFICIAL if _of_classifier(r)))}
 
 
-def _backbone() -> Rules:
+def backbone_rules() -> Rules:
+    """The pyramid's, which all released models on it have."""
     return [
         Rule(f"backbone.{r.theirs}", r.ours, r.layout) if isinstance(r, Rule) else Dropped(f"backbone.{r.theirs}")
         for r in OFFICIAL

@@ -18,23 +18,31 @@ class PyramidNeck(nn.Module):
 
     Attributes:
       channels: of every map that comes out.
+      first_level: the finest of the backbone's maps that is read.
+      extra_levels: maps beyond the coarsest, each a 3 x 3 convolution of stride 2 without ReLU: the first of the
+        backbone's last map, the others of the one before (RetinaNet's P6 and P7).
       dtype: compute type.
     """
 
     channels: int
+    first_level: int = 0
+    extra_levels: int = 0
     dtype: Any = None
 
     @nn.compact
     def __call__(self, features: Features, train: bool = False) -> Features:
-        """Features -> the same with maps (B, h, w, channels), sizes and strides unchanged; fine to coarse."""
-        sums: list[Array] = [
-            self._conv(1, f"lateral_{level}")(features_map) for level, features_map in enumerate(features.maps)
-        ]
+        """Features -> the same with maps (B, h, w, channels) of the levels read, and the extra ones; fine to coarse."""
+        read, strides = features.maps[self.first_level :], list(features.strides[self.first_level :])
+        sums: list[Array] = [self._conv(1, f"lateral_{level}")(found) for level, found in enumerate(read)]
         for level in range(len(sums) - 1, 0, -1):
             finer = sums[level - 1]
             sums[level - 1] = finer + resize_nearest(sums[level], finer.shape[1:3])
-        maps = tuple(self._conv(3, f"output_{level}")(total) for level, total in enumerate(sums))
-        return features._replace(maps=maps)
+        maps = [self._conv(3, f"output_{level}")(total) for level, total in enumerate(sums)]
+        for extra in range(self.extra_levels):
+            x = maps[-1] if extra else read[-1]
+            maps.append(self._conv(3, f"output_{len(maps)}", stride=2)(x))
+            strides.append(2 * strides[-1])
+        return features._replace(maps=tuple(maps), strides=tuple(strides))
 
-    def _conv(self, side: int, name: str) -> Conv:
-        return Conv(self.channels, side, padding=side // 2, dtype=self.dtype, kernel_init=XAVIER_UNIFORM, name=name)
+    def _conv(self, side: int, name: str, stride: int = 1) -> Conv:
+        return Conv(self.channels, side, stride, side // 2, dtype=self.dtype, kernel_init=XAVIER_UNIFORM, name=name)

@@ -1,0 +1,158 @@
+"""What every detector is: a backbone's pyramid, a neck, a head that says something of every anchor, and its boxes."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import lax
+
+from crosscale.contracts import Array, Features
+from crosscale.errors import RequestError
+from crosscale.layers.boxes import base_anchors, box_areas, decode_boxes, grid_anchors
+from crosscale.layers.nms import best_nms
+from crosscale.models.heads.retina import AnchorOutputs
+from crosscale.models.model import ImageModel, one_blank
+
+
+@struct.dataclass
+class Detections:
+    """The best boxes of each image, the best first; rows beyond `count` are zeros.
+
+    Attributes:
+      boxes: (B, K, 4), x0 y0 x1 y1 in pixels of the image fed.
+      scores: (B, K), 0..1.
+      labels: (B, K) int32, which class.
+      masks: of the boxes; None of a model that has none.
+      count: (B,) int32, how many are real.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: Array | None
+    count: Array
+
+
+class AnchorDetector(ImageModel):
+    """Base of the detectors that classify anchors: `__call__` gives what the head says, `detect` the boxes.
+
+    A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
+    """
+
+    scales: ClassVar[tuple[float, ...]] = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # of a level's stride
+    ratios: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)  # height over width
+
+    def setup(self) -> None:
+        super().setup()
+        self.neck = self.make_neck()
+
+    @nn.nowrap
+    def make_neck(self) -> nn.Module:
+        """(Features, train) -> Features, what the head reads."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def new_parts(self) -> tuple[str, ...]:
+        return "neck/", "head/"
+
+    @nn.nowrap
+    def classifiers(self) -> tuple[str, ...]:
+        return ("head/classifier/",)
+
+    def __call__(self, images: Array, train: bool = False) -> AnchorOutputs:  # type: ignore[override]
+        """(B, H, W, channels) normalised images -> what the head says of every anchor, float32.
+
+        Args:
+          images: float, NHWC, normalised with the mean and deviation that belong to the weights.
+          train: turns dropout and stochastic depth on; needs `rngs={"dropout": key}`.
+
+        Raises:
+          RequestError: the images' shape does not fit the model.
+        """
+        if images.shape[:1] == (0,):
+            none: AnchorOutputs = jax.tree.map(lambda leaf: leaf[:0], self(one_blank(images), train))
+            return none
+        return self.decode(self.backbone(images, train), train)
+
+    def decode(self, features: Features, train: bool = False) -> AnchorOutputs:  # type: ignore[override]
+        """What the head makes of what `features` gave."""
+        outputs: AnchorOutputs = self.head(self.neck(features, train), train)
+        return outputs
+
+    def detect(
+        self,
+        images: Array,
+        sizes: Array | None = None,
+        *,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        count: int = 100,
+        candidates: int = 1000,
+    ) -> Detections:
+        """(B, H, W, channels) normalised images -> their boxes.
+
+        Of each level the `candidates` best pairs of an anchor and a class whose probability is above the threshold;
+        boxes without area are left out, as mmdetection 3 does; then suppression within each class over all levels.
+
+        Args:
+          images: see `__call__`.
+          sizes: (B, 2), each image's height and width without its padding, to which boxes are clipped; None: the whole.
+          score_threshold: 0..1.
+          iou_threshold: boxes of a class that overlap a better one by more than this are left out.
+          count: boxes of an image at most.
+          candidates: of a level at most.
+
+        Raises:
+          RequestError: the images' shape does not fit the model.
+        """
+        if images.shape[:1] == (0,):
+            none: Detections = jax.tree.map(lambda leaf: leaf[:0], self.detect(one_blank(images), count=count))
+            return none
+        whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
+        read = self.neck(self.backbone(images, False), False)
+        outputs: AnchorOutputs = self.head(read, False)
+        anchors = [
+            grid_anchors(found.shape[1:3], stride, base_anchors(stride, self.scales, self.ratios))
+            for found, stride in zip(read.maps, read.strides, strict=True)
+        ]
+
+        def one(logits: tuple[Array, ...], deltas: tuple[Array, ...], size: jax.Array) -> Detections:
+            levels = [
+                self._candidates(*level, size, score_threshold, candidates)
+                for level in zip(logits, deltas, anchors, strict=True)
+            ]
+            boxes, scores, labels = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
+            valid = (scores > score_threshold) & (box_areas(boxes) > 0)
+            best, real = best_nms(boxes, scores, iou_threshold, count, labels=labels, valid=valid)
+            return Detections(
+                jnp.where(real[:, None], boxes[best], 0.0),
+                jnp.where(real, scores[best], 0.0),
+                jnp.where(real, labels[best], 0),
+                None,
+                real.sum(dtype=jnp.int32),
+            )
+
+        return jax.vmap(one)(*outputs, whole if sizes is None else sizes)
+
+    @nn.nowrap
+    def _candidates(
+        self, logits: Array, deltas: Array, anchors: Array, size: jax.Array, threshold: float, most: int
+    ) -> tuple[Array, Array, Array]:
+        """One image's best pairs of a level: boxes, scores, labels; scores below the threshold fill up."""
+        scores = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(-1)
+        classes = len(scores) // len(anchors)
+        found, pairs = lax.top_k(jnp.where(scores > threshold, scores, -1.0), min(most, len(scores)))
+        which = pairs // classes
+        boxes = decode_boxes(deltas.astype(jnp.float32).reshape(-1, 4)[which], anchors[which], size=size)
+        return boxes, found, (pairs % classes).astype(jnp.int32)
+
+
+def check_no_detector(model: nn.Module) -> None:
+    """Raises RequestError for a detector where a task's model is wanted."""
+    if isinstance(model, AnchorDetector):
+        raise RequestError(
+            f"{type(model).__name__} gives boxes, and there is no task of boxes: it is for Python alone, as "
+            "model.apply(variables, images, method='detect')"
+        )
