@@ -122,7 +122,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     with _constructing(recipe):
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
     spec = plain.input_spec(_input_spec(recipe, model))
-    if plain.method is not None or hasattr(type(model), "cells"):  # of the others `model_options` has decided
+    if plain.method is not None or model.dense:  # of the others `model_options` has decided
         plain.check_outputs(_output_shape(model, spec, plain.method))
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
