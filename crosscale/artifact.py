@@ -73,7 +73,7 @@ class Artifact:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     step: int | None = None
-    epoch: int | None = None
+    epoch: int | float | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     crosscale_version: str = field(default_factory=package_version)
     version: int = VERSION

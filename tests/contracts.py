@@ -20,7 +20,6 @@ from crosscale.contracts import InputSpec, Record, SizedExamples, Variables
 from crosscale.data.augment import Augment
 from crosscale.export.export import export
 from crosscale.models.model import ImageModel
-from crosscale.models.segmentation import SegmentationModel
 from crosscale.predictor import Predictor
 from crosscale.pretrained import from_variables, load_weights, parameter_shapes, save_weights, to_variables
 from crosscale.tasks.registry import stored_task, task_kind
@@ -33,7 +32,7 @@ from crosscale.weights.rules import unplaced
 
 def dense(model: ImageModel) -> bool:
     """Whether the model says something of every pixel."""
-    return isinstance(model, SegmentationModel)
+    return model.dense
 
 
 def pictures(model: ImageModel, count: int = 2) -> np.ndarray:

@@ -19,7 +19,8 @@ from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
 from crosscale.data.sources import HUB
 from crosscale.engine.forward import training_forward
-from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
+from crosscale.engine.length import RunLength, run_length
+from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
 from crosscale.engine.run_folder import replace_folder
 from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, put_whole, split_parameters
 from crosscale.engine.state import TrainState
@@ -47,7 +48,6 @@ class Experiment:
       options: the model's constructor fields as JSON holds them, without those that the task decides.
       task: what is learnt; with a teacher, the task that learns from it too.
       best: the measure that the best weights are chosen by.
-      total_steps: of the whole run.
     """
 
     recipe: Recipe
@@ -88,8 +88,9 @@ class Experiment:
         return variable_shapes(self.model, self.spec.size, self.spec.channels)
 
     @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.recipe.train.epochs
+    def length(self) -> RunLength:
+        """Of the run."""
+        return run_length(self.recipe.train, self.steps_per_epoch)
 
 
 Splits = tuple[Source, Source]  # to train on, held out
@@ -121,7 +122,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     with _constructing(recipe):
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
     spec = plain.input_spec(_input_spec(recipe, model))
-    if plain.method is not None or hasattr(type(model), "cells"):  # of the others `model_options` has decided
+    if plain.method is not None or model.dense:  # of the others `model_options` has decided
         plain.check_outputs(_output_shape(model, spec, plain.method))
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
@@ -133,6 +134,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         batch_size=train.batch_size,
         steps_per_epoch=per_epoch,
         epochs=train.epochs,
+        steps=train.steps,
     )
     if data.dir is not None:
         recipe = replace(recipe, data=replace(data, dir=_place(data.dir), classes=plain.labels))
@@ -158,7 +160,8 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     parameter name, the schedule, the measure.
 
     Returns:
-      The model's name, parameters and input, the task, epochs and batch size.
+      The model's name, parameters and input, the task, epochs (null where steps count), steps (null where epochs
+      count) and batch size.
 
     Raises:
       RequestError: something does not fit; one line that names the recipe's key.
@@ -176,14 +179,15 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     check_best(recipe.validate.best, kind.measures, kind.best)
     # So many steps that the rounding to whole ones hides nothing.
     sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}
-    make_schedule(recipe.schedule, recipe.optimizer, **sizes)
+    make_schedule(recipe.schedule, recipe.optimizer, **sizes, steps=train.steps)
     make_optimizer(recipe.optimizer, shapes, model.layer_of)
     return {
         "model": recipe.model.name,
         "parameters": _count(shapes),
         "input": [*spec.size, spec.channels],
         "task": recipe.task.name,
-        "epochs": train.epochs,
+        "epochs": train.epochs if train.steps is None else None,
+        "steps": train.steps,
         "batch_size": train.batch_size,
     }
 
@@ -277,8 +281,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
     "learning_rate" has the rate at a few steps, "curve" at `CURVE_POINTS` evenly spaced ones.
     """
-    total, per_epoch = experiment.total_steps, experiment.steps_per_epoch
-    warmup = round(experiment.recipe.schedule.warmup_epochs * per_epoch)
+    total, per_epoch = experiment.length.total, experiment.steps_per_epoch
+    warmup = round(warmup_length(experiment.recipe.schedule, per_epoch))
     points = sorted({0, min(warmup, total - 1), total // 2, total - 1})
     curve = np.linspace(0, total - 1, CURVE_POINTS).round().astype(np.int32)
     return {
@@ -289,7 +293,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "train_images": len(experiment.train_source),
         "val_images": len(experiment.val_source),
         "steps_per_epoch": per_epoch,
-        "epochs": experiment.recipe.train.epochs,
+        "epochs": round(experiment.length.epochs(total), 2),
         "steps": total,
         "samples": total * experiment.recipe.train.batch_size,
         "devices": experiment.mesh.size,

@@ -18,6 +18,7 @@ from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.compiler import compiler_options
 from crosscale.engine.environment import git_state, record_environment
+from crosscale.engine.length import RunLength
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.run_folder import (
@@ -136,7 +137,7 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         else:
             with CollectedLog() as loaded:
                 state, progress = initial_state(experiment, optimizer, layout), Progress()
-        with _open_log(folder, int(state.step), progress.epoch, experiment.total_steps) as log:
+        with _open_log(folder, int(state.step), progress.epoch, experiment.length) as log:
             if is_first():
                 record_environment(folder, seed=recipe.train.seed)
             _announce(log, experiment, folder, int(state.step))
@@ -152,9 +153,10 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         checkpoints.close()
 
 
-def _open_log(folder: Path, step: int, epoch: int, total_steps: int) -> RunLog:
+def _open_log(folder: Path, step: int, spans: int, length: RunLength) -> RunLog:
     if is_first():
-        return RunLog(folder, start_step=step, start_epoch=epoch, total_steps=total_steps)
+        begun = length.epochs(length.end(spans))
+        return RunLog(folder, start_step=step, start_epoch=begun, total_steps=length.total)
     return QuietLog(jax.process_index())
 
 
@@ -264,7 +266,7 @@ def _summary(loop: Loop, experiment: Experiment, folder: Path) -> dict[str, Any]
         **{name: metrics.get(name) for name in (*experiment.task.measures, "examples")},
         "images_per_second": loop.meter.rate,
         "steps": loop.step,
-        "epochs": loop.progress.epoch,
+        "epochs": round(loop.length.epochs(loop.length.end(loop.progress.epoch)), 2),
         "best_step": best["step"] if best else None,
         "best_epoch": best["epoch"] if best else None,
         "skipped_images": loop.progress.skipped_images,
@@ -278,7 +280,7 @@ def _summary(loop: Loop, experiment: Experiment, folder: Path) -> dict[str, Any]
 def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
     if result["stopped"] is not None:
         return (
-            f"stopped by {result['stopped']} at step {result['steps']} of {experiment.total_steps}; "
+            f"stopped by {result['stopped']} at step {result['steps']} of {experiment.length.total}; "
             f"all is saved. To go on: crosscale train --output-dir {result['output_dir']} --resume"
         )
     if result["best_step"] is None:
@@ -286,6 +288,5 @@ def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
     skipped = f", {result['skipped_images']} pictures skipped" if result["skipped_images"] else ""
     if not len(experiment.val_source):
         return f"done: trained on every picture, so nothing was measured{skipped}; {result['output_dir']}"
-    return (
-        f"done: best {experiment.task.headline(result)} (epoch {result['best_epoch']}){skipped}; {result['output_dir']}"
-    )
+    when = f"epoch {result['best_epoch']}" if experiment.length.counts_epochs else f"step {result['best_step']}"
+    return f"done: best {experiment.task.headline(result)} ({when}){skipped}; {result['output_dir']}"
