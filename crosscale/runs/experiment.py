@@ -76,6 +76,7 @@ class Experiment:
             task_options=task.artifact_options(),
             data={
                 "dir": recipe.data.dir,
+                **({} if recipe.data.root is None else {"root": recipe.data.root}),
                 "val_fraction": recipe.data.val_fraction,
                 "seed": recipe.train.seed,
                 "batch_size": recipe.validate.batch_size,
@@ -135,7 +136,8 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         epochs=train.epochs,
     )
     if data.dir is not None:
-        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), classes=plain.labels))
+        root = None if data.root is None else _place(data.root)
+        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), root=root, classes=plain.labels))
     experiment = Experiment(
         recipe=recipe,
         model=model,
@@ -224,6 +226,7 @@ def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
     options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
+    options["root"] = data.root
     with read_once():
         return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
 
@@ -342,7 +345,8 @@ def save_best(folder: Path, experiment: Experiment, variables: Variables, record
       variables: the model's, whole NumPy arrays.
     """
     numbers = {name: record[name] for name in ("metrics", "step", "epoch")}
-    artifact = replace(experiment.artifact, **numbers)
+    chosen = experiment.task.validated(record["metrics"]).artifact_options()
+    artifact = replace(experiment.artifact, **numbers, task_options=chosen)
 
     def fill(new: Path) -> None:
         save_weights(new / WEIGHTS, variables, experiment.model)

@@ -1,7 +1,7 @@
 """What most tasks answer alike: pictures of one size in, a vector out, results that are a few words."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL.Image import Image
@@ -20,6 +20,14 @@ class PlainTask:
     def notes(self) -> tuple[str, ...]:
         """None."""
         return ()
+
+    def validated(self, metrics: Mapping[str, float]) -> Self:
+        """As it is: nothing is chosen by a validation."""
+        return self
+
+    def groups(self, source: Any) -> np.ndarray | None:
+        """None: training sees the examples as often as they are there."""
+        return None
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is."""
