@@ -281,6 +281,24 @@ class Task(Protocol):
         """The task with what a validation has chosen, such as thresholds; `artifact_options` keeps it."""
         ...
 
+    def check_calibration(self) -> None:
+        """Raises RequestError for a task that has nothing to calibrate."""
+        ...
+
+    def calibrated(
+        self,
+        outputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        *,
+        precision: float | None = None,
+        coverage: float | None = None,
+    ) -> tuple["Task", dict[str, Any]]:
+        """The task with what follows from held-out pictures' outputs (N, ...) and targets, and numbers on it.
+
+        Raises RequestError where a wish cannot be had, and WorkError where nothing follows.
+        """
+        ...
+
     def groups(self, source: Any) -> np.ndarray | None:
         """(N,) whole numbers of the training source's examples: groups that training is to see equally often; None for
         every example equally often."""

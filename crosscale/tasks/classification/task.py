@@ -21,6 +21,13 @@ from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
 from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.errors import RequestError
+from crosscale.tasks.classification.calibration import (
+    best_temperature,
+    calibration_error,
+    confidence,
+    log_loss,
+    threshold_of,
+)
 from crosscale.tasks.classification.metric import MEASURES, Verdicts
 from crosscale.tasks.classification.options import ClassificationOptions, weights_of_classes
 from crosscale.tasks.classification.report import sections, telling
@@ -31,7 +38,7 @@ from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
 from crosscale.tasks.sections import Section
 from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split, check_labels
-from crosscale.typed import from_plain
+from crosscale.typed import convert, from_plain
 
 _COLUMNS = ("path_column", "label_column", "split_column")  # kept with the weights; those of training are not
 
@@ -45,6 +52,8 @@ class Classification(PlainTask):
       label_smoothing: in [0, 1); share of each training target that is spread over all classes.
       augmentation: supplies random erasing, mixup and CutMix; what else it holds is the loader's.
       classes: names in label order; () calls them "0", "1", ...
+      temperature: the logits are divided by it before they become probabilities; training knows none.
+      reject: the least probability that is answered, in 0..1; None answers every picture.
       class_weights: in the loss, in label order; None for all alike.
       focal_gamma: 0 or more; above 0 each class's share of the loss is multiplied by (1 - probability)^gamma.
       balanced: whether training sees all classes equally often.
@@ -57,6 +66,8 @@ class Classification(PlainTask):
     label_smoothing: float = 0.0
     augmentation: Augment = field(default_factory=Augment.none)
     classes: tuple[str, ...] = ()
+    temperature: float = 1.0
+    reject: float | None = None
     class_weights: tuple[float, ...] | None = None
     focal_gamma: float = 0.0
     balanced: bool = False
@@ -77,6 +88,7 @@ class Classification(PlainTask):
     schema: ClassVar[Mapping[str, Any]] = {
         "classes": {"type": "array", "items": {"type": "string"}},
         "probabilities": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+        "answer": {"type": ["string", "null"], "description": "the first class or unknown, where a threshold is kept"},
     }
     title: ClassVar[str] = "Most probable classes"
     best: ClassVar[str] = "top1"
@@ -136,13 +148,57 @@ class Classification(PlainTask):
         """The labels are the class names; the options say how data is read. Raises RequestError."""
         columns = {key: options[key] for key in _COLUMNS if key in options}
         own = from_plain(ClassificationOptions, {**columns, "class_map": options.get("class_map", {})}, "task_options")
-        return cls(len(labels), classes=tuple(labels), class_map=tuple(own.class_map.items()), table=own.table)
+        temperature = convert(float, options.get("temperature", 1.0), "task_options.temperature")
+        reject = convert(float | None, options.get("reject"), "task_options.reject")
+        if not 0 < temperature < np.inf or not (reject is None or 0 <= reject <= 1):
+            raise RequestError(f"a temperature of {temperature:g} and a threshold of {reject}: above 0, and in 0..1")
+        made = cls(len(labels), classes=tuple(labels), class_map=tuple(own.class_map.items()), table=own.table)
+        return replace(made, temperature=temperature, reject=reject)
 
     def artifact_options(self) -> dict[str, Any]:
         """How data is read, as far as a recipe says so: the columns of a table, and classes called otherwise."""
         columns = zip(_COLUMNS, (self.table.path, self.table.label, self.table.split), strict=True)
         named: dict[str, Any] = {key: name for key, name in columns if name is not None}
-        return {**named, "class_map": dict(self.class_map)} if self.class_map else named
+        named |= {"class_map": dict(self.class_map)} if self.class_map else {}
+        named |= {"temperature": self.temperature} if self.temperature != 1 else {}
+        return {**named, "reject": self.reject} if self.reject is not None else named
+
+    def check_calibration(self) -> None:
+        """Any classification can be calibrated."""
+
+    def calibrated(
+        self,
+        outputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        *,
+        precision: float | None = None,
+        coverage: float | None = None,
+    ) -> tuple["Classification", dict[str, Any]]:
+        """With the temperature of the least loss, and the threshold of a wanted precision or coverage.
+
+        The numbers: "temperature", "loss" and "ece" with it and before, and "threshold", "coverage" and "precision" of
+        what is answered, None without a wish.
+        """
+        labels = targets["label"]
+        right = outputs.argmax(1) == labels
+        temperature = best_temperature(outputs, labels)
+        sure = confidence(outputs, temperature)
+        found = None
+        if precision is not None or coverage is not None:
+            found = threshold_of(sure, right, precision=precision, coverage=coverage)
+        numbers = {
+            "temperature": temperature,
+            "loss": log_loss(outputs, labels, temperature),
+            "loss_before": log_loss(outputs, labels, self.temperature),
+            "ece": calibration_error(sure, right),
+            "ece_before": calibration_error(confidence(outputs, self.temperature), right),
+            "threshold": None if found is None else found.threshold,
+            "coverage": None if found is None else found.coverage,
+            "precision": None if found is None else found.precision,
+        }
+        # As a float32 picture's probability compares with it: the one at the threshold itself is answered.
+        reject = None if found is None else float(np.nextafter(np.float32(found.threshold * (1 - 1e-6)), np.float32(0)))
+        return replace(self, temperature=temperature, reject=reject), numbers
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -240,11 +296,12 @@ class Classification(PlainTask):
     @cached_property
     def metric(self) -> Verdicts:
         """Cross-entropy with the hard label, top-1 and top-5 (top-k where there are fewer classes), and more."""
-        return Verdicts(self.num_classes)
+        return Verdicts(self.num_classes, self.temperature)
 
     def activate(self, outputs: Array) -> Array:
         """Logits (..., classes) -> probabilities in float32."""
-        return jax.nn.softmax(jnp.asarray(outputs, jnp.float32), axis=-1)
+        logits = jnp.asarray(outputs, jnp.float32)
+        return jax.nn.softmax(logits if self.temperature == 1 else logits / self.temperature, axis=-1)
 
     def results(self, outputs: Array, sources: Sequence[str], sizes: Any = None, **options: Any) -> list[Prediction]:
         """The most probable classes of each picture with their probabilities, best first.
@@ -257,13 +314,13 @@ class Classification(PlainTask):
         probabilities = np.asarray(self.activate(outputs))
         order = np.argsort(-probabilities, axis=-1, kind="stable")[:, : min(top_k, self.num_classes)]
         return [
-            Prediction(name, tuple(self.labels[i] for i in best), tuple(float(row[i]) for i in best))
+            Prediction(name, tuple(self.labels[i] for i in best), tuple(float(row[i]) for i in best), None, self.reject)
             for name, row, best in zip(sources, probabilities, order, strict=True)
         ]
 
     def failure(self, source: str, error: str) -> Prediction:
         """Without classes."""
-        return Prediction(source, (), (), error)
+        return Prediction(source, (), (), error, self.reject)
 
     def facts(self) -> dict[str, Any]:
         """ "classes": their number."""

@@ -217,6 +217,21 @@ class Segmentation:
         """As it is: nothing is chosen by a validation."""
         return self
 
+    def check_calibration(self) -> None:
+        """Refused."""
+        raise RequestError("this run has nothing to calibrate: only a classification has probabilities of classes")
+
+    def calibrated(
+        self,
+        outputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        *,
+        precision: float | None = None,
+        coverage: float | None = None,
+    ) -> Any:
+        """Refused."""
+        self.check_calibration()
+
     def groups(self, source: Any) -> np.ndarray | None:
         """None: every picture holds pixels of several classes."""
         return None
