@@ -67,7 +67,10 @@ class DataSettings:
     """Where the pictures are and how they are loaded; what is null is the model's own."""
 
     dir: str | None = None
-    """A folder of images or shards, an .npz file, hf:owner/name, or digits (they ship with scikit-learn)."""
+    """A folder of images or shards, a table of paths and labels, an .npz file, hf:owner/name, or digits (they ship with
+    scikit-learn)."""
+    root: str | None = None
+    """What the paths in a table are relative to; null is the table's folder."""
     classes: tuple[str, ...] | None = None
     """Class names in label order, as a run records them; where set, the data must have the same."""
     train_images: Annotated[int | None, POSITIVE] = None

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from crosscale.artifact import WEIGHTS, Artifact, check_option, write_artifact
@@ -22,13 +21,12 @@ from crosscale.engine.forward import training_forward
 from crosscale.engine.length import RunLength, run_length
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
 from crosscale.engine.run_folder import replace_folder
-from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, put_whole, split_parameters
-from crosscale.engine.state import TrainState
+from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, split_parameters
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.models.shapes import variable_shapes
-from crosscale.pretrained import fetch_weights, load_weights, save_weights
+from crosscale.pretrained import save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
 from crosscale.tasks.distillation import Distilled
@@ -76,6 +74,7 @@ class Experiment:
             task_options=task.artifact_options(),
             data={
                 "dir": recipe.data.dir,
+                **({} if recipe.data.root is None else {"root": recipe.data.root}),
                 "val_fraction": recipe.data.val_fraction,
                 "seed": recipe.train.seed,
                 "batch_size": recipe.validate.batch_size,
@@ -137,7 +136,8 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         steps=train.steps,
     )
     if data.dir is not None:
-        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), classes=plain.labels))
+        root = None if data.root is None else _place(data.root)
+        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), root=root, classes=plain.labels))
     experiment = Experiment(
         recipe=recipe,
         model=model,
@@ -228,6 +228,7 @@ def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
     options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
+    options["root"] = data.root
     with read_once():
         return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
 
@@ -302,43 +303,6 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTransformation]:
-    """Shapes and types of the state, without computing it, and the optimizer.
-
-    Raises:
-      RequestError: a rule of the optimizer matches no parameter.
-    """
-    recipe = experiment.recipe
-    optimizer = make_optimizer(recipe.optimizer, experiment.shapes["params"], experiment.model.layer_of)
-    return jax.eval_shape(lambda shapes: _created(experiment, shapes, optimizer), experiment.shapes), optimizer
-
-
-def _created(experiment: Experiment, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
-    ema = experiment.recipe.train.ema_decay is not None
-    return TrainState.create(variables["params"], optimizer, ema=ema, batch_stats=variables.get("batch_stats"))
-
-
-def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
-    """The state before the first step, on the devices as `layout` tells.
-
-    Raises:
-      RequestError: the pretrained weights do not fit.
-    """
-    recipe = experiment.recipe
-    seed = recipe.train.seed
-    pretrained = None
-    if recipe.model.pretrained:
-        pretrained = put_whole(_pretrained(experiment), layout.variables())
-
-    def create(variables: Any) -> TrainState:
-        if variables is None:
-            variables = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))
-        return _created(experiment, variables, optimizer)
-
-    state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
-    return state
-
-
 def save_best(folder: Path, experiment: Experiment, variables: Variables, record: Mapping[str, Any]) -> None:
     """Writes weights and everything that is needed to use them alone, in the place of the folder's former.
 
@@ -346,26 +310,14 @@ def save_best(folder: Path, experiment: Experiment, variables: Variables, record
       variables: the model's, whole NumPy arrays.
     """
     numbers = {name: record[name] for name in ("metrics", "step", "epoch")}
-    artifact = replace(experiment.artifact, **numbers)
+    chosen = experiment.task.validated(record["metrics"]).artifact_options()
+    artifact = replace(experiment.artifact, **numbers, task_options=chosen)
 
     def fill(new: Path) -> None:
         save_weights(new / WEIGHTS, variables, experiment.model)
         write_artifact(new, artifact)
 
     replace_folder(folder, fill)
-
-
-def _pretrained(experiment: Experiment) -> Variables:
-    """The recipe's weights on the model; what does not carry over, such as another head, is made anew."""
-    settings = experiment.recipe.model
-    return load_weights(
-        fetch_weights(settings.name) if settings.pretrained is True else str(settings.pretrained),
-        experiment.model,
-        adapt=True,
-        only=settings.pretrained_only,
-        classes=experiment.task.labels,
-        seed=experiment.recipe.train.seed,
-    )
 
 
 def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
@@ -392,7 +344,3 @@ def _output_shape(model: ImageModel, spec: InputSpec, method: str | None) -> tup
     except AttributeError:  # the model has no such method
         found = jax.eval_shape(model.apply, shapes, images)
     return tuple(found.shape[1:])
-
-
-def _blank(spec: InputSpec) -> Any:
-    return jnp.zeros((1, *spec.size, spec.channels), jnp.float32)

@@ -37,20 +37,13 @@ from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.errors import RequestError, WorkError
 from crosscale.recipe import Recipe, differences, dump, load, parse
-from crosscale.runs.experiment import (
-    Experiment,
-    Splits,
-    abstract_state,
-    build,
-    describe,
-    initial_state,
-    save_best,
-)
+from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
+from crosscale.runs.state import abstract_state, initial_state
 from crosscale.runtime import package_version
 from crosscale.tasks.measure import score
 
 # May differ between the processes of a run: where and how fast they read.
-LOADING_KEYS = frozenset({"data.dir", "data.workers", "data.threads"})
+LOADING_KEYS = frozenset({"data.dir", "data.root", "data.workers", "data.threads"})
 # May differ when a run goes on: they change where it runs and how fast, not what it computes.
 FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", "mesh.data", "mesh.fsdp"}
 
@@ -165,6 +158,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
     task = experiment.task
     trained = task.examples(spec, recipe.augment, recipe.data.decode)
     validated = task.examples(spec)
+    groups = task.groups(experiment.train_source)
     loading = {name: getattr(recipe.data, name) for name in ("workers", "threads", "on_bad_image")}
     loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
 
@@ -196,6 +190,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
             seed=recipe.train.seed,
             start_step=step,
             repeats=recipe.augment.repeats,
+            groups=groups,
             **loading,
         ),
         open_eval=lambda: eval_batches(
