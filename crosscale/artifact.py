@@ -53,8 +53,8 @@ class Artifact:
         and NaN here.
       step: of the training, 0 or more; None where it is not known.
       epoch: likewise.
-      data: what the weights were trained and validated on: "dir", "val_fraction" (0 or more, below 1), "seed" and
-        "batch_size", each where it is known.
+      data: what the weights were trained and validated on: "dir", "root", "val_fraction" (0 or more, below 1), "seed"
+        and "batch_size", each where it is known.
       crosscale_version: of the package that wrote the file; "" where it does not say.
       version: of the schema.
       extra: keys for other programs (timm's, "names", "license"), which are kept and not looked into.
@@ -73,7 +73,7 @@ class Artifact:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     step: int | None = None
-    epoch: int | None = None
+    epoch: int | float | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     crosscale_version: str = field(default_factory=package_version)
     version: int = VERSION
@@ -290,7 +290,7 @@ def check_option(name: str, value: Any) -> None:
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
-    kinds = {"dir": str | None, "val_fraction": float, "seed": int, "batch_size": int}
+    kinds = {"dir": str | None, "root": str | None, "val_fraction": float, "seed": int, "batch_size": int}
     known = {name: convert(kind, data[name], f"data.{name}") for name, kind in kinds.items() if name in data}
     _check_json("data", data)
     if "\0" in (known.get("dir") or ""):

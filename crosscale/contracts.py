@@ -72,7 +72,8 @@ class Batch(NamedTuple):
     Attributes:
       arrays: by name. "image" (B, H, W, C) uint8, as decoded, cropped and resized (normalisation happens on the
         device), and what the task learns from, such as "label" (B,) int32.
-      weight: (B,) float32, 1 for a real example and 0 for padding that fills the last batch.
+      weight: (B,) float32, 1 for a real example and 0 for padding that fills the last batch; in training what the
+        source says of how much an example counts.
       index: (B,) int64, the example's position in its source; -1 for padding.
     """
 

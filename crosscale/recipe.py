@@ -31,6 +31,13 @@ SHIPPED = Path(__file__).parent / "recipes"
 # Keys that moved: recipes and commands with the old name go on to work.
 RENAMED = {"train.label_smoothing": "task.label_smoothing"}
 
+# What counts epochs -> the key that counts steps in its place, where it is set.
+COUNTED_IN_STEPS = {
+    "train.epochs": "train.steps",
+    "train.eval_every": "train.steps",
+    "schedule.warmup_epochs": "schedule.warmup_steps",
+}
+
 # Options that change the training alone and mean the same to every family.
 _RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
 
@@ -60,7 +67,10 @@ class DataSettings:
     """Where the pictures are and how they are loaded; what is null is the model's own."""
 
     dir: str | None = None
-    """A folder of images or shards, an .npz file, hf:owner/name, or digits (they ship with scikit-learn)."""
+    """A folder of images or shards, a table of paths and labels, an .npz file, hf:owner/name, or digits (they ship with
+    scikit-learn)."""
+    root: str | None = None
+    """What the paths in a table are relative to; null is the table's folder."""
     classes: tuple[str, ...] | None = None
     """Class names in label order, as a run records them; where set, the data must have the same."""
     train_images: Annotated[int | None, POSITIVE] = None
@@ -272,7 +282,20 @@ def _overridden(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
             raise RequestError(f"unknown recipe key '{key}'{did_you_mean(key, known)}")
         section, _, name = key.partition(".")
         result.setdefault(section, {})[name] = parse_scalar(known[key].type, text)
+    _check_counted(result, overrides)
     return result
+
+
+def _check_counted(sections: Mapping[str, Any], overrides: Mapping[str, str]) -> None:
+    """Raises RequestError for a given key that counts epochs and means nothing, as the recipe counts steps."""
+    for key, other in COUNTED_IN_STEPS.items():
+        section, _, name = other.partition(".")
+        steps = sections.get(section, {}).get(name)
+        if key in overrides and steps is not None:
+            raise RequestError(
+                f"{key}={overrides[key]} means nothing beside {other}={steps}; give --{other} null with it, or change "
+                f"{other}"
+            )
 
 
 def _drop_other_models_options(model: dict[str, Any], wanted: str | None) -> None:

@@ -23,7 +23,6 @@ from crosscale.errors import RequestError
 from crosscale.export.export import export
 from crosscale.models.detection import AnchorDetector
 from crosscale.models.model import ImageModel
-from crosscale.models.segmentation import SegmentationModel
 from crosscale.predictor import Predictor
 from crosscale.pretrained import from_variables, load_weights, parameter_shapes, save_weights, to_variables
 from crosscale.tasks.registry import stored_task, task_kind
@@ -36,7 +35,7 @@ from crosscale.weights.rules import unplaced
 
 def dense(model: ImageModel) -> bool:
     """Whether the model says something of every pixel."""
-    return isinstance(model, SegmentationModel)
+    return model.dense
 
 
 def detects(model: ImageModel) -> bool:

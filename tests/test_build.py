@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from crosscale.contracts import Record
+from crosscale.engine.loop import Loop
 from crosscale.engine.run_folder import locked
 from crosscale.errors import RequestError, WorkError
 from crosscale.recipe import Recipe, load
@@ -266,3 +267,47 @@ def test_bfloat16_trains_and_is_rebuilt(tmp_path: Path) -> None:
     assert result["loss"] < np.log(10)
     again = evaluate_run(run=tmp_path / "r").numbers
     assert again["top1"] == result["top1"]
+
+
+COUNTED = {
+    "data.dir": "digits",
+    "train.steps": "5",
+    "train.eval_steps": "2",
+    "train.log_every": "2",
+    "train.checkpoint_every": "1",
+    "schedule.warmup_epochs": "0",
+}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Of the metrics, without what the clock decides."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in found]
+
+
+@pytest.mark.slow  # of two whole runs; tests/engine/test_loop.py has the same of the loop alone
+def test_a_run_of_steps_stops_anywhere_and_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its validations come at steps 2, 4 and 5, in the middle of an epoch; a stop at step 3 changes nothing."""
+    recipe = small(COUNTED)
+    whole = run_training(recipe, tmp_path / "whole")
+    assert (whole["steps"], whole["stopped"]) == (5, None)
+    found = records(tmp_path / "whole")
+    assert [line["step"] for line in found if line["kind"] == "validate"] == [2, 4, 5]
+    assert [line["epoch"] for line in found if line["kind"] == "validate"] == pytest.approx([2 / 22, 4 / 22, 5 / 22])
+    assert json.loads((tmp_path / "whole/best/config.json").read_text())["step"] == whole["best_step"]
+
+    take = Loop._take_step
+
+    def cut(loop: Loop, batches: Any) -> None:
+        if loop.step == 3:
+            raise KeyboardInterrupt
+        take(loop, batches)
+
+    monkeypatch.setattr(Loop, "_take_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(recipe, tmp_path / "run")
+    monkeypatch.setattr(Loop, "_take_step", take)
+    rest = run_training(recipe, tmp_path / "run", resume=True)
+    for name in ("loss", "top1", "best_step", "steps"):
+        assert rest[name] == whole[name], name
+    assert records(tmp_path / "run") == found

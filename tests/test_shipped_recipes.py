@@ -70,8 +70,10 @@ def test_resolved_recipe_and_steps(name):
     experiment = build(recipe, without_data=True)
     resolved, _, plan = (GOLDEN / f"{name}.txt").read_text(encoding="utf-8").partition("---\n")
     assert dump(experiment.recipe) == resolved
-    epochs, per_epoch = recipe.train.epochs, experiment.steps_per_epoch
-    assert f"{epochs} epochs of {per_epoch} steps: {epochs * per_epoch} steps, " in plan
+    per_epoch = experiment.steps_per_epoch
+    steps = recipe.train.steps or recipe.train.epochs * per_epoch
+    epochs = round(steps / per_epoch, 2) if recipe.train.steps else recipe.train.epochs
+    assert f"{epochs} epochs of {per_epoch} steps: {steps} steps, " in plan
 
 
 def without_activations(text):

@@ -143,7 +143,7 @@ def _task(model: ImageModel, shape: tuple[int, ...], rng: np.random.Generator) -
     from crosscale.tasks.registry import task_kind
 
     labels = [str(label) for label in range(model.num_classes)]
-    if hasattr(type(model), "cells"):
+    if model.dense:
         return task_kind("segmentation").from_artifact(labels, {}), {
             "mask": rng.integers(0, len(labels), shape).astype(np.uint8)
         }

@@ -3,24 +3,26 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction
+from crosscale.cli.data_labels import describe_labels
 from crosscale.cli.data_masks import describe_masks
-from crosscale.cli.output import note, print_json, print_table, progress_bar
+from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
     from crosscale.contracts import LabelledSource
+    from crosscale.data.picture_check import PictureCheck
 
 HELP = """\
 Describes a data set as training sees it: the splits, the classes in label order, the images of each.
 
 DATA is what `crosscale train --data-dir` takes of labelled pictures: "digits" (the handwritten digits that
 ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder of class folders (of which
-a part is held out for validation), a folder of .tar or .parquet shards, hf:owner/name, or an .npz file.
+a part is held out for validation), a table of paths and labels (.csv, .tsv, .jsonl, .parquet), a folder of .tar
+or .parquet shards, hf:owner/name, or an .npz file. --check reads every picture: sizes and modes, pictures of
+equal content, also such that are both to train on and held out, and files that do not decode (exit status 1).
 Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
 --write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png.
@@ -30,6 +32,7 @@ EPILOG = f"""\
 examples:
   crosscale data digits
   crosscale data photos --json
+  crosscale data photos.csv --root /data/photos --label-column breed --check
   crosscale data digits --write digits-folder
   crosscale data streets --check
   crosscale data scenes --write scenes
@@ -42,7 +45,9 @@ SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Prints the data set's description, after writing it out if asked to."""
     parser = Parser("data", description=HELP, epilog=EPILOG)
-    parser.add_argument("data", metavar="DATA", help="digits, a folder of images or shards, hf:owner/name, or .npz")
+    parser.add_argument(
+        "data", metavar="DATA", help="digits, a folder of images or shards, a table, hf:owner/name, or .npz"
+    )
     parser.add_argument("--write", metavar="OUT", help="write both splits here; a new or empty folder")
     parser.add_argument(
         "--val-fraction",
@@ -52,7 +57,11 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         help="share of each class held out where the data has no val/ (default 0.2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
-    parser.add_argument("--check", action="store_true", help="read every picture and mask, and tell what is wrong")
+    parser.add_argument("--check", action="store_true", help="read every picture, and mask, and tell what is wrong")
+    group = parser.add_argument_group("tables, as the recipe's keys of the same names")
+    group.add_argument("--root", metavar="R", help="what the paths are relative to (default: the table's folder)")
+    for name, what in (("path", "of paths"), ("label", "of classes"), ("split", "of train or val")):
+        group.add_argument(f"--{name}-column", metavar="NAME", help=f"the column {what} (default: recognised)")
     parser.add_argument(
         "--reduce-zero-label",
         choices=("yes", "no"),
@@ -75,16 +84,34 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     if out is not None:
         _check_writable(out)
 
-    from crosscale.data import open_source
-
-    sources: dict[str, LabelledSource] = {
-        split: open_source(options.data, split, val_fraction=options.val_fraction, seed=options.seed)
-        for split in SPLITS
-    }
+    sources = _open(options)
     if out is not None:
         _write(sources, out)
-    _describe(options.data, sources, out, as_json)
-    return 0
+    found = _check(sources) if options.check else None
+    describe_labels(options.data, sources, out, found, as_json=as_json)
+    return 1 if found is not None and found.problems else 0
+
+
+def _open(options: argparse.Namespace) -> "dict[str, LabelledSource]":
+    from crosscale.data import open_source
+    from crosscale.data.once import read_once
+    from crosscale.data.table_rows import TableColumns, is_table
+
+    columns = TableColumns(path=options.path_column, split=options.split_column, label=options.label_column)
+    if columns != TableColumns() and not is_table(options.data):
+        raise RequestError(
+            f"--path-column, --label-column and --split-column are for tables, and {options.data} is none"
+        )
+    how: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": options.seed}
+    with read_once():
+        return {split: open_source(options.data, split, columns=columns, root=options.root, **how) for split in SPLITS}
+
+
+def _check(sources: "Mapping[str, LabelledSource]") -> "PictureCheck":
+    from crosscale.data.picture_check import check_pictures
+
+    with progress_bar("checking") as report:
+        return check_pictures(sources, report)
 
 
 def _compose(options: argparse.Namespace, as_json: bool) -> int:
@@ -111,9 +138,8 @@ def _has_masks(options: argparse.Namespace) -> bool:
     found = has_masks(options.data)
     if found and options.write is not None:
         raise RequestError("--write makes a folder of labelled pictures; pictures with masks are in files already")
-    for name, given in (("--check", options.check), ("--reduce-zero-label", options.reduce_zero_label is not None)):
-        if given and not found:
-            raise RequestError(f"{name} is for pictures with masks, and {options.data} holds none: {KNOWN}")
+    if options.reduce_zero_label is not None and not found:
+        raise RequestError(f"--reduce-zero-label is for pictures with masks, and {options.data} holds none: {KNOWN}")
     return found
 
 
@@ -130,36 +156,3 @@ def _write(sources: "Mapping[str, LabelledSource]", out: Path) -> None:
     with progress_bar("writing") as report:
         write_image_folder(sources, out, progress=report)
     note(f"wrote {sum(map(len, sources.values())):,} images to {out}")
-
-
-def _describe(name: str, sources: "Mapping[str, LabelledSource]", out: Path | None, as_json: bool) -> None:
-    classes = list(sources["train"].classes)
-    counts = {split: _count(source) for split, source in sources.items()}
-    if as_json:
-        splits = {
-            split: {"examples": sum(numbers), "counts": dict(zip(classes, numbers, strict=True))}
-            for split, numbers in counts.items()
-        }
-        print_json(
-            {
-                "data": name,
-                "classes": classes,
-                "splits": splits,
-                "written": None if out is None else str(out),
-            }
-        )
-        return
-    rows = [
-        [str(label), class_name, *(f"{counts[split][label]:,}" for split in SPLITS)]
-        for label, class_name in enumerate(classes)
-    ]
-    rows.append(["", f"all {len(classes)} classes", *(f"{sum(counts[split]):,}" for split in SPLITS)])
-    print_table(["label", "class", *SPLITS], rows, right=["label", *SPLITS])
-
-
-def _count(source: "LabelledSource") -> list[int]:
-    """Examples per class. The shipped sources hold their labels; another's records are read one by one."""
-    labels = getattr(source, "labels", None)
-    if labels is None:
-        labels = [source[index].target for index in range(len(source))]
-    return [int(count) for count in np.bincount(labels, minlength=len(source.classes))]

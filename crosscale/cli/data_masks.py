@@ -1,14 +1,11 @@
 """What `crosscale data` tells of pictures with masks, and of what is wrong with them."""
 
-import sys
 from collections.abc import Mapping
 from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from crosscale.cli.output import Report, print_json, print_table, printable, progress_bar
+from crosscale.cli.output import Report, bar, print_json, print_table, printable, progress_bar
 
 if TYPE_CHECKING:
     from crosscale.data.mask_check import MaskCheck
@@ -57,6 +54,8 @@ def _report_after(report: Report, before: int, total: int, done: int, _: int) ->
 
 def _json(place: str, sources: "Mapping[str, MaskSource]", found: "MaskCheck | None") -> dict[str, Any]:
     source = sources["train"]
+    from crosscale.data.picture_check import spread_of
+
     result: dict[str, Any] = {
         "data": place,
         "layout": source.layout,
@@ -74,23 +73,14 @@ def _json(place: str, sources: "Mapping[str, MaskSource]", found: "MaskCheck | N
             {"class": name, "pixels": pixels, "share": share, "masks": masks} for name, pixels, share, masks in counted
         ],
         "ignored": {"pixels": found.ignored, "share": found.ignored_share},
-        "sizes": _sizes(found.sizes),
+        "sizes": spread_of(found.sizes),
         "problems": {"count": len(found.problems), "lines": list(found.problems)},
     }
 
 
-def _sizes(sizes: np.ndarray) -> dict[str, list[int]] | None:
-    """Height and width of the picture of least, middle and most pixels."""
-    if not len(sizes):
-        return None
-    order = np.argsort(sizes.astype(np.int64).prod(1), kind="stable")
-    return {
-        name: sizes[order[place]].tolist()
-        for name, place in (("smallest", 0), ("median", len(order) // 2), ("largest", -1))
-    }
-
-
 def _print(sources: "Mapping[str, MaskSource]", found: "MaskCheck | None") -> None:
+    from crosscale.data.picture_check import spread_of
+
     source = sources["train"]
     print(f"layout: {printable(source.layout)}")
     for line in source.notes:
@@ -99,23 +89,17 @@ def _print(sources: "Mapping[str, MaskSource]", found: "MaskCheck | None") -> No
     if found is None:
         print_table(["label", "class"], [[str(i), name] for i, name in enumerate(source.classes)], right=["label"])
         return
-    if sizes := _sizes(found.sizes):
+    if sizes := spread_of(found.sizes):
         named = ", ".join(f"{name} {width:,} x {height:,}" for name, (height, width) in sizes.items())
         print(f"sizes: {named}")
     print(f"ignored: {100 * found.ignored_share:.2f} % of the pixels")
     longest = max(found.shares.max(), 1e-12)
     rows = [
-        [str(label), name, f"{100 * share:.2f} %", _bar(share / longest), f"{masks:,}"]
+        [str(label), name, f"{100 * share:.2f} %", bar(share / longest, BAR), f"{masks:,}"]
         for label, (name, share, masks) in enumerate(zip(source.classes, found.shares, found.masks, strict=True))
     ]
     print_table(["label", "class", "of all pixels", "", "masks"], rows, right=["label", "of all pixels", "masks"])
     _print_problems(found.problems)
-
-
-def _bar(share: float) -> str:
-    """A bar of up to `BAR` letters; the smallest share that is not 0 has one."""
-    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
-    return ("\N{FULL BLOCK}" if unicode else "#") * max(round(BAR * share), int(share > 0))
 
 
 def _print_problems(problems: tuple[str, ...]) -> None:

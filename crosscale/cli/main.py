@@ -42,6 +42,7 @@ VERBS = {
     "train": Verb("crosscale.cli.train", "train or fine-tune from a recipe; leaves a complete run folder"),
     "validate": Verb("crosscale.cli.validate", "loss, top-1, top-5 and images/s on a labelled split"),
     "predict": Verb("crosscale.cli.predict", "classes and probabilities of image files"),
+    "calibrate": Verb("crosscale.cli.calibrate", "how sure a trained model may say it is, and when it says unknown"),
     "convert": Verb("crosscale.cli.convert", "weights under another project's names, or a folder for the hub"),
     "explain": Verb("crosscale.cli.explain", "attention of every scale over image files, as PNG"),
     "export": Verb("crosscale.cli.export", "a trained model as StableHLO or ONNX, checked against the model"),

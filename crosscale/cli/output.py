@@ -99,6 +99,12 @@ def _lines(verb: str | None) -> Report:
     return report
 
 
+def bar(share: float, width: int) -> str:
+    """A bar of up to `width` letters for a share in 0..1; the smallest that is not 0 has one."""
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
+    return ("\N{FULL BLOCK}" if unicode else "#") * max(round(width * share), int(share > 0))
+
+
 def note(message: str) -> None:
     """Prints a line that is not a result, on standard error."""
     print(printable(message), file=sys.stderr)

@@ -39,7 +39,7 @@ examples:
 
 JSON: list {{"recipes": [{{"name", "summary", "header"}}]}}; show the recipe's sections; explain {{"keys": [{{"key",
 "description", "type", "range", "default", "recipes", "family", "tasks"}}]}}; check {{"recipe", "model", "parameters",
-"input", "task", "epochs", "batch_size"}}
+"input", "task", "epochs", "steps", "batch_size"}}
 
 {EXIT_STATUS}"""
 
@@ -112,9 +112,10 @@ def _check(name: str, overrides: dict[str, str], as_json: bool) -> int:
     if as_json:
         print_json({"recipe": str(path), **facts})
         return 0
+    length = f"{facts['epochs']} epochs" if facts["steps"] is None else f"{facts['steps']} steps"
     print(
         f"{path}: {facts['model']} with {facts['parameters']:,} parameters, input {facts['input']}, {facts['task']}, "
-        f"{facts['epochs']} epochs in batches of {facts['batch_size']}: nothing wrong that shows without data"
+        f"{length} in batches of {facts['batch_size']}: nothing wrong that shows without data"
     )
     return 0
 

@@ -32,8 +32,9 @@ examples:
   crosscale train --config my.yaml --model.options.drop_path_rate 0.1 --dry-run
   crosscale train --output-dir runs/digits-1 --resume
 
-JSON: {"top1", "top5", "loss", "examples", "images_per_second", "steps", "epochs", "best_step", "best_epoch",
-"skipped_images", "skipped_steps", "rollbacks", "stopped", "output_dir"}; the first four are of the best validation.
+JSON: {"top1", "top5", "loss", ..., "examples", "images_per_second", "steps", "epochs", "best_step", "best_epoch",
+"skipped_images", "skipped_steps", "rollbacks", "stopped", "output_dir"}; the first ones up to "examples", which are
+those that `crosscale validate` gives, are of the best validation.
 
 exit status:
   0  trained, or stopped by a signal and saved
@@ -89,7 +90,7 @@ def _parser(argv: Sequence[str]) -> Parser:
         metavar="RECIPE",
         help=f"a YAML file, or a shipped recipe ({shipped}); default: all defaults",
     )
-    parser.add_argument("--data-dir", metavar="D", help="a folder of images, or digits (--data.dir)")
+    parser.add_argument("--data-dir", metavar="D", help="a folder of images, a table, or digits (--data.dir)")
     parser.add_argument("--model", metavar="M", help="a preset or family (--model.name)")
     parser.add_argument(
         "--pretrained",

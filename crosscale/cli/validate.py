@@ -34,7 +34,8 @@ examples:
   crosscale validate --run runs/digits --split train --json
   crosscale validate --model crossvit_9_240 --weights model.safetensors --data-dir imagenet
 
-JSON: {"top1", "top5", "loss", "images_per_second", "examples", "skipped", ...}; top1 and top5 are fractions.
+JSON: {"top1", "top5", "loss", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "kappa",
+"quadratic_kappa", "ece", "images_per_second", "examples", "skipped", ...}; accuracies are fractions.
 
 exit status:
   0  done
@@ -69,6 +70,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
         split=options.split,
         val_fraction=options.val_fraction,
         seed=options.seed,
+        root=options.root,
         batch_size=options.batch_size,
         crop_pct=options.crop_pct,
         workers=options.workers,
@@ -90,7 +92,8 @@ def _parser() -> Parser:
     parser = Parser("validate", description=HELP, epilog=EPILOG)
     add_model_options(parser, class_names=False)
     group = parser.add_argument_group("the data")
-    group.add_argument("--data-dir", metavar="D", help="a folder of images, or digits (default: the run's)")
+    group.add_argument("--data-dir", metavar="D", help="a folder of images, a table, or digits (default: the run's)")
+    group.add_argument("--root", metavar="R", help="what a table's paths are relative to (default: its folder)")
     group.add_argument(
         "--split",
         choices=("val", "train", "all"),

@@ -14,21 +14,28 @@ import numpy as np
 WINDOW = 4096
 
 
-def training_order(source: Any, *, per_epoch: int, epochs: int | None, seed: int, repeats: int) -> Any:
+def training_order(
+    source: Any, *, per_epoch: int, epochs: int | None, seed: int, repeats: int, groups: np.ndarray | None = None
+) -> Any:
     """A Grain MapDataset of example indices, of which each epoch takes the first `per_epoch`.
 
     Args:
       source: its optional attribute `blocks` (see `ParquetShards`) asks for an order that reads each block once.
       repeats: how often each chosen example comes, one after another (repeated augmentation).
+      groups: (N,) whole numbers; see `BalancedOrder`.
     """
     import grain
 
     blocks = getattr(source, "blocks", None)
-    if repeats == 1 and blocks is None:
+    if repeats == 1 and blocks is None and groups is None:
         dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
         # Cut after the shuffle, so that each epoch leaves out other examples.
         return dataset[:per_epoch].repeat(epochs)
-    order = EpochOrder(len(source), per_epoch, seed, repeats, blocks)
+    order: EpochOrder
+    if groups is None:
+        order = EpochOrder(len(source), per_epoch, seed, repeats, blocks)
+    else:
+        order = BalancedOrder(groups, per_epoch, seed, repeats)
     stop = sys.maxsize if epochs is None else per_epoch * epochs
     return grain.MapDataset.range(stop).map(order).seed(seed)
 
@@ -75,3 +82,34 @@ class EpochOrder:
         visited = np.concatenate(runs)
         windows = [rng.permutation(visited[begin : begin + WINDOW]) for begin in range(0, len(visited), WINDOW)]
         return np.concatenate(windows)
+
+
+class BalancedOrder(EpochOrder):
+    """Position -> example index, with the examples of each group equally often.
+
+    The whole run is a row of places that the groups take in turn. Each group goes through its own examples, shuffled
+    anew whenever all have been seen, so that every example of a group comes equally often too; each epoch's places are
+    shuffled. A position alone tells the example, as in any order here.
+    """
+
+    def __init__(self, groups: np.ndarray, per_epoch: int, seed: int, repeats: int) -> None:
+        """
+        Args:
+          groups: (N,) whole numbers.
+        """
+        super().__init__(len(groups), per_epoch, seed, repeats, None)
+        order = np.argsort(groups, kind="stable")
+        self.members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        count, turns = -(-self.per_epoch // self.repeats), len(self.members)
+        places = epoch * count + np.random.default_rng((self.seed, epoch)).permutation(count)
+        found = np.zeros(count, np.int64)
+        for group, members in enumerate(self.members):
+            own = np.flatnonzero(places % turns == group)
+            rounds, inside = np.divmod(places[own] // turns, len(members))
+            for number in np.unique(rounds):
+                shuffled = np.random.default_rng((self.seed, group, 1, int(number))).permutation(members)
+                now = rounds == number
+                found[own[now]] = shuffled[inside[now]]
+        return found

@@ -7,7 +7,7 @@ workers or threads, and hosts together see what one host would.
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -118,6 +118,7 @@ def train_batches(
     start_step: int = 0,
     epochs: int | None = None,
     repeats: int = 1,
+    groups: np.ndarray | None = None,
     workers: int = 0,
     threads: int | None = None,
     host_index: int = 0,
@@ -127,11 +128,13 @@ def train_batches(
     """Shuffled, augmented batches from step `start_step` on.
 
     Args:
+      source: its optional attribute `weights` (N,) says how much each example counts; the batches' have a mean of 1.
       examples: what becomes of each record.
       batch_size: global; of its rows, host i gets the i-th batch_size / host_count, one after another.
       seed: 0..2**32-1, of the order and the augmentation.
       epochs: after how many the iterator ends; None never ends.
       repeats: how often an example comes, one after another (repeated augmentation).
+      groups: (N,) whole numbers; examples of each come equally often. None for every example equally often.
       workers: processes that load; 0 loads in threads of this process. A script that uses workers needs
         the `if __name__ == "__main__":` guard, because they are spawned.
       threads: per process; None is up to 8, or 1 where there are workers.
@@ -147,8 +150,9 @@ def train_batches(
         raise RequestError(f"seed={seed}: must lie in 0..2**32-1")
     if start_step < 0 or (epochs is not None and epochs < 1):
         raise RequestError(f"start_step={start_step}, epochs={epochs}: a step is 0 or more, epochs 1 or more")
-    load = _TrainLoader(source, examples)
-    dataset = training_order(source, per_epoch=steps * batch_size, epochs=epochs, seed=seed, repeats=repeats)
+    load = _TrainLoader(source, examples, _weights(source))
+    how: dict[str, Any] = {"epochs": epochs, "seed": seed, "repeats": repeats, "groups": groups}
+    dataset = training_order(source, per_epoch=steps * batch_size, **how)
     # The augmentation is keyed by the global position, so it has to stand before the hosts part.
     dataset = _batched(dataset.random_map(load), batch_size, host_index, local)[start_step:]
     return BatchIterator(_start(dataset, workers, threads, len(dataset)), _checked(on_bad_image))
@@ -226,9 +230,19 @@ def _plan(source: Any, examples: Examples, batch_size: int) -> _Plan:
 class _TrainLoader:
     source: Source
     examples: Examples
+    weights: np.ndarray | None
 
     def __call__(self, index: int, rng: np.random.Generator) -> _Example:
-        return _load(self.source, index, self.examples.blank, lambda record: self.examples.train(record, rng))
+        loaded = _load(self.source, index, self.examples.blank, lambda record: self.examples.train(record, rng))
+        if self.weights is None or loaded.error is not None:
+            return loaded
+        return replace(loaded, weight=float(self.weights[index]))
+
+
+def _weights(source: Any) -> np.ndarray | None:
+    """What the source says of how much each example counts, with a mean of 1; None where it says nothing."""
+    weights = getattr(source, "weights", None)
+    return None if weights is None else weights / weights.mean()
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from crosscale.contracts import LabelledSource
 from crosscale.data.arrays import ArraySource as ArraySource
 from crosscale.data.arrays import open_digits, open_npz
 from crosscale.data.image_folder import open_folder
+from crosscale.data.label_table import open_label_table
 from crosscale.data.names import split_of
 from crosscale.data.parquet import open_parquet
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.data.shards import find_shards
+from crosscale.data.table_rows import TableColumns, check_no_root, is_table
 from crosscale.data.tar_shards import open_tar
 from crosscale.errors import RequestError, WorkError
 
@@ -26,18 +28,23 @@ def open_source(
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
+    columns: TableColumns | None = None,
+    root: str | Path | None = None,
 ) -> LabelledSource:
     """Opens one split of a data set.
 
     Args:
       data_dir: "digits" (the 1,797 handwritten digits that ship with scikit-learn); a folder with train/ and
         val/ that each hold one folder per class (ImageNet's flat val/ with its text file of labels, too); a
-        folder of class folders; a folder of .tar (WebDataset) or .parquet shards; an .npz file; or
-        "hf:owner/name[@revision]", a data set of parquet shards on the Hugging Face hub.
+        folder of class folders; a folder of .tar (WebDataset) or .parquet shards; an .npz file; a table of paths and
+        labels (.csv, .tsv, .jsonl or .parquet); or "hf:owner/name[@revision]", a data set of parquet shards on the
+        Hugging Face hub.
       split: which part; "all" is everything in data that comes as one part.
       val_fraction: the share of each class that is held out where the data comes as one part, in [0, 1); with 0 the
         part "val" is empty.
       seed: of that split.
+      columns: of a table, which are what; None recognises them.
+      root: what a table's paths are relative to; None is its folder.
 
     Raises:
       RequestError: the data is missing, has no images, or its classes do not fit together.
@@ -47,6 +54,10 @@ def open_source(
         raise RequestError(f"split={split!r}: train or val, or all for data that comes as one part")
     if not 0 <= val_fraction < 1:
         raise RequestError(f"val_fraction={val_fraction}: the share that is held out lies in 0 <= value < 1")
+    if is_table(data_dir):
+        how: Any = {"val_fraction": val_fraction, "seed": seed, "columns": columns, "root": root}
+        return open_label_table(data_dir, split, **how)
+    check_no_root(root, data_dir)
     if str(data_dir) == "digits":
         if Path("digits").is_dir():
             raise RequestError(

@@ -17,13 +17,19 @@ def read_lines(file: Path) -> list[str]:
       RequestError: it is missing or no such text; the message names it.
     """
     try:
-        data = file.read_bytes()
-        encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8-sig")
-        text = data.decode(encoding)
+        text = _decoded(file.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{file}: cannot be read as text ({error})") from None
     # Not splitlines(), which also breaks at characters that may stand in a name (form feed, U+2028).
     return [_unquoted(line.strip()) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+
+
+def decoded(data: bytes, where: str) -> str:
+    """The text of a table: UTF-8 or UTF-16, with or without a byte-order mark. Raises RequestError."""
+    try:
+        return _decoded(data)
+    except UnicodeDecodeError:
+        raise RequestError(f"{where}: not UTF-8 text; save the table as CSV UTF-8") from None
 
 
 def read_names(file: Path) -> list[str]:
@@ -44,6 +50,10 @@ def check_distinct(names: Sequence[str], where: str) -> None:
         if name in seen:
             raise RequestError(f"{where}: the class '{name}' stands twice")
         seen.add(name)
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8-sig"))
 
 
 def _unquoted(line: str) -> str:

@@ -25,12 +25,12 @@ _FLUSH_SECONDS = 60.0  # a flush waits for the disc
 class RunLog:
     """Writes `metrics.jsonl`, `tensorboard/` and `log.txt`, and keeps whoever watches informed."""
 
-    def __init__(self, folder: Path, *, start_step: int, start_epoch: int, total_steps: int) -> None:
+    def __init__(self, folder: Path, *, start_step: int, start_epoch: float, total_steps: int) -> None:
         """
         Args:
           folder: the run's.
           start_step: what the metrics hold of later steps is taken out of them; 0 begins anew.
-          start_epoch: epochs that were finished; likewise.
+          start_epoch: where the last validation or end of an epoch that counts was; likewise.
           total_steps: of the whole run, for the display.
         """
         self._started = time.monotonic()
@@ -193,7 +193,7 @@ class CollectedLog(logging.Handler):
         logger.level, logger.propagate = self._before
 
 
-def truncate_metrics(path: Path, last_step: int, last_epoch: int) -> None:
+def truncate_metrics(path: Path, last_step: int, last_epoch: float) -> None:
     """Drops what will come again: lines after `last_step` or `last_epoch`, and a torn last line.
 
     The last step may have been taken without the validation that ends its epoch.

@@ -15,6 +15,7 @@ from crosscale.contracts import Array, Batch, Variables
 from crosscale.engine.averages import Meter, Sums, add, means
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import Interrupted, evaluate
+from crosscale.engine.length import run_length
 from crosscale.engine.log import RunLog
 from crosscale.engine.settings import TrainSettings
 from crosscale.engine.sharding import put_batch, to_host
@@ -40,9 +41,10 @@ class Progress:
     """What a checkpoint has to hold for the host. Everything in it is plain, so that JSON can hold it.
 
     Attributes:
-      epoch: epochs that are done, with their validation where one was due.
+      epoch: epochs that are done, with their validation where one was due; of a run counted in steps the spans between
+        validations (`RunLength`).
       window: sums over the steps since the last line of the log.
-      epoch_sums: sums over the epoch's steps so far.
+      epoch_sums: sums over the steps so far of the epoch, or span.
       best: the record of the best validation: "step", "epoch", "score" and "metrics"; None before one.
       skipped_images: pictures that did not decode, counted each time.
       skipped_steps: steps left out because a number was not finite.
@@ -82,7 +84,8 @@ class Parts:
       score: of a validation's metrics; of two, the larger tuple is the better.
       save_best: writes the weights of the best validation: (variables, record).
       restore: the newest checkpoint's state and progress, None where there is none.
-      on_epoch: called after each epoch, when its metrics are written and its validation, if one was due, is done.
+      on_epoch: called after each epoch, or span of a run counted in steps, when its metrics are written and its
+        validation, if one was due, is done.
     """
 
     train_step: TrainStep
@@ -121,12 +124,14 @@ class Loop:
       progress: likewise.
       step: steps taken.
       stopped: the name of the signal that stopped the run, or None.
+      length: of the run, and its spans.
     """
 
     def __init__(
         self, parts: Parts, state: TrainState, progress: Progress, checkpoints: Checkpoints, log: RunLog
     ) -> None:
         self.parts = parts
+        self.length = run_length(parts.settings, parts.steps_per_epoch)
         self.state = state
         self.progress = progress
         self.step = int(state.step)
@@ -147,30 +152,31 @@ class Loop:
           WorkError: a loss or gradient was not finite, or a picture did not decode, and the settings do
             not say to skip that.
         """
-        settings, per_epoch = self.parts.settings, self.parts.steps_per_epoch
+        settings, length = self.parts.settings, self.length
         batches: Batches | None = None
         with stop_signals() as signals:
             try:
                 if settings.on_nonfinite == "rollback" and self.step == 0:
                     self._checkpoint()  # something to go back to
                 while not signals.requested:
-                    if self.step == (self.progress.epoch + 1) * per_epoch:
-                        self._finish_epoch(signals)
+                    done = self.progress.epoch
+                    if done < length.spans and self.step == length.end(done + 1):
+                        self._finish_span(signals)
                         continue
-                    if self.step >= settings.epochs * per_epoch or self._out_of_patience():
+                    if self.step >= length.total or self._out_of_patience():
                         break
                     if batches is None:
                         batches = self.parts.open_train(self.step)
                     self._take_step(batches)
                     every = settings.checkpoint_every
-                    if every and self.step % every == 0 and self.step % per_epoch:
+                    if every and self.step % every == 0 and self.step != length.end(done + 1):
                         self._checkpoint()
                 self._checkpoint()
             finally:
                 if batches is not None:
                     batches.close()
             self._checkpoints.wait()
-            if self.progress.epoch < settings.epochs and not self._out_of_patience():
+            if self.progress.epoch < length.spans and not self._out_of_patience():
                 self.stopped = signals.requested
 
     def _take_step(self, batches: Batches) -> None:
@@ -276,31 +282,32 @@ class Loop:
         self._flush()
         rate, waiting = self.meter.read()
         sums, self.progress.window = self.progress.window, {}
-        values: dict[str, Any] = {"epoch": self.step / self.parts.steps_per_epoch, **means(sums)}
+        values: dict[str, Any] = {"epoch": self.step / self.length.per_epoch, **means(sums)}
         self._log.record("train", self.step, {**values, "images_per_second": rate, "data_wait": waiting})
-        total = self.parts.settings.epochs * self.parts.steps_per_epoch
         text = (
-            f"step {self.step}/{total}  loss {values.get('loss', math.nan):.4f}  "
+            f"step {self.step}/{self.length.total}  loss {values.get('loss', math.nan):.4f}  "
             f"lr {values.get('lr', math.nan):.2e}  {rate:.0f} images/s  waiting for data {waiting:.0%}"
         )
         self._log.window_line(self.step, text)
 
-    def _finish_epoch(self, signals: Stop) -> None:
+    def _finish_span(self, signals: Stop) -> None:
         """Validates where that is due, keeps the best, and saves."""
         self._flush()
         self.meter.pause()
-        epoch, epochs = self.progress.epoch + 1, self.parts.settings.epochs
+        done, length = self.progress.epoch + 1, self.length
+        epoch = length.epochs(self.step)
         validation: dict[str, float] | None = None
-        self._check_decoded(epoch)
-        if self.parts.validates and (epoch % self.parts.settings.eval_every == 0 or epoch == epochs):
+        self._check_decoded(length.shown(done))
+        if self.parts.validates and length.validates(done):
             try:
                 validation = self._validate(signals)
             except Interrupted:
                 return
         train_loss = means(self.progress.epoch_sums).get("loss", math.nan)
-        self.progress.epoch, self.progress.epoch_sums = epoch, {}
+        self.progress.epoch, self.progress.epoch_sums = done, {}
         self._log.record("epoch", self.step, {"epoch": epoch, "train_loss": train_loss})
-        text = f"epoch {epoch}/{epochs}  train loss {train_loss:.4f}"
+        whole = length.spans if length.counts_epochs else length.total
+        text = f"{length.shown(done)}/{whole}  train loss {train_loss:.4f}"
         score: tuple[float, ...] | None = None
         if validation is not None:
             self._log.record("validate", self.step, {"epoch": epoch, **validation})
@@ -310,19 +317,17 @@ class Loop:
             if self.progress.best is None or score > tuple(self.progress.best["score"]):
                 text += "  (best)"
                 self._keep_best(epoch, validation, score)
-        elif not self.parts.validates and epoch == epochs:
+        elif not self.parts.validates and done == length.spans:
             self._keep_best(epoch, {}, ())  # nothing to choose by: the last weights are the ones to use
         self._log.line(text)
         self._checkpoint(score)
         self.parts.on_epoch()
 
-    def _check_decoded(self, epoch: int) -> None:
-        """Raises WorkError where every picture of the epoch was skipped: nothing has been learnt."""
+    def _check_decoded(self, span: str) -> None:
+        """Raises WorkError where every picture of the span was skipped: nothing has been learnt."""
         counted = self.progress.epoch_sums.get("loss")
         if counted is not None and not counted[1]:
-            raise WorkError(
-                f"epoch {epoch}: none of its pictures could be decoded, so nothing was learnt; the log names them"
-            )
+            raise WorkError(f"{span}: none of its pictures could be decoded, so nothing was learnt; the log names them")
 
     def _validate(self, signals: Stop) -> dict[str, float]:
         batches = self.parts.open_eval()
@@ -341,14 +346,16 @@ class Loop:
     def _validated(self) -> Variables:
         return self.state.variables(averaged=self.parts.use_ema)
 
-    def _keep_best(self, epoch: int, metrics: dict[str, float], score: tuple[float, ...]) -> None:
-        best = {"step": self.step, "epoch": epoch, "score": list(score), "metrics": metrics}
+    def _keep_best(self, epoch: float, metrics: dict[str, float], score: tuple[float, ...]) -> None:
+        best = {"step": self.step, "epoch": round(epoch, 2), "score": list(score), "metrics": metrics}
         self.parts.save_best(to_host(self._validated()), best)
         self.progress.best = best
 
     def _out_of_patience(self) -> bool:
         patience, best = self.parts.settings.early_stop_epochs, self.progress.best
-        return patience is not None and best is not None and self.progress.epoch - best["epoch"] >= patience
+        if patience is None or best is None:
+            return False
+        return self.length.end(self.progress.epoch) - best["step"] >= patience * self.length.per_epoch
 
     def _checkpoint(self, score: tuple[float, ...] | None = None) -> None:
         self._flush()

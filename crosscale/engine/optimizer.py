@@ -25,6 +25,7 @@ def make_schedule(
     batch_size: int,
     steps_per_epoch: int,
     epochs: int,
+    steps: int | None = None,
 ) -> Schedule:
     """Learning rate of a step, counted from 0.
 
@@ -34,27 +35,25 @@ def make_schedule(
     Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length), or over all of the run where
     `warmup_prefix` is false.
 
+    Args:
+      epochs: length of the run.
+      steps: the same in steps, where the run is counted in these.
+
     Raises:
       RequestError: the warm-up is longer than the run, or the learning rates are in the wrong order.
     """
     peak = optimizer.lr
     if optimizer.lr_base_batch is not None:
         peak *= batch_size / optimizer.lr_base_batch
-    warmup, total = schedule.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
-    if schedule.warmup_epochs > epochs:
-        raise RequestError(f"schedule.warmup_epochs={schedule.warmup_epochs:g} is longer than train.epochs={epochs}")
+    total = epochs * steps_per_epoch if steps is None else steps
+    run = f"train.epochs={epochs}" if steps is None else f"train.steps={steps}"
+    warmup = warmup_length(schedule, steps_per_epoch)
+    if warmup > total:
+        raise RequestError(f"schedule.{_warmup_key(schedule)} is longer than {run}")
     if warmup and schedule.warmup_lr > peak:
         raise RequestError(f"schedule.warmup_lr={schedule.warmup_lr} is above the learning rate {peak:g}")
     first = warmup if schedule.warmup_prefix else 0.0  # step of the cosine
-    length = max((total - first) / schedule.cycles, 1.0)
-    if schedule.decay_epochs is not None:
-        length = schedule.decay_epochs * steps_per_epoch
-        if first + schedule.cycles * length > total + 0.5:
-            before = f"a warm-up of {schedule.warmup_epochs:g} epochs and " if first else ""
-            raise RequestError(
-                f"schedule: {before}{schedule.cycles} x decay_epochs={schedule.decay_epochs:g} "
-                f"are longer than train.epochs={epochs}"
-            )
+    length = _cycle_length(schedule, first, total, steps_per_epoch, run)
     cosine, poly = schedule.name == "cosine", schedule.name == "poly"
     if (cosine or poly) and schedule.min_lr > peak:
         raise RequestError(f"schedule.min_lr={schedule.min_lr} is above the learning rate {peak:g}")
@@ -76,6 +75,30 @@ def make_schedule(
         return jnp.where(at < warmup, rising, falling)
 
     return learning_rate
+
+
+def warmup_length(schedule: ScheduleSettings, steps_per_epoch: int) -> float:
+    """Steps of the warm-up, not necessarily whole."""
+    return schedule.warmup_epochs * steps_per_epoch if schedule.warmup_steps is None else schedule.warmup_steps
+
+
+def _cycle_length(schedule: ScheduleSettings, first: float, total: int, steps_per_epoch: int, run: str) -> float:
+    """Steps of one cosine that begins at step `first`. Raises RequestError where they do not fit into the run."""
+    if schedule.decay_epochs is None:
+        return max((total - first) / schedule.cycles, 1.0)
+    length = schedule.decay_epochs * steps_per_epoch
+    if first + schedule.cycles * length > total + 0.5:
+        before = f"a warm-up of {first / steps_per_epoch:g} epochs and " if first else ""
+        raise RequestError(
+            f"schedule: {before}{schedule.cycles} x decay_epochs={schedule.decay_epochs:g} are longer than {run}"
+        )
+    return length
+
+
+def _warmup_key(schedule: ScheduleSettings) -> str:
+    if schedule.warmup_steps is None:
+        return f"warmup_epochs={schedule.warmup_epochs:g}"
+    return f"warmup_steps={schedule.warmup_steps}"
 
 
 def make_optimizer(

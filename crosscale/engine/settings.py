@@ -63,6 +63,8 @@ class ScheduleSettings:
     """Half a cosine from lr to min_lr, a power of the share of the run that is left (poly), or lr throughout."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
     """Length of the warm-up."""
+    warmup_steps: Annotated[int | None, NOT_NEGATIVE] = None
+    """Length of the warm-up in steps; null is that of warmup_epochs."""
     warmup_lr: Annotated[float, NOT_NEGATIVE] = 1e-6
     """Learning rate at the first step of the warm-up."""
     min_lr: Annotated[float, NOT_NEGATIVE] = 1e-5
@@ -89,6 +91,8 @@ class TrainSettings:
 
     epochs: Annotated[int, POSITIVE] = 300
     """Passes over the training data."""
+    steps: Annotated[int | None, POSITIVE] = None
+    """Length of the run in steps, in place of epochs; null counts epochs."""
     batch_size: Annotated[int, POSITIVE] = 256
     """Images per step, over all devices."""
     ema_decay: Annotated[float | None, BETWEEN] = None
@@ -99,10 +103,12 @@ class TrainSettings:
     """Of the initial weights, the held-out split, the order, the augmentation and dropout."""
     eval_every: Annotated[int, POSITIVE] = 1
     """Epochs between validations; the last epoch is always validated."""
+    eval_steps: Annotated[int | None, POSITIVE] = None
+    """Steps between validations of a run whose length is steps; null is a tenth of it."""
     log_every: Annotated[int, POSITIVE] = 50
     """Steps between lines of the log."""
     checkpoint_every: Annotated[int | None, POSITIVE] = None
-    """Steps between checkpoints, besides the one at each epoch's end; null for none besides."""
+    """Steps between checkpoints, besides the one at each epoch's end, or at eval_steps; null for none besides."""
     keep_checkpoints: Annotated[int, POSITIVE] = 2
     """How many of the newest checkpoints are kept; the best one is kept besides."""
     early_stop_epochs: Annotated[int | None, POSITIVE] = None
@@ -115,6 +121,10 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_ranges("train", self)
+        if self.eval_steps is not None and self.steps is None:
+            raise RequestError(
+                f"train.eval_steps={self.eval_steps} goes with train.steps; epochs have train.eval_every"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ itself."""
 from collections.abc import Iterable
 from dataclasses import field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,14 @@ class ImageModel(nn.Module):
     Attributes:
       task_head: a module that takes (Features, train), in place of the family's classifier; `num_classes` means
         nothing then. It is keyword-only, and its parameters stand under "head/..." too.
+      dense: whether `__call__` gives something of every pixel, rather than of the picture.
 
     Raises:
       RequestError: at construction, for a `task_head` that is no module.
       TypeError: at construction, for a keyword that is no field; it names the nearest one.
     """
 
+    dense: ClassVar[bool] = False
     task_head: nn.Module | None = field(default=None, kw_only=True)
 
     if TYPE_CHECKING:  # every family has these; written as annotations they would be fields, in front of its own

@@ -1,5 +1,7 @@
 """What every segmentation model is: a backbone's pyramid, perhaps a neck, and a head that classifies every cell."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -20,6 +22,8 @@ class SegmentationModel(ImageModel):
       task_head: a module that takes (Features, train) of the neck, in place of the family's head; its maps have the
         finest map's size.
     """
+
+    dense: ClassVar[bool] = True
 
     def setup(self) -> None:
         super().setup()

@@ -140,7 +140,7 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
             tiles.append((measure.label, shown_measure(run, name), f"{unit}at the same time"))
     tiles += [
         ("epochs", f"{run.epochs:.4g}", f"of {planned}" if planned else ""),
-        ("steps", f"{run.steps:,}", ""),
+        ("steps", f"{run.steps:,}", f"of {run.planned_steps:,}" if run.planned_steps else ""),
     ]
     if costs is not None:
         tiles += [

@@ -83,7 +83,16 @@ class Run:
 
     @property
     def planned_epochs(self) -> int | None:
-        value = self.recipe.get("train", {}).get("epochs")
+        """Of a run counted in epochs."""
+        return self._planned("epochs") if self.planned_steps is None else None
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Of a run counted in steps."""
+        return self._planned("steps")
+
+    def _planned(self, key: str) -> int | None:
+        value = self.recipe.get("train", {}).get(key)
         return value if isinstance(value, int) else None
 
     @property
@@ -92,7 +101,7 @@ class Run:
         return dict(self.best.metrics) if self.best is not None else {}
 
     @property
-    def best_epoch(self) -> int | None:
+    def best_epoch(self) -> float | None:
         """Of the best validation; None before the first, or where it is not known."""
         return self.best.epoch if self.best is not None else None
 

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from crosscale.artifact import WEIGHTS, Artifact, check_option, write_artifact
@@ -19,16 +18,16 @@ from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
 from crosscale.data.sources import HUB
 from crosscale.engine.forward import training_forward
-from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule
+from crosscale.engine.length import RunLength, run_length
+from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
 from crosscale.engine.run_folder import replace_folder
-from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, put_whole, split_parameters
-from crosscale.engine.state import TrainState
+from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, split_parameters
 from crosscale.errors import RequestError
 from crosscale.models.detection import check_no_detector
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.models.shapes import variable_shapes
-from crosscale.pretrained import fetch_weights, load_weights, save_weights
+from crosscale.pretrained import save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
 from crosscale.tasks.distillation import Distilled
@@ -48,7 +47,6 @@ class Experiment:
       options: the model's constructor fields as JSON holds them, without those that the task decides.
       task: what is learnt; with a teacher, the task that learns from it too.
       best: the measure that the best weights are chosen by.
-      total_steps: of the whole run.
     """
 
     recipe: Recipe
@@ -77,6 +75,7 @@ class Experiment:
             task_options=task.artifact_options(),
             data={
                 "dir": recipe.data.dir,
+                **({} if recipe.data.root is None else {"root": recipe.data.root}),
                 "val_fraction": recipe.data.val_fraction,
                 "seed": recipe.train.seed,
                 "batch_size": recipe.validate.batch_size,
@@ -89,8 +88,9 @@ class Experiment:
         return variable_shapes(self.model, self.spec.size, self.spec.channels)
 
     @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.recipe.train.epochs
+    def length(self) -> RunLength:
+        """Of the run."""
+        return run_length(self.recipe.train, self.steps_per_epoch)
 
 
 Splits = tuple[Source, Source]  # to train on, held out
@@ -123,7 +123,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
     check_no_detector(model)
     spec = plain.input_spec(_input_spec(recipe, model))
-    if plain.method is not None or hasattr(type(model), "cells"):  # of the others `model_options` has decided
+    if plain.method is not None or model.dense:  # of the others `model_options` has decided
         plain.check_outputs(_output_shape(model, spec, plain.method))
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
@@ -135,9 +135,11 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         batch_size=train.batch_size,
         steps_per_epoch=per_epoch,
         epochs=train.epochs,
+        steps=train.steps,
     )
     if data.dir is not None:
-        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), classes=plain.labels))
+        root = None if data.root is None else _place(data.root)
+        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), root=root, classes=plain.labels))
     experiment = Experiment(
         recipe=recipe,
         model=model,
@@ -160,7 +162,8 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     parameter name, the schedule, the measure.
 
     Returns:
-      The model's name, parameters and input, the task, epochs and batch size.
+      The model's name, parameters and input, the task, epochs (null where steps count), steps (null where epochs
+      count) and batch size.
 
     Raises:
       RequestError: something does not fit; one line that names the recipe's key.
@@ -178,14 +181,15 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     check_best(recipe.validate.best, kind.measures, kind.best)
     # So many steps that the rounding to whole ones hides nothing.
     sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}
-    make_schedule(recipe.schedule, recipe.optimizer, **sizes)
+    make_schedule(recipe.schedule, recipe.optimizer, **sizes, steps=train.steps)
     make_optimizer(recipe.optimizer, shapes, model.layer_of)
     return {
         "model": recipe.model.name,
         "parameters": _count(shapes),
         "input": [*spec.size, spec.channels],
         "task": recipe.task.name,
-        "epochs": train.epochs,
+        "epochs": train.epochs if train.steps is None else None,
+        "steps": train.steps,
         "batch_size": train.batch_size,
     }
 
@@ -226,6 +230,7 @@ def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
     options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
+    options["root"] = data.root
     with read_once():
         return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
 
@@ -279,8 +284,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
     "learning_rate" has the rate at a few steps, "curve" at `CURVE_POINTS` evenly spaced ones.
     """
-    total, per_epoch = experiment.total_steps, experiment.steps_per_epoch
-    warmup = round(experiment.recipe.schedule.warmup_epochs * per_epoch)
+    total, per_epoch = experiment.length.total, experiment.steps_per_epoch
+    warmup = round(warmup_length(experiment.recipe.schedule, per_epoch))
     points = sorted({0, min(warmup, total - 1), total // 2, total - 1})
     curve = np.linspace(0, total - 1, CURVE_POINTS).round().astype(np.int32)
     return {
@@ -291,50 +296,13 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "train_images": len(experiment.train_source),
         "val_images": len(experiment.val_source),
         "steps_per_epoch": per_epoch,
-        "epochs": experiment.recipe.train.epochs,
+        "epochs": round(experiment.length.epochs(total), 2),
         "steps": total,
         "samples": total * experiment.recipe.train.batch_size,
         "devices": experiment.mesh.size,
         "learning_rate": {step: float(experiment.schedule(jnp.int32(step))) for step in points},
         "curve": [float(rate) for rate in experiment.schedule(curve)],
     }
-
-
-def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTransformation]:
-    """Shapes and types of the state, without computing it, and the optimizer.
-
-    Raises:
-      RequestError: a rule of the optimizer matches no parameter.
-    """
-    recipe = experiment.recipe
-    optimizer = make_optimizer(recipe.optimizer, experiment.shapes["params"], experiment.model.layer_of)
-    return jax.eval_shape(lambda shapes: _created(experiment, shapes, optimizer), experiment.shapes), optimizer
-
-
-def _created(experiment: Experiment, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
-    ema = experiment.recipe.train.ema_decay is not None
-    return TrainState.create(variables["params"], optimizer, ema=ema, batch_stats=variables.get("batch_stats"))
-
-
-def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
-    """The state before the first step, on the devices as `layout` tells.
-
-    Raises:
-      RequestError: the pretrained weights do not fit.
-    """
-    recipe = experiment.recipe
-    seed = recipe.train.seed
-    pretrained = None
-    if recipe.model.pretrained:
-        pretrained = put_whole(_pretrained(experiment), layout.variables())
-
-    def create(variables: Any) -> TrainState:
-        if variables is None:
-            variables = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))
-        return _created(experiment, variables, optimizer)
-
-    state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
-    return state
 
 
 def save_best(folder: Path, experiment: Experiment, variables: Variables, record: Mapping[str, Any]) -> None:
@@ -344,26 +312,14 @@ def save_best(folder: Path, experiment: Experiment, variables: Variables, record
       variables: the model's, whole NumPy arrays.
     """
     numbers = {name: record[name] for name in ("metrics", "step", "epoch")}
-    artifact = replace(experiment.artifact, **numbers)
+    chosen = experiment.task.validated(record["metrics"]).artifact_options()
+    artifact = replace(experiment.artifact, **numbers, task_options=chosen)
 
     def fill(new: Path) -> None:
         save_weights(new / WEIGHTS, variables, experiment.model)
         write_artifact(new, artifact)
 
     replace_folder(folder, fill)
-
-
-def _pretrained(experiment: Experiment) -> Variables:
-    """The recipe's weights on the model; what does not carry over, such as another head, is made anew."""
-    settings = experiment.recipe.model
-    return load_weights(
-        fetch_weights(settings.name) if settings.pretrained is True else str(settings.pretrained),
-        experiment.model,
-        adapt=True,
-        only=settings.pretrained_only,
-        classes=experiment.task.labels,
-        seed=experiment.recipe.train.seed,
-    )
 
 
 def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
@@ -390,7 +346,3 @@ def _output_shape(model: ImageModel, spec: InputSpec, method: str | None) -> tup
     except AttributeError:  # the model has no such method
         found = jax.eval_shape(model.apply, shapes, images)
     return tuple(found.shape[1:])
-
-
-def _blank(spec: InputSpec) -> Any:
-    return jnp.zeros((1, *spec.size, spec.channels), jnp.float32)

@@ -18,6 +18,7 @@ from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.compiler import compiler_options
 from crosscale.engine.environment import git_state, record_environment
+from crosscale.engine.length import RunLength
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.run_folder import (
@@ -36,20 +37,13 @@ from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.errors import RequestError, WorkError
 from crosscale.recipe import Recipe, differences, dump, load, parse
-from crosscale.runs.experiment import (
-    Experiment,
-    Splits,
-    abstract_state,
-    build,
-    describe,
-    initial_state,
-    save_best,
-)
+from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
+from crosscale.runs.state import abstract_state, initial_state
 from crosscale.runtime import package_version
 from crosscale.tasks.measure import score
 
 # May differ between the processes of a run: where and how fast they read.
-LOADING_KEYS = frozenset({"data.dir", "data.workers", "data.threads"})
+LOADING_KEYS = frozenset({"data.dir", "data.root", "data.workers", "data.threads"})
 # May differ when a run goes on: they change where it runs and how fast, not what it computes.
 FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", "mesh.data", "mesh.fsdp"}
 
@@ -136,7 +130,7 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         else:
             with CollectedLog() as loaded:
                 state, progress = initial_state(experiment, optimizer, layout), Progress()
-        with _open_log(folder, int(state.step), progress.epoch, experiment.total_steps) as log:
+        with _open_log(folder, int(state.step), progress.epoch, experiment.length) as log:
             if is_first():
                 record_environment(folder, seed=recipe.train.seed)
             _announce(log, experiment, folder, int(state.step))
@@ -152,9 +146,10 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         checkpoints.close()
 
 
-def _open_log(folder: Path, step: int, epoch: int, total_steps: int) -> RunLog:
+def _open_log(folder: Path, step: int, spans: int, length: RunLength) -> RunLog:
     if is_first():
-        return RunLog(folder, start_step=step, start_epoch=epoch, total_steps=total_steps)
+        begun = length.epochs(length.end(spans))
+        return RunLog(folder, start_step=step, start_epoch=begun, total_steps=length.total)
     return QuietLog(jax.process_index())
 
 
@@ -163,6 +158,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
     task = experiment.task
     trained = task.examples(spec, recipe.augment, recipe.data.decode)
     validated = task.examples(spec)
+    groups = task.groups(experiment.train_source)
     loading = {name: getattr(recipe.data, name) for name in ("workers", "threads", "on_bad_image")}
     loading |= {"host_index": jax.process_index(), "host_count": jax.process_count()}
 
@@ -194,6 +190,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
             seed=recipe.train.seed,
             start_step=step,
             repeats=recipe.augment.repeats,
+            groups=groups,
             **loading,
         ),
         open_eval=lambda: eval_batches(
@@ -264,7 +261,7 @@ def _summary(loop: Loop, experiment: Experiment, folder: Path) -> dict[str, Any]
         **{name: metrics.get(name) for name in (*experiment.task.measures, "examples")},
         "images_per_second": loop.meter.rate,
         "steps": loop.step,
-        "epochs": loop.progress.epoch,
+        "epochs": round(loop.length.epochs(loop.length.end(loop.progress.epoch)), 2),
         "best_step": best["step"] if best else None,
         "best_epoch": best["epoch"] if best else None,
         "skipped_images": loop.progress.skipped_images,
@@ -278,7 +275,7 @@ def _summary(loop: Loop, experiment: Experiment, folder: Path) -> dict[str, Any]
 def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
     if result["stopped"] is not None:
         return (
-            f"stopped by {result['stopped']} at step {result['steps']} of {experiment.total_steps}; "
+            f"stopped by {result['stopped']} at step {result['steps']} of {experiment.length.total}; "
             f"all is saved. To go on: crosscale train --output-dir {result['output_dir']} --resume"
         )
     if result["best_step"] is None:
@@ -286,6 +283,5 @@ def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
     skipped = f", {result['skipped_images']} pictures skipped" if result["skipped_images"] else ""
     if not len(experiment.val_source):
         return f"done: trained on every picture, so nothing was measured{skipped}; {result['output_dir']}"
-    return (
-        f"done: best {experiment.task.headline(result)} (epoch {result['best_epoch']}){skipped}; {result['output_dir']}"
-    )
+    when = f"epoch {result['best_epoch']}" if experiment.length.counts_epochs else f"step {result['best_step']}"
+    return f"done: best {experiment.task.headline(result)} ({when}){skipped}; {result['output_dir']}"

@@ -33,12 +33,14 @@ class HeldOut:
       split: "val", "train", or "all" of data that comes as one part.
       val_fraction: None is the run's own, or 0.2; counts where the data comes as one part.
       seed: of that split; None is the run's own, or 0.
+      root: what a table's paths are relative to; None is the run's own for its own data, else the table's folder.
     """
 
     place: str | Path | None = None
     split: Literal["train", "val", "all"] = "val"
     val_fraction: float | None = None
     seed: int | None = None
+    root: str | Path | None = None
 
 
 class Validation(NamedTuple):
@@ -58,6 +60,7 @@ def evaluate_run(
     split: Literal["train", "val", "all"] = "val",
     val_fraction: float | None = None,
     seed: int | None = None,
+    root: str | Path | None = None,
     batch_size: int | None = None,
     crop_pct: float | None = None,
     workers: int = 0,
@@ -70,7 +73,7 @@ def evaluate_run(
       run: a run folder, or its best/ alone.
       model: a preset, with `weights` and `data_dir`.
       weights_key: of several sets of weights in the file, which to take.
-      data_dir: None is the run's own; for it and the next three see `HeldOut`.
+      data_dir: None is the run's own; for it and the next four see `HeldOut`.
       batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
       crop_pct: None is the weights' own.
       **options: the model's fields, with `model`.
@@ -85,7 +88,7 @@ def evaluate_run(
     """
     if (run is None) == (model is None) or (model is not None and (weights is None or data_dir is None)):
         raise RequestError("give either a run, or a model with its weights and a data folder")
-    asked = HeldOut(data_dir, split, val_fraction, seed)
+    asked = HeldOut(data_dir, split, val_fraction, seed, root)
     if run is not None:
         predictor, stored = Predictor.from_run(run), stored_data(run)
         source, place = open_held_out(predictor.task, asked, stored, run)
@@ -176,4 +179,5 @@ def _held_out(asked: HeldOut, stored: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "val_fraction": stored.get("val_fraction", 0.2) if asked.val_fraction is None else asked.val_fraction,
         "seed": stored.get("seed", 0) if asked.seed is None else asked.seed,
+        "root": stored.get("root") if asked.root is None and asked.place is None else asked.root,
     }

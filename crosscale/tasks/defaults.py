@@ -1,13 +1,14 @@
 """What most tasks answer alike: pictures of one size in, a vector out, results that are a few words."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL.Image import Image
 
 from crosscale.contracts import InputSpec
 from crosscale.data.transforms import eval_transform
+from crosscale.errors import RequestError
 
 
 class PlainTask:
@@ -20,6 +21,29 @@ class PlainTask:
     def notes(self) -> tuple[str, ...]:
         """None."""
         return ()
+
+    def validated(self, metrics: Mapping[str, float]) -> Self:
+        """As it is: nothing is chosen by a validation."""
+        return self
+
+    def check_calibration(self) -> None:
+        """Refused."""
+        raise RequestError("this run has nothing to calibrate: only a classification has probabilities of classes")
+
+    def calibrated(
+        self,
+        outputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        *,
+        precision: float | None = None,
+        coverage: float | None = None,
+    ) -> Any:
+        """Refused."""
+        self.check_calibration()
+
+    def groups(self, source: Any) -> np.ndarray | None:
+        """None: training sees the examples as often as they are there."""
+        return None
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is."""

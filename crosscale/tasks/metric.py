@@ -1,11 +1,9 @@
 """How a validation adds up: states that any number of batches, devices and processes give alike."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array
@@ -53,38 +51,3 @@ class Metric:
           rows: of all examples in the order of their source, empty unless `collects`.
         """
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Means(Metric):
-    """Weighted means over the examples of what a function gives for each of them.
-
-    Attributes:
-      names: what `values` gives, in the order in which it is reported.
-      values: (outputs, batch) -> (B,) arrays by name.
-      rows: (outputs, batch) -> what is recorded of each example.
-    """
-
-    names: tuple[str, ...]
-    values: Callable[[Any, DeviceBatch], dict[str, Array]]
-    rows: Callable[[Any, DeviceBatch], dict[str, Array]] = lambda outputs, batch: {}
-
-    def init(self) -> State:
-        """(sum, count) by name."""
-        return {name: (np.float32(0), np.float32(0)) for name in self.names}
-
-    def update(self, state: State, outputs: Any, batch: DeviceBatch) -> State:
-        weight = batch["weight"]
-        count = weight.sum()
-        values = self.values(outputs, batch)
-        # where, not only a product: a padded example's value may be infinite, and 0 * inf is NaN
-        return {
-            name: (total + jnp.where(weight > 0, values[name] * weight, 0.0).sum(), number + count)
-            for name, (total, number) in state.items()
-        }
-
-    def collect(self, outputs: Any, batch: DeviceBatch) -> dict[str, Array]:
-        return self.rows(outputs, batch)
-
-    def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {name: float(total / count) if count else float("nan") for name, (total, count) in state.items()}

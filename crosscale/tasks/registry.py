@@ -6,12 +6,14 @@ from typing import Any
 from crosscale.artifact import Artifact
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.multilabel import MultiLabel
 from crosscale.tasks.regression import Regression
 from crosscale.tasks.segmentation import Segmentation
 from crosscale.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
+    "multilabel": MultiLabel,
     "regression": Regression,
     "segmentation": Segmentation,
 }

@@ -6,7 +6,7 @@ the service need no statistics; the loss divides by the standard deviations agai
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,6 +21,7 @@ from crosscale.data.augment import Augment
 from crosscale.data.examples import ImageExamples, Target
 from crosscale.data.mix import erase, mix_targets
 from crosscale.data.table import TableSource, open_table
+from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.errors import RequestError
 from crosscale.models.heads.regression import RegressionHead
 from crosscale.ranges import POSITIVE, check_ranges
@@ -47,6 +48,10 @@ class RegressionOptions:
     """Columns of the table to learn, without their units; empty for all but the path and the split."""
     path_column: str | None = None
     """The table's column of paths; null is the first of path, image, file, filename."""
+    split_column: str | None = None
+    """The table's column that says train or val; null is "split", where there is one."""
+    weight_column: str | None = None
+    """The table's column of how much each picture counts in training; null counts all alike."""
     loss: Loss = "mse"
     """Mean squared error, mean absolute error, or Huber's: squared near zero, absolute beyond huber_delta."""
     huber_delta: Annotated[float, POSITIVE] = 1.0
@@ -54,6 +59,11 @@ class RegressionOptions:
 
     def __post_init__(self) -> None:
         check_ranges("task", self)
+
+    @property
+    def table(self) -> TableColumns:
+        """The columns by what they are."""
+        return TableColumns(self.path_column, self.split_column, self.weight_column)
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Regression(PlainTask):
       kind: of loss.
       huber_delta: in standard deviations.
       augmentation: supplies random erasing, mixup and CutMix, which mixes the numbers too.
-      path_column: of the table; see `RegressionOptions`.
+      table: the columns of the table.
     """
 
     labels: tuple[str, ...]
@@ -111,7 +121,7 @@ class Regression(PlainTask):
     kind: Loss = "mse"
     huber_delta: float = 1.0
     augmentation: Augment = field(default_factory=Augment.none)
-    path_column: str | None = None
+    table: TableColumns = RECOGNISED
 
     name: ClassVar[str] = "regression"
     Options: ClassVar[type] = RegressionOptions
@@ -140,13 +150,10 @@ class Regression(PlainTask):
     }
 
     @classmethod
-    def open(
-        cls, place: str | Path, split: Split, *, val_fraction: float, seed: int, options: Any = None
-    ) -> TableSource:
+    def open(cls, place: str | Path, split: Split, *, options: Any = None, **how: Any) -> TableSource:
         """One part of a table; see `open_table`."""
         wanted = options or RegressionOptions()
-        columns: dict[str, Any] = {"columns": wanted.targets, "path_column": wanted.path_column}
-        return open_table(place, split, val_fraction=val_fraction, seed=seed, **columns)
+        return open_table(place, split, numbers=wanted.targets, columns=wanted.table, **how)
 
     @classmethod
     def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
@@ -161,7 +168,7 @@ class Regression(PlainTask):
             if not spread > 1e-12 * max(abs(center), 1e-300):
                 raise RequestError(f"the target '{name}' is {center:g} in every training row: nothing can be learnt")
         numbers = tuple(map(float, mean)), tuple(map(float, std))
-        own: Any = options.loss, options.huber_delta, augment, options.path_column
+        own: Any = options.loss, options.huber_delta, augment, options.table
         return cls(source.names, source.units, *numbers, *own)
 
     @classmethod
@@ -170,19 +177,21 @@ class Regression(PlainTask):
         try:
             numbers = {key: tuple(map(float, options[key])) for key in ("mean", "std")}
             units = tuple(map(str, options["units"]))
-            kept = {key: options[key] for key in ("loss", "huber_delta", "path_column") if key in options}
+            names = ("loss", "huber_delta", "path_column", "split_column", "weight_column")
+            kept = {key: options[key] for key in names if key in options}
             own = RegressionOptions(**kept)
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(f"a regression's mean, std and units are missing or no lists ({error})") from None
         if {len(units), *(len(values) for values in numbers.values())} != {len(labels)}:
             raise RequestError(f"a regression of {len(labels)} quantities needs as many units, means and deviations")
-        loss: dict[str, Any] = {"kind": own.loss, "huber_delta": own.huber_delta, "path_column": own.path_column}
+        loss: dict[str, Any] = {"kind": own.loss, "huber_delta": own.huber_delta, "table": own.table}
         return cls(tuple(labels), units, numbers["mean"], numbers["std"], **loss)
 
     def artifact_options(self) -> dict[str, Any]:
-        """Units, statistics, the loss and the table's column of paths."""
+        """Units, statistics, the loss and the table's columns."""
         statistics = {"units": list(self.units), "mean": list(self.mean), "std": list(self.std)}
-        return {**statistics, "loss": self.kind, "huber_delta": self.huber_delta, "path_column": self.path_column}
+        columns = {"path_column": self.table.path, "split_column": self.table.split, "weight_column": self.table.weight}
+        return {**statistics, "loss": self.kind, "huber_delta": self.huber_delta, **columns}
 
     def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
         """The head, which gives numbers in their units. Raises RequestError where a classifier is asked for."""
@@ -207,10 +216,9 @@ class Regression(PlainTask):
         """ "image", and the numbers in their units as "values"."""
         return ImageExamples(spec, augment, decode=decode, target=Target(TARGETS, "float32", (len(self.labels),)))
 
-    def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> TableSource:
-        """A table's columns of this task's names. Raises RequestError where one is missing."""
-        columns: dict[str, Any] = {"columns": self.labels, "path_column": self.path_column}
-        return open_table(place, split, val_fraction=val_fraction, seed=seed, **columns)
+    def reopen(self, place: str | Path, split: Split, **how: Any) -> TableSource:
+        """A table's columns of this task's names; weights do not count. Raises RequestError where one is missing."""
+        return open_table(place, split, numbers=self.labels, columns=replace(self.table, weight=None), **how)
 
     def target_bytes(self) -> int:
         """Of the numbers."""

@@ -196,11 +196,21 @@ class Task(Protocol):
     # Made from data or from an artifact.
 
     @classmethod
-    def open(cls, place: str | Path, split: Split, *, val_fraction: float, seed: int, options: Any = None) -> Source:
+    def open(
+        cls,
+        place: str | Path,
+        split: Split,
+        *,
+        val_fraction: float,
+        seed: int,
+        options: Any = None,
+        root: str | Path | None = None,
+    ) -> Source:
         """One part of a data set for training. Raises RequestError, WorkError.
 
         Args:
           options: the recipe's, of the class `Options`; None is their defaults.
+          root: what the paths in a table are relative to; None is the table's folder.
         """
         ...
 
@@ -257,12 +267,41 @@ class Task(Protocol):
         """A decoded picture of any size as the model takes it in validation and prediction: (h, w, C) uint8."""
         ...
 
-    def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
+    def reopen(
+        self, place: str | Path, split: Split, *, val_fraction: float, seed: int, root: str | Path | None = None
+    ) -> Source:
         """Any data for a task that is trained, with its targets counted as the task counts them.
 
         Raises:
           RequestError: the data is not there, or of other labels.
         """
+        ...
+
+    def validated(self, metrics: Mapping[str, float]) -> "Task":
+        """The task with what a validation has chosen, such as thresholds; `artifact_options` keeps it."""
+        ...
+
+    def check_calibration(self) -> None:
+        """Raises RequestError for a task that has nothing to calibrate."""
+        ...
+
+    def calibrated(
+        self,
+        outputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        *,
+        precision: float | None = None,
+        coverage: float | None = None,
+    ) -> tuple["Task", dict[str, Any]]:
+        """The task with what follows from held-out pictures' outputs (N, ...) and targets, and numbers on it.
+
+        Raises RequestError where a wish cannot be had, and WorkError where nothing follows.
+        """
+        ...
+
+    def groups(self, source: Any) -> np.ndarray | None:
+        """(N,) whole numbers of the training source's examples: groups that training is to see equally often; None for
+        every example equally often."""
         ...
 
     def check_recorded(self, recorded: Sequence[str], place: str | Path) -> None:

@@ -115,8 +115,6 @@ def test_zero_is_left_out_where_asked_for(capsys, streets):
 
 
 def test_options_that_do_not_go_with_the_data(capsys, streets, tmp_path):
-    assert main(["data", "digits", "--check"]) == 2
-    assert "--check is for pictures with masks, and digits holds none" in capsys.readouterr().err
     assert main(["data", "digits", "--reduce-zero-label", "yes"]) == 2
     assert "--reduce-zero-label is for pictures with masks" in capsys.readouterr().err
     assert main(["data", str(streets), "--write", str(tmp_path / "out")]) == 2

@@ -79,3 +79,51 @@ def test_missing_folder_and_empty_class(capsys, tmp_path):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert f"{tmp_path / 'cats'}: the class folder holds no images" in captured.err
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A table of ten pictures: one damaged, two equal ones in two classes, and a third of these held out."""
+    lines = ["file;label;split"]
+    for i in range(10):
+        value = 9 if i in (1, 2, 8) else 20 * i
+        Image.fromarray(np.full((6, 4 + i, 3), value, np.uint8)).save(tmp_path / f"{i}.png")
+        if i in (1, 2, 8):
+            Image.fromarray(np.full((6, 5), value, np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png;{'rare' if i in (2, 9) else 'usual'};{'val' if i > 7 else 'train'}")
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(lines))
+    return table
+
+
+def test_a_table_is_described_and_its_pictures_are_checked(capsys, labelled):
+    found = described(capsys, str(labelled))
+    assert found["splits"]["train"]["counts"] == {"rare": 1, "usual": 7}
+    assert (found["rarest"], found["commonest"]) == ("rare", "usual")
+    assert found["notes"] == ["t.csv: path from 'file', label from 'label', split from 'split'"]
+    assert main(["data", str(labelled), "--check", "--json"]) == 1
+    check = json.loads(capsys.readouterr().out)["check"]
+    assert check["problems"]["lines"] == ["5.png: not an image in a format that Pillow reads"]
+    assert (check["pictures"], check["modes"]) == (10, {"RGB": 6, "L": 3})
+    assert check["sizes"] == {"smallest": [6, 4], "median": [6, 7], "largest": [6, 13]}
+    assert [[place["id"] for place in group] for group in check["leaks"]["groups"]] == [["1.png", "2.png", "8.png"]]
+    assert check["disputed"]["count"] == check["equal"]["count"] == 1
+    assert main(["data", str(labelled), "--check"]) == 1
+    text = capsys.readouterr().out
+    assert "rarest: rare (2), usual (8); commonest: usual (8), rare (2)" in text
+    assert "1 groups of pictures that are both to train on and held out" in text
+    assert "1.png (train, usual), 2.png (train, rare), 8.png (val, usual)" in text
+    assert "1 of 10 pictures do not decode:" in text
+
+
+def test_digits_are_checked_too(capsys):
+    check = described(capsys, "digits", "--check")["check"]
+    assert (check["pictures"], check["problems"]["count"], check["modes"]) == (1797, 0, {"L": 1797})
+
+
+def test_columns_are_for_tables(capsys, labelled):
+    assert main(["data", str(labelled), "--label-column", "lable"]) == 2
+    assert "has no column 'lable'; did you mean 'label'?" in capsys.readouterr().err
+    assert main(["data", "digits", "--label-column", "label"]) == 2
+    assert "--split-column are for tables, and digits is none" in capsys.readouterr().err

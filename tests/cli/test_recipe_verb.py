@@ -72,7 +72,7 @@ def test_explain_a_section_is_all_its_keys(capsys):
 def test_explain_knows_older_names_tasks_and_the_models_fields(capsys):
     assert [row["key"] for row in explained(capsys, "train.label_smoothing")] == ["task.label_smoothing"]
     assert explained(capsys, "task.huber_delta")[0]["tasks"] == ["regression"]
-    assert explained(capsys, "task.name")[0]["tasks"] == ["classification", "regression", "segmentation"]
+    assert explained(capsys, "task.name")[0]["tasks"] == ["classification", "multilabel", "regression", "segmentation"]
     of = {row["family"]: row for row in explained(capsys, "model.options.drop_path_rate")}
     segmenters = {"semantic_fpn_crossformer": 0.1, "upernet_crossformer": 0.1}
     assert {family: row["default"] for family, row in of.items()} == {"crossvit": 0.0, "crossformer": 0.1, **segmenters}

@@ -89,7 +89,8 @@ def test_table(capsys, tiny_run, folder):
     out = validate(capsys, "--run", tiny_run, "--data-dir", folder, "--split", "train").out
     labels = [line.split()[0] for line in out.splitlines() if line.strip()]
     assert labels[0] == "train"
-    assert labels[2:] == ["top-1", "top-5", "loss", "examples", "images/s"]
+    further = ["balanced", "macro", "macro", "weighted", "Cohen's", "quadratic", "calibration"]
+    assert labels[2:] == ["top-1", "top-5", "loss", *further, "examples", "images/s"]
 
 
 def test_bad_picture_ends_the_work_or_is_counted(capsys, tiny_run, folder):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from crosscale.data.table import open_table
+from crosscale.data.table_rows import TableColumns
 from crosscale.errors import RequestError
 
 SPLIT = {"val_fraction": 0.25, "seed": 0}
@@ -34,7 +35,7 @@ def test_names_units_and_values(pictures):
     assert record.id == "img/3.png"
     np.testing.assert_array_equal(record.target, [3.5, 30])
     assert record.image[:4] == b"\x89PNG"
-    assert open_table(file, "all", columns=("mass",), **SPLIT)[3].target.tolist() == [30]
+    assert open_table(file, "all", numbers=("mass",), **SPLIT)[3].target.tolist() == [30]
 
 
 @pytest.mark.parametrize("made_by", ["excel", "windows", "tab", "quoted"])
@@ -110,9 +111,9 @@ def test_the_row_is_named(pictures, lines, message):
 def test_columns_and_files_that_are_not_there(pictures):
     file = write(pictures, "path,mass", "img/1.png,1", "img/2.png,2", "img/3.png,2")
     with pytest.raises(RequestError, match="has no column 'mas'; did you mean 'mass'"):
-        open_table(file, "train", columns=("mas",), **SPLIT)
+        open_table(file, "train", numbers=("mas",), **SPLIT)
     with pytest.raises(RequestError, match="has no column 'photo'; it has path, mass"):
-        open_table(file, "train", path_column="photo", **SPLIT)
+        open_table(file, "train", columns=TableColumns(path="photo"), **SPLIT)
     with pytest.raises(RequestError, match=r"no such file; give a \.csv"):
         open_table(pictures / "gone.csv", "train", **SPLIT)
     with pytest.raises(RequestError, match=r"not a table; give a \.csv"):

@@ -15,6 +15,7 @@ import pytest
 from crosscale.contracts import Batch
 from crosscale.engine.averages import Meter, add, means
 from crosscale.engine.checkpoint import Checkpoints
+from crosscale.engine.length import run_length
 from crosscale.engine.log import RunLog
 from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.optimizer import make_optimizer
@@ -26,6 +27,7 @@ from crosscale.tasks.classification import Classification
 from crosscale.tasks.measure import score
 
 STEPS_PER_EPOCH = 4
+SETTINGS = TrainSettings(epochs=3, batch_size=16, log_every=3)
 
 
 class Stream:
@@ -68,7 +70,9 @@ class Runs:
         self.metric = task.metric
         self.score = lambda metrics: score(metrics, task.measures, task.best)
 
-    def go(self, folder: Path, in_validation: Callable[[], None] = lambda: None) -> Loop:
+    def go(
+        self, folder: Path, in_validation: Callable[[], None] = lambda: None, settings: TrainSettings = SETTINGS
+    ) -> Loop:
         folder.mkdir(exist_ok=True)
         saved: list[Any] = []
         parts = Parts(
@@ -81,7 +85,7 @@ class Runs:
             score=self.score,
             save_best=lambda params, record: saved.append(record),
             steps_per_epoch=STEPS_PER_EPOCH,
-            settings=TrainSettings(epochs=3, batch_size=16, log_every=3),
+            settings=settings,
             use_ema=True,
         )
         state = jax.device_put(
@@ -91,7 +95,9 @@ class Runs:
         progress = Progress()
         if (restored := restore_state(checkpoints, state, replicated(self.mesh))) is not None:
             state, progress = restored[0], Progress(**restored[1])
-        with RunLog(folder, start_step=int(state.step), start_epoch=progress.epoch, total_steps=12) as log:
+        length = run_length(settings, STEPS_PER_EPOCH)
+        start = length.epochs(length.end(progress.epoch))
+        with RunLog(folder, start_step=int(state.step), start_epoch=start, total_steps=length.total) as log:
             loop = Loop(parts, state, progress, checkpoints, log)
             loop.run()
         checkpoints.close()
@@ -131,6 +137,32 @@ def test_a_signal_in_a_validation_is_answered_and_the_validation_comes_again(run
     assert rest.progress.best["score"] == whole.progress.best["score"]
     for a, b in zip(jax.tree.leaves(rest.state), jax.tree.leaves(whole.state), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_counted_in_steps_stops_in_a_validation_and_goes_on_to_the_same(runs: Runs, tmp_path: Path) -> None:
+    settings = TrainSettings(steps=7, eval_steps=3, batch_size=16, log_every=3)
+    whole = runs.go(tmp_path / "whole", settings=settings)
+    assert (whole.step, whole.progress.epoch, whole.stopped) == (7, 3, None)
+    validations = [line for line in metrics(tmp_path / "whole") if line["kind"] == "validate"]
+    assert [(line["step"], line["epoch"]) for line in validations] == [(3, 0.75), (6, 1.5), (7, 1.75)]
+
+    first = runs.go(tmp_path / "run", terminate, settings)
+    assert (first.step, first.progress.epoch, first.stopped) == (3, 0, "SIGTERM")
+    rest = runs.go(tmp_path / "run", settings=settings)
+    assert (rest.step, rest.progress.epoch, rest.stopped) == (7, 3, None)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    for a, b in zip(jax.tree.leaves(rest.state), jax.tree.leaves(whole.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_counted_in_steps_ends_without_patience(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is better than the first validation, at step 3: two passes of four steps later it ends."""
+    monkeypatch.setattr(runs, "score", lambda metrics: (0.0,))
+    patient = TrainSettings(steps=50, eval_steps=3, batch_size=16, early_stop_epochs=2)
+    loop = runs.go(tmp_path / "run", settings=patient)
+    assert (loop.step, loop.stopped) == (12, None)
 
 
 def test_the_handlers_of_before_come_back(runs: Runs, tmp_path: Path) -> None:

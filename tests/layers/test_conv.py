@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from crosscale.layers.conv import Conv
+from crosscale.layers.kernels import strided_conv, use_kernels
 from crosscale.layers.kernels.products import convolution, strided_products
 from crosscale.measure import count_function_macs
 
@@ -45,6 +46,19 @@ def test_strided_products_are_the_convolution_with_its_gradients(size, case):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for a, b in zip(our_gradients, gradients, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(np.abs(b).max())))
+
+
+@pytest.mark.parametrize(("k", "padding"), [(3, 1), (3, 0), (5, 2), (2, 1), (1, 0)])
+def test_the_written_gradient_of_a_convolution_is_the_derived_one(k, padding):
+    rng = np.random.default_rng(k)
+    x, kernel = rng.normal(size=(2, 7, 9, 5)).astype("f"), rng.normal(size=(k, k, 5, 4)).astype("f")
+    found = {}
+    for form in ("written", "derived"):
+        with use_kernels(gradients=form, convolution="convolution", platforms=("cpu",)):
+            y, pull = jax.vjp(lambda x, kernel: strided_conv(x, kernel, 1, padding), x, kernel)
+            found[form] = (y, *pull(jnp.cos(y)))
+    for written, derived in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(written, derived, rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_is_summed_in_float32():

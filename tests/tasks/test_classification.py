@@ -130,7 +130,7 @@ def test_any_measure_can_choose_the_best() -> None:
         scores = [measure_score(metrics, Classification.measures, best) for metrics in (better, other)]
         assert scores[0] > scores[1]
     assert check_best(None, Classification.measures, "top1") == "top1"
-    with pytest.raises(RequestError, match=r"validate\.best=top_1: one of top1, top5, loss; did you mean 'top1'"):
+    with pytest.raises(RequestError, match=r"validate\.best=top_1: one of top1, top5, loss, .*; did you mean 'top1'"):
         check_best("top_1", Classification.measures, "top1")
 
 
@@ -140,3 +140,44 @@ def test_options_of_results_are_checked() -> None:
         check_result_options(Classification, {"top_k": 0})
     with pytest.raises(RequestError, match="threshold does not go with the task classification; it has top_k"):
         check_result_options(Classification, {"threshold": 1})
+
+
+def test_verdicts_are_those_of_scikit_learn() -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(5)
+    labels = np.concatenate([rng.integers(0, 4, 37), [5, 5, 5]]).astype(np.int32)  # no picture of the classes 4 and 6
+    logits = rng.normal(size=(40, 7)).astype(np.float32) + 2 * np.eye(7, dtype=np.float32)[labels]
+    metric = Classification(7).metric
+    padded = jnp.asarray(np.concatenate([logits, np.full((3, 7), np.nan, np.float32)]))
+    batch = {"label": jnp.asarray([*labels, 0, 1, 2]), "weight": jnp.asarray([1.0] * 40 + [0.0] * 3)}
+    found = metric.compute(jax.jit(metric.update)(metric.init(), padded, batch), {})
+    said, there = logits.argmax(-1), np.unique(labels)
+    either = np.unique([*labels, *said])
+    precision = reference.precision_score(labels, said, labels=there, average="macro", zero_division=0)
+    want = {
+        "top1": (said == labels).mean(),
+        "balanced_accuracy": reference.recall_score(labels, said, labels=there, average="macro"),
+        "macro_precision": precision,
+        "macro_f1": reference.f1_score(labels, said, labels=either, average="macro"),
+        "weighted_f1": reference.f1_score(labels, said, average="weighted"),
+        "kappa": reference.cohen_kappa_score(labels, said),
+        "quadratic_kappa": reference.cohen_kappa_score(labels, said, weights="quadratic", labels=range(7)),
+    }
+    assert {name: found[name] for name in want} == {
+        name: pytest.approx(value, rel=1e-5) for name, value in want.items()
+    }
+    probability = np.exp(log_softmax(logits)).max(-1)
+    gaps = [
+        abs(((said == labels) - probability)[np.minimum(probability * 15, 14).astype(int) == place].sum())
+        for place in range(15)
+    ]
+    assert found["ece"] == pytest.approx(sum(gaps) / 40, rel=1e-4)
+
+
+def test_one_class_alone_has_no_kappa() -> None:
+    metric = Classification(2).metric
+    batch = {"label": jnp.zeros(3, jnp.int32), "weight": jnp.ones(3)}
+    found = metric.compute(metric.update(metric.init(), jnp.array([[5.0, 0]] * 3), batch), {})
+    assert (found["balanced_accuracy"], found["macro_f1"]) == (1, 1)
+    assert np.isnan(found["kappa"])
+    assert np.isnan(found["quadratic_kappa"])

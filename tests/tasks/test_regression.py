@@ -229,7 +229,7 @@ def test_requests_that_are_wrong(run, table, tmp_path, capsys):
     smoke = ["train", "--config", "smoke", "--dry-run"]
     assert "did you mean 'regression'" in one_line(capsys, *smoke, "--task.name", "regresion")
     told = one_line(capsys, *smoke, "--task.loss", "mae")
-    assert "task.loss is an option of the task regression, not of classification" in told
+    assert "task.loss is an option of the task multilabel or regression, not of classification" in told
     data = ["--data-dir", str(table)]
     told = one_line(capsys, *smoke, "--task.name", "regression", "--task.label_smoothing", "0.1", *data)
     assert "task.label_smoothing is an option of the task classification" in told

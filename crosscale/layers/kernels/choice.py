@@ -101,6 +101,11 @@ def kinds() -> tuple[str, ...]:
     return tuple("gpu" if name in ("cuda", "rocm") else name for name in platforms())
 
 
+def gradient_form(platform: str) -> GradientForm:
+    """Whether gradients are written out or derived by JAX, where nothing is asked of the kernel itself."""
+    return asked().gradients or ("written" if platform == "cpu" else "derived")
+
+
 def by_platform(choose: Callable[[str], Any], run: Callable[..., Any], *operands: Any) -> Any:
     """`run(form, *operands)` in the form that `choose` gives for the platform ("cpu", "gpu", "tpu").
 

@@ -15,11 +15,7 @@ import numpy as np
 from jax import lax
 
 from crosscale.contracts import Array
-from crosscale.layers.kernels.choice import asked, by_platform
-
-
-def _gradient_form(platform: str) -> str:
-    return asked().gradients or ("written" if platform == "cpu" else "derived")
+from crosscale.layers.kernels.choice import asked, by_platform, gradient_form
 
 
 def gelu(x: Array) -> Array:
@@ -32,7 +28,7 @@ def gelu(x: Array) -> Array:
     def run(form: str, x: Array) -> Array:
         return _gelu(x) if form == "written" else _gelu_formula(x)
 
-    return by_platform(lambda platform: form or _gradient_form(platform), run, x)
+    return by_platform(lambda platform: form or gradient_form(platform), run, x)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any) -> Array:
@@ -52,7 +48,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any) 
             return _normalized(x, scale, bias, epsilon, dtype)
         return _norm_forward(x, scale, bias, epsilon, dtype)[0]
 
-    return by_platform(lambda platform: form or _gradient_form(platform), run, x, scale, bias)
+    return by_platform(lambda platform: form or gradient_form(platform), run, x, scale, bias)
 
 
 def squared_norms(arrays: Sequence[Array]) -> Array:

@@ -1,4 +1,4 @@
 """One label per picture."""
 
+from crosscale.tasks.classification.options import ClassificationOptions as ClassificationOptions
 from crosscale.tasks.classification.task import Classification as Classification
-from crosscale.tasks.classification.task import ClassificationOptions as ClassificationOptions

@@ -4,11 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crosscale.tasks.sections import Confusion, Gallery, Picture, Section, Table
+from crosscale.tasks.classification.calibration import coverages, reliability
+from crosscale.tasks.sections import Confusion, Gallery, Picture, Scatter, Section, Table
 from crosscale.tasks.task import Examined
 
 MAX_CONFUSED = 30
 MAX_MISTAKES = 24
+RISKS = 60  # points of the curve of risks
+NOTE = (
+    "On the diagonal a probability means what it says; below it the model is surer than it should be. crosscale "
+    "calibrate finds a temperature, and the probability below which the answer is unknown."
+)
 MANY_CLASSES = 20  # from here on the table can be filtered
 
 
@@ -25,6 +31,25 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
         ),
         Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),
         Section("mistakes", "Mistakes", "Most confident mistakes", [_mistakes(labels, examined)]),
+        Section(
+            "calibration", "Calibration", "How sure, and how often right", _calibration(examined), NOTE, charts=True
+        ),
+    ]
+
+
+def _calibration(examined: Examined) -> list[Scatter]:
+    """The reliability diagram, and how many of the answers are wrong at every share of pictures that is answered."""
+    sure = examined.rows["probability"].astype(np.float64)
+    right = examined.rows["predicted"] == examined.targets["label"]
+    counts, confidence, hits = reliability(sure, right)
+    there = counts > 0
+    bins = 100 * np.stack([confidence[there], hits[there]], -1) / counts[there, None]
+    found = coverages(sure, right)
+    kept = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, RISKS).astype(int))] if found else []
+    risks = np.array([(100 * at.coverage, 100 * (1 - at.precision)) for at in kept], np.float64).reshape(-1, 2)
+    return [
+        Scatter("Reliability, by bins of confidence", bins, "confidence, %", "right, %", diagonal=True),
+        Scatter("Risk and coverage, the surest answers first", risks, "pictures answered, %", "of these wrong, %"),
     ]
 
 

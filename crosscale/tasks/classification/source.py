@@ -1,36 +1,13 @@
-"""A labelled source seen with another order of the classes."""
+"""What a classification makes of the sources that it is given."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from crosscale.contracts import LabelledSource, Record
+from crosscale.contracts import LabelledSource
 from crosscale.data.scan import entries, subfolders
 from crosscale.errors import RequestError
-
-
-@dataclass(frozen=True)
-class Relabelled:
-    """A source whose labels count the classes in another order.
-
-    Attributes:
-      source: with its own labels.
-      classes: names in the new order.
-      order: (classes of the source,) the new label of each old one.
-    """
-
-    source: LabelledSource
-    classes: Sequence[str]
-    order: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self.source[index]
-        return replace(record, target=int(self.order[record.target]))
 
 
 def label_order(found: Sequence[str], known: Sequence[str], place: str | Path) -> np.ndarray:
@@ -50,6 +27,8 @@ def label_order(found: Sequence[str], known: Sequence[str], place: str | Path) -
 def one_class_advice(source: LabelledSource) -> str:
     """Says that a source has one class alone, and what was probably meant."""
     name = source.classes[0]
+    if (table := getattr(source, "table", None)) is not None:
+        return f"{table}: every label is '{name}'; is it the right column (task.label_column)?"
     root = getattr(source, "root", None)
     if not isinstance(root, Path):
         return f"the data has one class alone, '{name}'"

@@ -16,6 +16,7 @@ from crosscale.data.augment import Augment
 from crosscale.data.mask_examples import SCALE, SegmentationExamples
 from crosscale.data.mask_folder import open_masks
 from crosscale.data.mask_sets import distinct_colours
+from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
@@ -92,8 +93,18 @@ class Segmentation:
     }
 
     @classmethod
-    def open(cls, place: str | Path, split: Split, *, val_fraction: float, seed: int, options: Any = None) -> Source:
+    def open(
+        cls,
+        place: str | Path,
+        split: Split,
+        *,
+        val_fraction: float,
+        seed: int,
+        options: Any = None,
+        root: str | Path | None = None,
+    ) -> Source:
         """One part of a folder of pictures and masks; see `crosscale.data.mask_folder.open_masks`."""
+        check_no_root(root, place)
         zero = options.reduce_zero_label if options is not None else None
         return open_masks(place, split, val_fraction=val_fraction, seed=seed, reduce_zero_label=zero)
 
@@ -192,13 +203,38 @@ class Segmentation:
         """The whole picture at the scale, its sides raised to multiples of 32: (h, w, C) uint8."""
         return self.examples(spec).network_image(img)
 
-    def reopen(self, place: str | Path, split: Split, *, val_fraction: float, seed: int) -> Source:
+    def reopen(
+        self, place: str | Path, split: Split, *, val_fraction: float, seed: int, root: str | Path | None = None
+    ) -> Source:
         """Masks of this task's classes, in its order. Raises RequestError where they are others."""
         options = replace(self.options, reduce_zero_label=self.reduce_zero_label)
-        source: Any = self.open(place, split, val_fraction=val_fraction, seed=seed, options=options)
+        source: Any = self.open(place, split, val_fraction=val_fraction, seed=seed, options=options, root=root)
         if len(source.classes) > len(self.labels) or source.classes != self.labels[: len(source.classes)]:
             check_labels(self.labels, source.classes, f"classes: {{}} in {place}", one="class", many="classes")
         return source
+
+    def validated(self, metrics: Mapping[str, float]) -> "Segmentation":
+        """As it is: nothing is chosen by a validation."""
+        return self
+
+    def check_calibration(self) -> None:
+        """Refused."""
+        raise RequestError("this run has nothing to calibrate: only a classification has probabilities of classes")
+
+    def calibrated(
+        self,
+        outputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        *,
+        precision: float | None = None,
+        coverage: float | None = None,
+    ) -> Any:
+        """Refused."""
+        self.check_calibration()
+
+    def groups(self, source: Any) -> np.ndarray | None:
+        """None: every picture holds pixels of several classes."""
+        return None
 
     def target_bytes(self) -> int:
         """Of a mask: counted with the pictures, to which they are small."""

@@ -1,0 +1,56 @@
+"""Calibrates a trained run: what the task makes of its outputs on held-out pictures, kept with the best weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosscale.artifact import best_folder, read_artifact, write_artifact
+from crosscale.data import eval_batches
+from crosscale.data.pipeline import OnBadImage
+from crosscale.errors import RequestError
+from crosscale.predictor import Predictor
+from crosscale.runs.validate import DEFAULT_BATCH, HeldOut, open_held_out, stored_data
+
+
+def calibrate_run(
+    run: str | Path, asked: HeldOut, *, on_bad_image: OnBadImage = "error", **wanted: Any
+) -> dict[str, Any]:
+    """Chooses what can be chosen after training, and writes it into `best/config.json`.
+
+    Args:
+      asked: the data to choose on.
+      on_bad_image: what a picture that does not decode does.
+      **wanted: of the task; see its `calibrated`.
+
+    Returns:
+      The task's numbers, "examples", "data_dir" and "split".
+
+    Raises:
+      RequestError: the run or the data is missing, the task has nothing to calibrate, or what is wanted cannot be had.
+      WorkError: a picture does not decode, or nothing follows from the pictures.
+    """
+    folder = best_folder(run)
+    predictor, stored = Predictor.from_run(folder), stored_data(folder)
+    task = predictor.task
+    task.check_calibration()  # before a pass over the pictures
+    source, place = open_held_out(task, asked, stored, run)
+    size = max(1, min(int(stored.get("batch_size", DEFAULT_BATCH)), len(source)))
+    outputs: list[np.ndarray] = []
+    targets: dict[str, list[np.ndarray]] = {}
+    with eval_batches(source, task.examples(predictor.spec), batch_size=size, on_bad_image=on_bad_image) as batches:
+        for batch in batches:
+            real = np.asarray(batch.weight) > 0
+            outputs.append(np.asarray(predictor.outputs(batch.image), np.float32)[real])
+            for name, array in batch.arrays.items():
+                if name != "image":
+                    targets.setdefault(name, []).append(np.asarray(array)[real])
+    found = np.concatenate(outputs)
+    if not len(found):
+        raise RequestError(f"{place}: none of the held-out pictures can be read")
+    if not np.isfinite(found).all():
+        raise RequestError(f"{run}: the model's outputs are not finite, so that nothing follows from them")
+    chosen, numbers = task.calibrated(found, {name: np.concatenate(x) for name, x in targets.items()}, **wanted)
+    write_artifact(folder, replace(read_artifact(folder), task_options=chosen.artifact_options()))
+    return {**numbers, "examples": len(found), "data_dir": str(place), "split": asked.split}

@@ -1,0 +1,68 @@
+"""The state that a training begins with: its shapes, and its values from seeds or pretrained weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from crosscale.contracts import InputSpec, Variables
+from crosscale.engine.optimizer import make_optimizer
+from crosscale.engine.sharding import put_whole
+from crosscale.engine.state import TrainState
+from crosscale.pretrained import fetch_weights, load_weights
+from crosscale.runs.experiment import Experiment
+
+
+def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTransformation]:
+    """Shapes and types of the state, without computing it, and the optimizer.
+
+    Raises:
+      RequestError: a rule of the optimizer matches no parameter.
+    """
+    recipe = experiment.recipe
+    optimizer = make_optimizer(recipe.optimizer, experiment.shapes["params"], experiment.model.layer_of)
+    return jax.eval_shape(lambda shapes: _created(experiment, shapes, optimizer), experiment.shapes), optimizer
+
+
+def _created(experiment: Experiment, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+    ema = experiment.recipe.train.ema_decay is not None
+    return TrainState.create(variables["params"], optimizer, ema=ema, batch_stats=variables.get("batch_stats"))
+
+
+def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
+    """The state before the first step, on the devices as `layout` tells.
+
+    Raises:
+      RequestError: the pretrained weights do not fit.
+    """
+    recipe = experiment.recipe
+    seed = recipe.train.seed
+    pretrained = None
+    if recipe.model.pretrained:
+        pretrained = put_whole(_pretrained(experiment), layout.variables())
+
+    def create(variables: Any) -> TrainState:
+        if variables is None:
+            variables = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))
+        return _created(experiment, variables, optimizer)
+
+    state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
+    return state
+
+
+def _pretrained(experiment: Experiment) -> Variables:
+    """The recipe's weights on the model; what does not carry over, such as another head, is made anew."""
+    settings = experiment.recipe.model
+    return load_weights(
+        fetch_weights(settings.name) if settings.pretrained is True else str(settings.pretrained),
+        experiment.model,
+        adapt=True,
+        only=settings.pretrained_only,
+        classes=experiment.task.labels,
+        seed=experiment.recipe.train.seed,
+    )
+
+
+def _blank(spec: InputSpec) -> Any:
+    return jnp.zeros((1, *spec.size, spec.channels), jnp.float32)
