@@ -20,8 +20,9 @@ FAMILY = {
     "semantic_fpn_crossformer": PYRAMID | {"neck_channels": 8, "head_channels": 8},
     "upernet_crossformer": PYRAMID | {"head_channels": 8, "aux_channels": 8, "pool_scales": (1, 2),
                                       "grouping": "whole"},
-    "retinanet_crossformer": {"img_size": 32, "embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 1, 2), "merge_size": ((2,), (2,)),
-                              "group_size": 2, "interval": (2, 2, 1), "mlp_ratio": 1.0, "neck_channels": 8},
+    "retinanet_crossformer": {"img_size": 32, "embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 1, 2),
+                              "merge_size": ((2,), (2,)), "group_size": 2, "interval": (2, 2, 1),
+                              "mlp_ratio": 1.0, "neck_channels": 8},
 }  # fmt: skip
 
 RNG = np.random.default_rng(0)

@@ -111,6 +111,7 @@ class AnchorDetector(ImageModel):
             none: Detections = jax.tree.map(lambda leaf: leaf[:0], self.detect(one_blank(images), count=count))
             return none
         whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
+        limits = whole if sizes is None else jnp.asarray(sizes)
         read = self.neck(self.backbone(images, False), False)
         outputs: AnchorOutputs = self.head(read, False)
         anchors = [
@@ -134,7 +135,7 @@ class AnchorDetector(ImageModel):
                 real.sum(dtype=jnp.int32),
             )
 
-        return jax.vmap(one)(*outputs, whole if sizes is None else sizes)
+        return jax.vmap(one)(*outputs, limits)
 
     @nn.nowrap
     def _candidates(
