@@ -1,7 +1,7 @@
 """Image files or arrays in, results of the model's task out, preprocessed as the weights were trained."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage
 from crosscale.data.decode import MAX_PIXELS, decode
 from crosscale.data.pictures import Picture, decodable, is_one_picture, picture_name
-from crosscale.engine.forward import forward
+from crosscale.engine.forward import forward, inferred
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
 from crosscale.models.detection import check_no_detector
@@ -63,8 +63,15 @@ class Predictor:
         self.variables = jax.device_put(variables)
         self.spec = spec
         self.source = str(source) if source is not None else type(model).__name__
-        method = None if task is None else task.method
-        self._outputs = jax.jit(lambda variables, images: forward(model, variables, images, spec, method=method))
+
+        def outputs(variables: Variables, images: Array) -> Any:
+            return (
+                forward(model, variables, images, spec)
+                if task is None
+                else inferred(model, variables, images, spec, task)
+            )
+
+        self._outputs = jax.jit(outputs)
         image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)
         shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
         self.task = task or plain_task(classes if classes is not None else list(map(str, range(shape[-1]))))
@@ -76,15 +83,19 @@ class Predictor:
         return self.task.labels
 
     @classmethod
-    def from_run(cls, path: str | Path) -> "Predictor":
+    def from_run(cls, path: str | Path, *, task_options: Mapping[str, Any] | None = None) -> "Predictor":
         """Loads the best weights of a run folder, or of its `best/` folder alone.
 
+        Args:
+          task_options: of the recipe's section `task`, those that can be changed after training (`Task.test_options`);
+            of a segmentation `window`, `window_stride`, `test_flip` and `test_scales`.
+
         Raises:
-          RequestError: the folder is no run, has no best weights yet, or its files do not fit together.
+          RequestError: the folder is no run, has no best weights yet, or its files or the options do not fit together.
         """
         folder = best_folder(path)
         artifact = read_artifact(folder)
-        task = restore_task(artifact, folder / CONFIG)
+        task = restore_task(artifact, folder / CONFIG).with_options(task_options or {})
         model, file = restore_model(artifact, folder / CONFIG), folder / WEIGHTS
         return cls(model, load_weights(file, model), artifact.input_spec, source=file, task=task)
 

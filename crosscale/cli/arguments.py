@@ -225,6 +225,33 @@ def result_options(
     return {**own, **given}
 
 
+def add_test_options(parser: Parser) -> None:
+    """Adds the recipe's keys `task.NAME` that can be changed after training, as `--task.NAME V`."""
+    from crosscale.recipe import recipe_keys
+    from crosscale.tasks.registry import TASKS
+
+    for task, kind in TASKS.items():
+        for name in kind.test_options:
+            key = recipe_keys()[f"task.{name}"]
+            names = list(dict.fromkeys([f"--task.{name}", f"--task.{name.replace('_', '-')}"]))
+            help_text = f"{task}: {key.doc} (default: the run's)".replace("%", "%%")
+            parser.add_argument(*names, dest=f"task.{name}", metavar="V", default=argparse.SUPPRESS, help=help_text)
+
+
+def test_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_test_options` say, by name. Raises RequestError, also where there is no run."""
+    from crosscale.recipe import recipe_keys
+    from crosscale.typed import convert, parse_scalar
+
+    given = recipe_overrides(vars(options))
+    if given and options.run is None:
+        raise RequestError(f"--{next(iter(given))} goes with --run")
+    kinds = {key: recipe_keys()[key].type for key in given}
+    return {
+        key.removeprefix("task."): convert(kind, parse_scalar(kind, given[key]), key) for key, kind in kinds.items()
+    }
+
+
 def check_model_options(options: argparse.Namespace) -> None:
     """Refuses halves of the two ways to choose a model, before anything heavy is imported."""
     if options.model is not None and options.weights is None:
@@ -260,7 +287,7 @@ def open_predictor(options: argparse.Namespace) -> "Predictor":
     from crosscale.predictor import Predictor
 
     if options.run is not None:
-        return Predictor.from_run(options.run)
+        return Predictor.from_run(options.run, task_options=test_options(options))
     return Predictor.from_weights(
         options.model, options.weights, classes=read_classes(options), key=options.weights_key
     )

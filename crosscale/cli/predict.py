@@ -12,6 +12,7 @@ from crosscale.cli.arguments import (
     add_host_options,
     add_model_options,
     add_result_options,
+    add_test_options,
     check_model_options,
     host_options,
     open_predictor,
@@ -36,6 +37,7 @@ examples:
   crosscale predict --run runs/digits folder/ --top-k 3 --json
   crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
   crosscale predict --run runs/scenes photo.jpg --output masks
+  crosscale predict --run runs/scenes photo.jpg --output masks --task.test_scales "[0.75, 1.0, 1.25]"
 
 JSON: {"predictions": [{"source", "classes", "probabilities", "error"}, ...], "failed": number of bad files}
 
@@ -51,6 +53,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_model_options(parser, class_names=True)
     add_result_options(parser)
+    add_test_options(parser)
     parser.add_argument(
         "--output",
         metavar="DIR",

@@ -8,11 +8,13 @@ from crosscale.cli.arguments import (
     Parser,
     add_host_options,
     add_model_options,
+    add_test_options,
     check_model_options,
     fraction,
     host_options,
     positive_int,
     share,
+    test_options,
 )
 from crosscale.cli.output import note, print_json, print_table
 from crosscale.errors import RequestError
@@ -32,6 +34,7 @@ EPILOG = """\
 examples:
   crosscale validate --run runs/digits
   crosscale validate --run runs/digits --split train --json
+  crosscale validate --run runs/streets --task.window "[512, 512]" --task.test_flip true
   crosscale validate --model crossvit_9_240 --weights model.safetensors --data-dir imagenet
 
 JSON: {"top1", "top5", "loss", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "kappa",
@@ -75,6 +78,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
         crop_pct=options.crop_pct,
         workers=options.workers,
         on_bad_image=options.on_bad_image,
+        task_options=test_options(options),
     )
     if not is_first():
         return 0
@@ -119,6 +123,7 @@ def _parser() -> Parser:
         "--batch-size", metavar="B", type=positive_int, help="images per forward (default: the run's, or 256)"
     )
     parser.add_argument("--crop-pct", metavar="P", type=share, help="share of the side that the centre crop keeps")
+    add_test_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
     return parser

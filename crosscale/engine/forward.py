@@ -52,6 +52,16 @@ def forward(
     return model.apply(variables, images, train=train, rngs=rngs, method=method, **options)
 
 
+def inferred(model: nn.Module, variables: Variables, images: Array, spec: InputSpec, task: Any) -> Any:
+    """What the task reads of a batch in validation and prediction: one forward, or several looks at each picture.
+
+    The arguments are those of `forward`; the task is a `Task`.
+    """
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        images = normalize(images, spec)
+    return task.infer(lambda looked: forward(model, variables, looked, spec, method=task.method), images)
+
+
 def training_forward(
     model: nn.Module, variables: Variables, images: Array, spec: InputSpec, rng: jax.Array
 ) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from crosscale.contracts import Array, InputSpec, Variables, as_variables
 from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import update_ema
-from crosscale.engine.forward import forward, normalize, training_forward
+from crosscale.engine.forward import inferred, normalize, training_forward
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
@@ -119,8 +119,10 @@ def make_eval_step(
     collect = collect or metric.collects
 
     def eval_step(variables: Variables, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
-        outputs = forward(model, variables, batch["image"], spec, method=task.method)
-        return metric.update(metric.init(), outputs, batch), metric.collect(outputs, batch) if collect else {}
+        outputs = inferred(model, variables, batch["image"], spec, task)
+        if collect:
+            return metric.update_and_collect(metric.init(), outputs, batch)
+        return metric.update(metric.init(), outputs, batch), {}
 
     whole, rows = replicated(mesh), split_batch(mesh)
     return jax.jit(eval_step, in_shardings=(whole if layout is None else layout, rows), out_shardings=(whole, rows))

@@ -65,6 +65,7 @@ def evaluate_run(
     crop_pct: float | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
+    task_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Validation:
     """Validates a run's best weights, or a model with a weight file.
@@ -76,6 +77,7 @@ def evaluate_run(
       data_dir: None is the run's own; for it and the next four see `HeldOut`.
       batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
       crop_pct: None is the weights' own.
+      task_options: of a run, see `Predictor.from_run`.
       **options: the model's fields, with `model`.
 
     Returns:
@@ -90,7 +92,7 @@ def evaluate_run(
         raise RequestError("give either a run, or a model with its weights and a data folder")
     asked = HeldOut(data_dir, split, val_fraction, seed, root)
     if run is not None:
-        predictor, stored = Predictor.from_run(run), stored_data(run)
+        predictor, stored = Predictor.from_run(run, task_options=task_options), stored_data(run)
         source, place = open_held_out(predictor.task, asked, stored, run)
     else:
         stored, place = {}, str(data_dir)

@@ -1,14 +1,15 @@
 """What most tasks answer alike: pictures of one size in, a vector out, results that are a few words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL.Image import Image
 
-from crosscale.contracts import InputSpec
+from crosscale.contracts import Array, InputSpec
 from crosscale.data.transforms import eval_transform
 from crosscale.errors import RequestError
+from crosscale.tasks.task import check_test_options
 
 
 class PlainTask:
@@ -16,6 +17,7 @@ class PlainTask:
 
     method: ClassVar[str | None] = None
     served_schema: ClassVar[Mapping[str, Any]] = {}
+    test_options: ClassVar[tuple[str, ...]] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -48,6 +50,16 @@ class PlainTask:
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is."""
         return spec
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """As it is. Raises RequestError for any option."""
+        task: Any = self
+        check_test_options(task, options)
+        return self
+
+    def infer(self, apply: Callable[[Array], Any], images: Array) -> Any:
+        """The model's outputs."""
+        return apply(images)
 
     def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
         """Resized and cut to the input's size."""

@@ -40,6 +40,10 @@ class Metric:
         """Each example's own record, (B, ...) arrays by name. Pure."""
         return {}
 
+    def update_and_collect(self, state: State, outputs: Any, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
+        """What `update` and `collect` give, for a metric that computes both from one thing."""
+        return self.update(state, outputs, batch), self.collect(outputs, batch)
+
     def merge(self, total: State, new: State) -> State:
         """Two states as one, on the host."""
         return jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b, np.float64), total, new)

@@ -158,6 +158,7 @@ class Task(Protocol):
       activation: what `activate` gives, for the description of an exported program.
       noun: what the labels are, in plural: "classes".
       result_options: of `results`, by name.
+      test_options: names of `Options` that can be changed after training, by `with_options`.
       schema: of the results' JSON, as OpenAPI describes properties.
       served_schema: of what `attachments` adds to it, likewise.
       title: above a result, for people.
@@ -174,6 +175,7 @@ class Task(Protocol):
     activation: ClassVar[str]
     noun: ClassVar[str]
     result_options: ClassVar[Mapping[str, ResultOption]]
+    test_options: ClassVar[tuple[str, ...]]
     schema: ClassVar[Mapping[str, Any]]
     served_schema: ClassVar[Mapping[str, Any]]
     title: ClassVar[str]
@@ -231,6 +233,10 @@ class Task(Protocol):
 
     def artifact_options(self) -> dict[str, Any]:
         """What `from_artifact` needs besides the labels, as JSON holds it."""
+        ...
+
+    def with_options(self, options: Mapping[str, Any]) -> "Task":
+        """The same task with other values of `test_options`. Raises RequestError."""
         ...
 
     # The model's end.
@@ -318,6 +324,10 @@ class Task(Protocol):
         """Normalised training images and their batch -> the images and the targets of this step."""
         ...
 
+    def infer(self, apply: Callable[[Array], Any], images: Array) -> Any:
+        """What `metric` and `results` read of normalised images, with `apply` as the model's `method`."""
+        ...
+
     def loss(self, outputs: Any, targets: Any, weight: Array) -> tuple[Losses, Array]:
         """The loss's parts, each summed over the examples times their weights, and the sum of the weights.
 
@@ -385,6 +395,14 @@ def check_labels(wanted: Sequence[str], found: Sequence[str], message: str, *, o
     else:
         what = f"there is a further {one} '{further[0]}'" if further else f"the {many} stand in another order"
     raise RequestError(message.format(what))
+
+
+def check_test_options(task: Task | type[Task], options: Mapping[str, Any]) -> None:
+    """Raises RequestError for an option that does not change after training, or that the task does not have."""
+    for name in options:
+        if name not in task.test_options:
+            known = ", ".join(f"task.{known}" for known in task.test_options) or "none"
+            raise RequestError(f"task.{name} does not go with a trained model of the task {task.name}; it has {known}")
 
 
 def check_result_options(task: Task | type[Task], options: Mapping[str, int]) -> None:

@@ -107,6 +107,19 @@ def test_validate_counts_as_the_training_did_whatever_the_batches(
     assert best["miou"] == pytest.approx(iou.mean(), abs=1e-4)
 
 
+def test_validate_and_predict_look_several_times_where_they_are_asked_to(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = printed(capsys, "validate", "--run", str(run))
+    views = ["--task.window", "[32, 32]", "--task.test_flip", "true", "--task.test_scales", "[1.0, 1.5]"]
+    found = printed(capsys, "validate", "--run", str(run), *views)
+    assert found["examples"] == 6
+    assert found["miou"] != plain["miou"]
+    assert found["miou"] > 0.3
+    picture = str(data / "images" / "val" / "5.png")
+    assert printed(capsys, "predict", "--run", str(run), picture, *views)["predictions"][0]["size"] == [130, 70]
+
+
 def test_predict_writes_masks_overlays_and_a_table(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

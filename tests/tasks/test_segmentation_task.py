@@ -120,6 +120,42 @@ def test_labels_are_those_of_two_bilinear_resizes(
     np.testing.assert_array_equal(found[:, : size[0], : size[1]][clear], wanted.argmax(-1)[clear])
 
 
+@pytest.mark.parametrize(("regions", "noise"), [(4, 0.2), (12, 1.0), (0, 3.0)])
+def test_labels_among_many_classes_are_the_largest_of_all(regions: int, noise: float) -> None:
+    """Whatever number of classes a tile may show: few, more, all; and of equal logits the first class."""
+    rng = np.random.default_rng(regions)
+    logits = noise * rng.normal(size=(1, 24, 40, 50)).astype(np.float32)
+    for region in range(regions):
+        top, left = rng.integers(0, 20), rng.integers(0, 30)
+        logits[0, top : top + 12, left : left + 16, 4 * region : 4 * region + 2] += 8  # two classes alike
+    logits[..., 1::4] = logits[..., ::4]
+    size = (171, 250)
+    fed = jax.image.resize(logits, (1, 96, 160, 50), "linear", antialias=False)
+    wanted = np.array(jax.image.resize(fed, (1, *size, 50), "linear", antialias=False))
+    found = np.asarray(label_maps(logits, np.int32([size]), network=(96, 160), canvas=(256, 256)))
+    wanted[..., 1::4] = -np.inf  # what equals the class before it
+    best = np.sort(wanted, -1)
+    clear = best[..., -1] - best[..., -2] > 1e-4
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(found[:, : size[0], : size[1]][clear], wanted.argmax(-1)[clear])
+
+
+def test_a_pass_that_collects_makes_one_map_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        calls.append(1)
+        return label_maps(*given, **options)
+
+    monkeypatch.setattr("crosscale.tasks.segmentation.metric.label_maps", counted)
+    labels = np.random.default_rng(0).integers(0, 3, (2, 8, 8)).astype(np.uint8)
+    cells, batch = batch_of(labels, labels, 3)
+    metric = Overlaps(labels_of(3))
+    state, rows = jax.eval_shape(metric.update_and_collect, metric.init(), cells, batch)
+    assert len(calls) == 1
+    assert (state.keys(), rows.keys()) == (metric.init().keys(), {"intersect", "true", "predicted"})
+
+
 def test_ignored_pixels_count_in_neither_loss_nor_gradient() -> None:
     rng = np.random.default_rng(1)
     logits = jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32)

@@ -1,5 +1,7 @@
 """From the logits of a map's cells to a label for every pixel of the picture as it came."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,8 +12,11 @@ from jax import lax
 
 from crosscale.contracts import Array
 
-ROWS = 32  # of the picture at a time: logits at its full size would be gigabytes
+ROWS, COLUMNS = 32, 128  # of the picture at a time: logits at its full size would be gigabytes
+SLACK = 128  # by how much a canvas is larger than its pictures at most
 IGNORED = 255  # in a mask: a pixel that does not count
+FEW = (8, 32)  # a tile is computed with the least of these numbers of classes that holds all it may show
+MARGIN = 1e-5  # of the largest logit: what rounding may add to a class's logit between cells
 
 
 @partial(jax.jit, static_argnames=("network", "canvas"))
@@ -19,13 +24,15 @@ def label_maps(cells: Array, sizes: Array, *, network: tuple[int, int], canvas: 
     """The label of the largest logit, at the pictures' own resolution.
 
     As the released evaluation does, the logits are enlarged to the network's input and from there to the picture,
-    bilinearly with half-pixel centres; both steps are taken at once, a few rows at a time.
+    bilinearly with half-pixel centres; both steps are taken at once, a tile at a time, and of those classes alone
+    that can be the largest there.
 
     Args:
       cells: (B, h, w, classes) logits.
       sizes: (B, 2) heights and widths of the pictures as they came, whole numbers above 0.
       network: height and width at which the pictures were fed.
-      canvas: height and width of the result, no smaller than any of `sizes`; the height is a multiple of `ROWS`.
+      canvas: height and width of the result, no smaller than any of `sizes` and less than `SLACK` larger; the height
+        is a multiple of `ROWS`.
 
     Returns:
       (B, *canvas) uint8; `IGNORED` in pictures of which a logit is not finite. What lies beyond a picture's own
@@ -37,18 +44,84 @@ def label_maps(cells: Array, sizes: Array, *, network: tuple[int, int], canvas: 
 
 
 def _label_map(cells: Array, size: Array, *, network: tuple[int, int], canvas: tuple[int, int]) -> Array:
-    height, width = cells.shape[:2]
-    rows = _matrix(*_taps(canvas[0], network[0], size[0]), network[0])
-    rows = rows @ jnp.asarray(_static_matrix(network[0], height))
-    columns = _static_taps(network[1], width)
-    own = _taps(canvas[1], network[1], size[1])
+    rows, tops, high = _side(cells.shape[0], network[0], size[0], canvas[0], ROWS)
+    columns, lefts, wide = _side(cells.shape[1], network[1], size[1], canvas[1], math.gcd(canvas[1], COLUMNS))
+    by_class = cells.swapaxes(1, 2)  # (h, classes, w): both enlargements are plain products
 
-    def block(part: Array) -> Array:
-        x = jnp.einsum("rh,hwc->rwc", part, cells, precision=lax.Precision.HIGHEST)
-        return _between(_between(x, *columns), *own).argmax(-1).astype(jnp.uint8)
+    def tile(place: Array) -> Array:
+        row, column = place // len(lefts), place % len(lefts)
+        near = lax.dynamic_slice(by_class, (tops[row], 0, lefts[column]), (high, by_class.shape[1], wide))
+        down = lax.dynamic_slice_in_dim(rows[row], tops[row], high, 1)
+        across = lax.dynamic_slice_in_dim(columns[column], lefts[column], wide, 1)
+        return _among_candidates(partial(_largest, down, across), near).astype(jnp.uint8)
 
-    labels = lax.map(block, rows.reshape(-1, ROWS, height)).reshape(canvas)
+    tiles = lax.map(tile, jnp.arange(len(tops) * len(lefts)))
+    labels = tiles.reshape(len(tops), len(lefts), *tiles.shape[1:]).swapaxes(1, 2).reshape(canvas)
     return jnp.where(jnp.isfinite(cells).all(), labels, jnp.uint8(IGNORED))
+
+
+def _side(cells: int, network: int, size: Array, canvas: int, step: int) -> tuple[Array, Array, int]:
+    """One side of the enlargement, in tiles of `step` pixels: (tiles, step, cells) shares of the cells in each pixel,
+    (tiles,) the first cell that a tile needs, and how many it needs."""
+    first, second, share = _taps(canvas, network, size)
+    shares = _matrix(first, second, share, network) @ jnp.asarray(_static_matrix(network, cells))
+    # Cells under a tile, and at both ends the neighbours of two interpolations.
+    reach = min(cells, math.ceil(step * cells / max(canvas - SLACK + 1, 1)) + 4)
+    starts = jnp.asarray(_static_taps(network, cells)[0])[first[::step]]
+    return shares.reshape(-1, step, cells), jnp.clip(starts, 0, cells - reach), reach
+
+
+def _largest(down: Array, across: Array, near: Array) -> Array:
+    """(h, classes, w) logits -> (rows, columns) positions of the largest between the cells; of equal ones the first."""
+    high, classes, wide = near.shape
+    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    x = product(down, near.reshape(high, classes * wide)).reshape(-1, wide)
+    x = product(x, across.T).reshape(len(down), classes, len(across))
+    # Two plain reductions; XLA:CPU does not vectorise argmax.
+    place = jnp.arange(classes, dtype=jnp.int32)[:, None]
+    return jnp.where(x == x.max(1, keepdims=True), place, classes).min(1)
+
+
+def _among_candidates(largest: Callable[[Array], Array], near: Array) -> Array:
+    """What `largest` gives of logits (h, classes, w), computed with as few of the classes as that takes."""
+    classes = near.shape[1]
+    counts = [count for count in FEW if count < classes]
+    margins = _margins(near)
+
+    def among(count: int, near: Array) -> Array:
+        kept = jnp.sort(lax.top_k(margins, count)[1])  # in order: of equal logits the first class is the label
+        chosen: Array = kept[largest(jnp.take(near, kept, 1))]
+        return chosen
+
+    needed = (margins >= 0).sum()
+    which = sum(((needed > count).astype(jnp.int32) for count in counts), jnp.int32(0))
+    found: Array = lax.switch(which, [*(partial(among, count) for count in counts), largest], near)
+    return found
+
+
+def _margins(near: Array) -> Array:
+    """(h, classes, w) logits -> (classes,): below 0 for a class that is nowhere the largest between cells.
+
+    An interpolated logit is a mean of the 3 x 3 cells around it at most. A class whose largest logit among these is
+    below the smallest of another class there cannot win. The windows looked at are of 4 x 4 cells, two apart, of which
+    one holds any 3 x 3.
+    """
+    high, low = _windows(near, jnp.maximum), _windows(near, jnp.minimum)
+    limit = low.max(1, keepdims=True) - MARGIN * jnp.abs(near).max()
+    margins: Array = (high - limit).max((0, 2))
+    return margins
+
+
+def _windows(x: Array, join: Callable[[Array, Array], Array]) -> Array:
+    """(h, classes, w) -> the windows' extremes, along both sides."""
+    for axis in (0, 2):
+        cut = partial(lax.slice_in_dim, axis=axis)
+        if x.shape[axis] % 2:
+            x = jnp.concatenate([x, cut(x, x.shape[axis] - 1, None)], axis)
+        x = join(cut(x, 0, None, 2), cut(x, 1, None, 2))
+        if (pairs := x.shape[axis]) > 1:  # one pair is a window of its own
+            x = join(cut(x, 0, pairs - 1), cut(x, 1, pairs))
+    return x
 
 
 def _taps(count: int, length: int, new_length: Any) -> tuple[Any, Any, Any]:
@@ -79,9 +152,3 @@ def _static_matrix(new_length: int, length: int) -> np.ndarray:
     matrix[every, first] += 1 - share
     matrix[every, second] += share
     return matrix
-
-
-def _between(x: Array, first: Any, second: Any, share: Any) -> Array:
-    """(rows, columns, C) -> (rows, new columns, C)."""
-    share = share[:, None]
-    return jnp.take(x, first, 1) * (1 - share) + jnp.take(x, second, 1) * share

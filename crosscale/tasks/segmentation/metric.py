@@ -43,22 +43,26 @@ class Overlaps(Metric):
           outputs: (B, h, w, classes) logits of the cells.
           batch: "image" as it was fed, "mask" (B, *canvas) with 255 for what does not count, "size" (B, 2), "weight".
         """
-        counts, loss, cells = self._counted(outputs, batch)
-        return {
-            "confusion": state["confusion"] + counts.sum(0),
-            "loss": state["loss"] + loss,
-            "cells": state["cells"] + cells,
-        }
+        return self.update_and_collect(state, outputs, batch)[0]
 
     def collect(self, outputs: Any, batch: DeviceBatch) -> dict[str, Array]:
         """ "intersect", "true" and "predicted", each (B, classes): pixels of a picture."""
-        counts = self._counted(outputs, batch)[0]
+        return self.update_and_collect(self.init(), outputs, batch)[1]
+
+    def update_and_collect(self, state: State, outputs: Any, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
+        """Both from one map of labels."""
+        counts, loss, cells = self._counted(outputs, batch)
         classes = len(self._names)
-        return {
+        rows = {
             "intersect": jnp.diagonal(counts[..., :classes], axis1=1, axis2=2),
             "true": counts.sum(2),
             "predicted": counts[..., :classes].sum(1),
         }
+        return {
+            "confusion": state["confusion"] + counts.sum(0),
+            "loss": state["loss"] + loss,
+            "cells": state["cells"] + cells,
+        }, rows
 
     def _counted(self, outputs: Array, batch: DeviceBatch) -> tuple[Array, Array, Array]:
         mask, weight = batch["mask"], batch["weight"]

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from crosscale.data.joint_augment import JointAugment
 from crosscale.errors import RequestError
 from crosscale.ranges import ABOVE_ZERO, NOT_NEGATIVE, check_ranges
+from crosscale.tasks.segmentation.views import Views
 
 
 @dataclass(frozen=True)
-class SegmentationOptions(JointAugment):
+class SegmentationOptions(Views, JointAugment):
     """A class for every pixel."""
 
     name: Literal["segmentation"] = "segmentation"
@@ -31,8 +32,14 @@ class SegmentationOptions(JointAugment):
 
     def __post_init__(self) -> None:
         check_ranges("task", self)
+        self.check_views()
         if isinstance(self.class_weights, tuple) and not all(weight > 0 for weight in self.class_weights):
             raise RequestError(f"task.class_weights={list(self.class_weights)}: every weight must be positive")
+
+    @property
+    def views(self) -> Views:
+        """How pictures are looked at in validation and prediction."""
+        return Views(**{field.name: getattr(self, field.name) for field in fields(Views)})
 
     @property
     def augment(self) -> JointAugment:

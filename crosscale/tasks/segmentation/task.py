@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +28,18 @@ from crosscale.tasks.segmentation.options import SegmentationOptions
 from crosscale.tasks.segmentation.report import sections, telling
 from crosscale.tasks.segmentation.result import Segmented
 from crosscale.tasks.segmentation.source import DeclaredMasks, class_weights, usual_scale
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split, check_labels
+from crosscale.tasks.segmentation.views import Apply, Views, looked_at
+from crosscale.tasks.task import (
+    Chart,
+    DeclaredData,
+    Examined,
+    Losses,
+    ResultOption,
+    Split,
+    check_labels,
+    check_test_options,
+)
+from crosscale.typed import from_plain, to_plain
 
 MASK = "mask"
 
@@ -64,6 +75,7 @@ class Segmentation:
     activation: ClassVar[str] = "labels"
     noun: ClassVar[str] = "classes"
     result_options: ClassVar[Mapping[str, ResultOption]] = {}
+    test_options: ClassVar[tuple[str, ...]] = tuple(field.name for field in fields(Views))
     schema: ClassVar[Mapping[str, Any]] = {
         "size": {"type": "array", "items": {"type": "integer"}, "description": "height and width"},
         "classes": {"type": "array", "items": {"type": "string"}},
@@ -156,12 +168,26 @@ class Segmentation:
         zero = options.get("reduce_zero_label")
         if zero not in (None, True, False):
             raise RequestError(f"a segmentation's reduce_zero_label={zero!r} is neither true, false nor null")
-        return cls(tuple(labels), palette, (long, short), reduce_zero_label=zero)
+        views = from_plain(Views, options.get("views") or {}, "views")
+        chosen = SegmentationOptions(**asdict(views))
+        return cls(tuple(labels), palette, (long, short), chosen, reduce_zero_label=zero)
 
     def artifact_options(self) -> dict[str, Any]:
-        """Palette, scale, and whether the masks' value 0 is ignored, where the recipe said so."""
+        """Palette, scale, whether the masks' value 0 is ignored, where the recipe said so, and the views, where they
+        are not one whole picture."""
         palette = [list(colour) for colour in self.palette]
-        return {"palette": palette, "scale": list(self.scale), "reduce_zero_label": self.reduce_zero_label}
+        own = {"palette": palette, "scale": list(self.scale), "reduce_zero_label": self.reduce_zero_label}
+        views = self.options.views
+        return own if views == Views() else {**own, "views": to_plain(asdict(views))}
+
+    def with_options(self, options: Mapping[str, Any]) -> "Segmentation":
+        """The same with other views; see `test_options`. Raises RequestError."""
+        check_test_options(self, options)
+        return replace(self, options=replace(self.options, **options))
+
+    def infer(self, apply: Apply, images: Array) -> Array:
+        """The cells' logits, of all views together."""
+        return looked_at(apply, images, self.options.views)
 
     def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
         """`num_classes`. Raises RequestError where another number was given."""
