@@ -82,20 +82,27 @@ def _surest(examined: Examined) -> list[int]:
 
 
 def _per_class(labels: Sequence[str], counts: np.ndarray) -> Table:
-    found = zip(labels, counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+    columns = (counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist())
+    found = zip(labels, *columns, strict=True)
     # The lowest accuracy first, classes without a picture last.
     ordered = sorted(found, key=lambda row: (row[2] == 0, row[1] / max(row[2], 1)))
     return Table(
         id="per-class",
         label="accuracy per class",
         title="Accuracy per class, lowest first",
-        columns=("class", "right", "accuracy"),
-        numeric=frozenset({1, 2}),
+        columns=("class", "right", "accuracy", "precision", "F1"),
+        numeric=frozenset({1, 2, 3, 4}),
         rows=[
-            (name, f"{right} of {count}", f"{100 * right / count:.1f} %" if count else "no pictures")
-            for name, right, count in ordered
+            (
+                name,
+                f"{right} of {count}",
+                f"{100 * right / count:.1f} %" if count else "no pictures",
+                f"{100 * right / said:.1f} %" if said else "\N{EN DASH}",
+                f"{200 * right / (said + count):.1f} %" if said + count else "\N{EN DASH}",
+            )
+            for name, right, count, said in ordered
         ],
-        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count in ordered],
+        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count, _ in ordered],
         filter_label="filter classes" if len(ordered) > MANY_CLASSES else "",
     )
 
