@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crosscale.tasks.classification.calibration import coverages, reliability
+from crosscale.tasks.classification.intervals import rows
 from crosscale.tasks.sections import Confusion, Gallery, Picture, Scatter, Section, Table
 from crosscale.tasks.task import Examined
 
@@ -31,10 +32,23 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
         ),
         Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),
         Section("mistakes", "Mistakes", "Most confident mistakes", [_mistakes(labels, examined)]),
+        Section("intervals", "Intervals", "How far the figures may be off", [_intervals(counts)]),
         Section(
             "calibration", "Calibration", "How sure, and how often right", _calibration(examined), NOTE, charts=True
         ),
     ]
+
+
+def _intervals(counts: np.ndarray) -> Table:
+    return Table(
+        id="figures",
+        label="figures with intervals",
+        title="95 % intervals, by drawing the held-out pictures again (bootstrap)",
+        columns=("figure", "value", "from", "to"),
+        numeric=frozenset({1, 2, 3}),
+        rows=rows(counts) if counts.any() else [],
+        empty="No held-out picture counts.",
+    )
 
 
 def _calibration(examined: Examined) -> list[Scatter]:
