@@ -24,8 +24,9 @@ from crosscale.errors import RequestError, WorkError
 from crosscale.models.detection import check_no_detector
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights, restore_model, restore_task
+from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.registry import plain_task
-from crosscale.tasks.task import Result, Task, check_result_options
+from crosscale.tasks.task import Result, Task
 
 
 class Predictor:

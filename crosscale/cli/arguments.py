@@ -215,8 +215,8 @@ def result_options(
     options: argparse.Namespace, task: "Task", defaults: Mapping[str, int] | None = None
 ) -> dict[str, int]:
     """What the options of `add_result_options` say to this task. Raises RequestError for another task's."""
+    from crosscale.tasks.checks import check_result_options
     from crosscale.tasks.registry import TASKS
-    from crosscale.tasks.task import check_result_options
 
     names = dict.fromkeys(name for kind in TASKS.values() for name in kind.result_options)
     given = {name: value for name in names if (value := getattr(options, name)) is not None}

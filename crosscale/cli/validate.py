@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import (
@@ -21,6 +22,7 @@ from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
     from crosscale.tasks.measure import Measure
+    from crosscale.tasks.sections import Table
 
 HELP = """\
 Measures a model on labelled pictures: cross-entropy loss, top-1 and top-5 accuracy, images per second.
@@ -35,6 +37,7 @@ examples:
   crosscale validate --run runs/digits
   crosscale validate --run runs/digits --split train --json
   crosscale validate --run runs/streets --task.window "[512, 512]" --task.test_flip true
+  crosscale validate --run runs/digits --details --csv tables
   crosscale validate --model crossvit_9_240 --weights model.safetensors --data-dir imagenet
 
 JSON: {"top1", "top5", "loss", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "kappa",
@@ -64,7 +67,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
     from crosscale.cluster.hosts import is_first
     from crosscale.runs.validate import evaluate_run
 
-    result, task = evaluate_run(
+    result, task, tables = evaluate_run(
         run=options.run,
         model=options.model,
         weights=options.weights,
@@ -79,13 +82,18 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
         workers=options.workers,
         on_bad_image=options.on_bad_image,
         task_options=test_options(options),
+        details=options.details or options.csv is not None,
     )
     if not is_first():
         return 0
+    if options.csv is not None:
+        _write(tables, options.csv)
     if as_json:
         print_json(result)
     else:
         _print(result, task.measures)
+        for table in tables if options.details else ():
+            print_table(table.columns, table.rows, right=[table.columns[i] for i in table.numeric], title=table.title)
     if result["skipped"]:
         total = result["skipped"] + result["examples"]
         note(f"crosscale validate: left out {result['skipped']} of {total} pictures that did not decode")
@@ -122,11 +130,30 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, help="images per forward (default: the run's, or 256)"
     )
+    parser.add_argument(
+        "--details", action="store_true", help="print the report's tables too, such as that of the classes"
+    )
+    parser.add_argument("--csv", metavar="DIR", type=Path, help="write these tables there as CSV files")
     parser.add_argument("--crop-pct", metavar="P", type=share, help="share of the side that the centre crop keeps")
     add_test_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
     return parser
+
+
+def _write(tables: "Sequence[Table]", folder: Path) -> None:
+    """A CSV file for each table. Raises WorkError."""
+    import csv
+
+    from crosscale.errors import WorkError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for table in tables:
+            with (folder / f"{table.id}.csv").open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows([table.columns, *table.rows])
+    except OSError as error:
+        raise WorkError(f"--csv {folder}: cannot be written ({error.strerror or error})") from None
 
 
 def _print(result: Mapping[str, Any], measures: "Mapping[str, Measure]") -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +13,7 @@ from crosscale.errors import RequestError, WorkError
 from crosscale.explain import describe_maps, explain
 from crosscale.explain.draw import figure
 from crosscale.predictor import Predictor
-from crosscale.runs.validate import DEFAULT_BATCH, HeldOut, measure, open_held_out, stored_data
+from crosscale.runs.validate import DEFAULT_BATCH, HeldOut, examined, measure, open_held_out, stored_data
 from crosscale.tasks.sections import Section
 from crosscale.tasks.task import Examined
 
@@ -74,35 +73,17 @@ def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done,
         on_batch=lambda done: on_progress(done, len(source)),
         on_bad_image="skip",
     )
-    examples = predictor.task.examples(predictor.spec)
-
-    def picture(position: int) -> np.ndarray:
-        return np.asarray(examples.validation(source[position])["image"])
-
-    def result(position: int) -> Any:
-        record = source[position]
-        return next(predictor.predict([record.image], batch_size=1))
-
-    examined = Examined(
-        rows=found.rows,
-        targets=found.targets,
-        index=found.rows["index"],
-        name=lambda place: source[place].id,
-        picture=picture,
-        target=lambda place: source[place].target,
-        result=result,
-        state=found.state,
-    )
+    seen = examined(predictor, source, found)
     return Analysis(
-        sections=predictor.task.sections(examined),
+        sections=predictor.task.sections(seen),
         examples=int(found.metrics["examples"]),
-        explained=_explain_some(predictor, source, examined),
+        explained=_explain_some(predictor, source, seen),
         skipped=int(found.metrics["skipped"]),
         images_per_second=found.metrics["images_per_second"],
     )
 
 
-def _explain_some(predictor: Predictor, source: Source, examined: Examined) -> list[Explained]:
+def _explain_some(predictor: Predictor, source: Source, seen: Examined) -> list[Explained]:
     """Attention over the most telling picture, and over evenly spread others."""
     try:
         describe_maps(predictor.model, predictor.spec.size)
@@ -111,12 +92,12 @@ def _explain_some(predictor: Predictor, source: Source, examined: Examined) -> l
     task = predictor.task
     spread = np.linspace(0, len(source) - 1, 2 * MAX_EXPLAINED).astype(int)[1::2]
     found: dict[str, Explained] = {}
-    for position in (*task.telling(examined)[:1], *map(int, spread)):
-        name = examined.name(position)
+    for position in (*task.telling(seen)[:1], *map(int, spread)):
+        name = seen.name(position)
         if len(found) == MAX_EXPLAINED or name in found:
             continue
         try:
-            record, image = source[position], examined.picture(position)
+            record, image = source[position], seen.picture(position)
         except WorkError:
             continue
         outputs, values = explain(

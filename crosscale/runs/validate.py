@@ -1,12 +1,13 @@
 """A validation: of a run's best weights, or of a model with a weight file, on any labelled data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from crosscale.artifact import best_folder, read_artifact
@@ -19,7 +20,8 @@ from crosscale.engine.step import EvalStep, make_eval_step
 from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
 from crosscale.tasks.registry import DEFAULT, task_kind
-from crosscale.tasks.task import Task
+from crosscale.tasks.sections import Table
+from crosscale.tasks.task import Examined, Task
 
 DEFAULT_BATCH = 256
 
@@ -44,10 +46,11 @@ class HeldOut:
 
 
 class Validation(NamedTuple):
-    """What was measured, and the task that says how to read it."""
+    """What was measured, the task that says how to read it, and its tables where they were asked for."""
 
     numbers: dict[str, Any]
     task: Task
+    tables: Sequence[Table] = ()
 
 
 def evaluate_run(
@@ -66,6 +69,7 @@ def evaluate_run(
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
     task_options: Mapping[str, Any] | None = None,
+    details: bool = False,
     **options: Any,
 ) -> Validation:
     """Validates a run's best weights, or a model with a weight file.
@@ -78,6 +82,7 @@ def evaluate_run(
       batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
       crop_pct: None is the weights' own.
       task_options: of a run, see `Predictor.from_run`.
+      details: whether the tables are wanted that the report has, such as one of the classes; of one process alone.
       **options: the model's fields, with `model`.
 
     Returns:
@@ -105,9 +110,37 @@ def evaluate_run(
         batch_size = mesh.size * -(-stored.get("batch_size", DEFAULT_BATCH) // mesh.size)
     check_divides("batch_size", batch_size, 1, mesh)
     loading: dict[str, Any] = {"workers": workers, "on_bad_image": on_bad_image}
-    found = measure(predictor, spec, source, mesh, batch_size=batch_size, **loading)
+    found = measure(predictor, spec, source, mesh, batch_size=batch_size, collect=details, **loading)
     numbers = {**found.metrics, **predictor.task.facts(), "data_dir": str(place), "split": split}
-    return Validation(numbers, predictor.task)
+    return Validation(numbers, predictor.task, _tables(predictor, source, found) if details else ())
+
+
+def _tables(predictor: Predictor, source: Source, found: Pass) -> list[Table]:
+    sections = predictor.task.sections(examined(predictor, source, found))
+    return [block for section in sections for block in section.blocks if isinstance(block, Table)]
+
+
+def examined(predictor: Predictor, source: Source, found: Pass) -> Examined:
+    """A pass with the rows of its examples, as the task's sections read it."""
+    examples = predictor.task.examples(predictor.spec)
+
+    def picture(position: int) -> np.ndarray:
+        return np.asarray(examples.validation(source[position])["image"])
+
+    def result(position: int) -> Any:
+        record = source[position]
+        return next(predictor.predict([record.image], batch_size=1))
+
+    return Examined(
+        rows=found.rows,
+        targets=found.targets,
+        index=found.rows["index"],
+        name=lambda place: source[place].id,
+        picture=picture,
+        target=lambda place: source[place].target,
+        result=result,
+        state=found.state,
+    )
 
 
 def stored_data(run: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from crosscale.contracts import Array, InputSpec
 from crosscale.data.transforms import eval_transform
 from crosscale.errors import RequestError
-from crosscale.tasks.task import check_test_options
+from crosscale.tasks.checks import check_test_options
 
 
 class PlainTask:

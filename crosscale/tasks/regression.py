@@ -25,11 +25,12 @@ from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.errors import RequestError
 from crosscale.models.heads.regression import RegressionHead
 from crosscale.ranges import POSITIVE, check_ranges
+from crosscale.tasks.checks import check_labels
 from crosscale.tasks.defaults import PlainResult, PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric, State
 from crosscale.tasks.sections import Gallery, Histogram, Picture, Scatter, Section, Table
-from crosscale.tasks.task import CaptionLine, Chart, DeclaredData, Examined, Losses, Split, check_labels
+from crosscale.tasks.task import CaptionLine, Chart, DeclaredData, Examined, Losses, Split
 
 TARGETS = "values"  # name of the targets' array in a batch
 BARS = 31  # of a histogram of errors

@@ -1,5 +1,6 @@
 """`crosscale validate` against accuracies counted from the library's own predictions."""
 
+import csv
 import json
 import shutil
 
@@ -136,3 +137,15 @@ def test_wrong_requests_are_one_line(capsys, tiny_run, words, message):
     assert captured.err.startswith("crosscale validate: error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_tables_of_the_classes_are_printed_and_written(capsys, tiny_run, folder, tmp_path):
+    words = ["--run", tiny_run, "--data-dir", folder, "--split", "train", "--details", "--csv", tmp_path / "tables"]
+    out = validate(capsys, *words).out
+    assert "Accuracy per class, lowest first" in out
+    assert "taken for" in out
+    with (tmp_path / "tables" / "per-class.csv").open(newline="") as file:
+        columns, *rows = csv.reader(file)
+    assert columns == ["class", "right", "accuracy", "precision", "F1"]
+    assert {row[0] for row in rows} == {str(digit) for digit in range(10)}
+    assert (tmp_path / "tables" / "confused.csv").is_file()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
 from crosscale.tasks.classification import Classification
 from crosscale.tasks.classification.calibration import best_temperature, confidence, coverages, threshold_of
+from crosscale.tasks.classification.intervals import intervals
 from crosscale.tasks.registry import task_kind
 
 RNG = np.random.default_rng(0)
@@ -122,6 +124,31 @@ def test_strangers_are_unknown(run, tmp_path, capsys):
     picture = next((tmp_path / "few").rglob("*.png"))
     assert main(["predict", "--run", str(run), str(picture), "--top-k", "1"]) == 0
     assert "unknown" in capsys.readouterr().out
+
+
+def test_intervals_hold_what_they_say():
+    """Against the normal approximation for top-1, and over many sets of which the true figure is known."""
+    (value, lower, upper) = intervals(np.array([[450, 50], [30, 470]]))["top1"]
+    spread = 1.96 * np.sqrt(0.92 * 0.08 / 1000)
+    assert value == 0.92
+    assert (lower, upper) == (pytest.approx(0.92 - spread, abs=2e-3), pytest.approx(0.92 + spread, abs=2e-3))
+    rng = np.random.default_rng(1)
+    chances, inside = np.array([0.55, 0.15, 0.1, 0.2]), 0  # recalls of 0.55 / 0.7 and 0.2 / 0.3
+    for _ in range(200):
+        _, lower, upper = intervals(rng.multinomial(300, chances).reshape(2, 2), draws=200)["balanced_accuracy"]
+        inside += lower <= (0.55 / 0.7 + 0.2 / 0.3) / 2 <= upper
+    assert 0.9 <= inside / 200 <= 0.99
+
+
+def test_figures_are_those_of_the_measures():
+    labels, said = RNG.integers(0, 5, 80), RNG.integers(0, 6, 80)
+    counts = np.zeros((7, 7), int)
+    np.add.at(counts, (labels, said), 1)
+    metric = Classification(7).metric
+    batch = {"label": jnp.asarray(labels), "weight": jnp.ones(80)}
+    want = metric.compute(jax.jit(metric.update)(metric.init(), 9 * jnp.eye(7)[said], batch), {})
+    found = intervals(counts, draws=2)
+    assert {name: values[0] for name, values in found.items()} == {n: pytest.approx(want[n], rel=1e-5) for n in found}
 
 
 def test_the_reports_curves():

@@ -7,10 +7,10 @@ import pytest
 
 from crosscale.data.augment import Augment
 from crosscale.errors import RequestError
+from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.classification import Classification
 from crosscale.tasks.measure import check_best
 from crosscale.tasks.measure import score as measure_score
-from crosscale.tasks.task import check_result_options
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(12, 7)).astype(np.float32) * 3

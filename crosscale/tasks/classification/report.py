@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crosscale.tasks.classification.calibration import coverages, reliability
+from crosscale.tasks.classification.intervals import rows
 from crosscale.tasks.sections import Confusion, Gallery, Picture, Scatter, Section, Table
 from crosscale.tasks.task import Examined
 
@@ -31,10 +32,23 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
         ),
         Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),
         Section("mistakes", "Mistakes", "Most confident mistakes", [_mistakes(labels, examined)]),
+        Section("intervals", "Intervals", "How far the figures may be off", [_intervals(counts)]),
         Section(
             "calibration", "Calibration", "How sure, and how often right", _calibration(examined), NOTE, charts=True
         ),
     ]
+
+
+def _intervals(counts: np.ndarray) -> Table:
+    return Table(
+        id="figures",
+        label="figures with intervals",
+        title="95 % intervals, by drawing the held-out pictures again (bootstrap)",
+        columns=("figure", "value", "from", "to"),
+        numeric=frozenset({1, 2, 3}),
+        rows=rows(counts) if counts.any() else [],
+        empty="No held-out picture counts.",
+    )
 
 
 def _calibration(examined: Examined) -> list[Scatter]:
@@ -82,20 +96,27 @@ def _surest(examined: Examined) -> list[int]:
 
 
 def _per_class(labels: Sequence[str], counts: np.ndarray) -> Table:
-    found = zip(labels, counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+    columns = (counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist())
+    found = zip(labels, *columns, strict=True)
     # The lowest accuracy first, classes without a picture last.
     ordered = sorted(found, key=lambda row: (row[2] == 0, row[1] / max(row[2], 1)))
     return Table(
         id="per-class",
         label="accuracy per class",
         title="Accuracy per class, lowest first",
-        columns=("class", "right", "accuracy"),
-        numeric=frozenset({1, 2}),
+        columns=("class", "right", "accuracy", "precision", "F1"),
+        numeric=frozenset({1, 2, 3, 4}),
         rows=[
-            (name, f"{right} of {count}", f"{100 * right / count:.1f} %" if count else "no pictures")
-            for name, right, count in ordered
+            (
+                name,
+                f"{right} of {count}",
+                f"{100 * right / count:.1f} %" if count else "no pictures",
+                f"{100 * right / said:.1f} %" if said else "\N{EN DASH}",
+                f"{200 * right / (said + count):.1f} %" if said + count else "\N{EN DASH}",
+            )
+            for name, right, count, said in ordered
         ],
-        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count in ordered],
+        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count, _ in ordered],
         filter_label="filter classes" if len(ordered) > MANY_CLASSES else "",
     )
 

@@ -21,6 +21,7 @@ from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
 from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.errors import RequestError
+from crosscale.tasks.checks import check_labels
 from crosscale.tasks.classification.calibration import (
     best_temperature,
     calibration_error,
@@ -37,7 +38,7 @@ from crosscale.tasks.defaults import PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
 from crosscale.tasks.sections import Section
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split, check_labels
+from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
 from crosscale.typed import convert, from_plain
 
 _COLUMNS = ("path_column", "label_column", "split_column")  # kept with the weights; those of training are not

@@ -17,6 +17,7 @@ from crosscale.data.mix import erase, mix_targets
 from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.data.tag_table import TagTable, open_tag_table
 from crosscale.errors import RequestError
+from crosscale.tasks.checks import check_labels
 from crosscale.tasks.defaults import PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
@@ -25,7 +26,7 @@ from crosscale.tasks.multilabel.options import MultiLabelOptions
 from crosscale.tasks.multilabel.report import sections, telling, words
 from crosscale.tasks.multilabel.result import Tagged
 from crosscale.tasks.sections import Section
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split, check_labels
+from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
 from crosscale.typed import from_plain
 
 

@@ -18,6 +18,7 @@ from crosscale.data.mask_folder import open_masks
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
+from crosscale.tasks.checks import check_labels, check_test_options
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
 from crosscale.tasks.sections import Section
@@ -29,16 +30,7 @@ from crosscale.tasks.segmentation.report import sections, telling
 from crosscale.tasks.segmentation.result import Segmented
 from crosscale.tasks.segmentation.source import DeclaredMasks, class_weights, usual_scale
 from crosscale.tasks.segmentation.views import Apply, Views, looked_at
-from crosscale.tasks.task import (
-    Chart,
-    DeclaredData,
-    Examined,
-    Losses,
-    ResultOption,
-    Split,
-    check_labels,
-    check_test_options,
-)
+from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
 from crosscale.typed import from_plain, to_plain
 
 MASK = "mask"
