@@ -43,6 +43,7 @@ VERBS = {
     "validate": Verb("crosscale.cli.validate", "loss, top-1, top-5 and images/s on a labelled split"),
     "predict": Verb("crosscale.cli.predict", "classes and probabilities of image files"),
     "calibrate": Verb("crosscale.cli.calibrate", "how sure a trained model may say it is, and when it says unknown"),
+    "embed": Verb("crosscale.cli.embed", "features of image files, per branch and joined, as NPZ or Parquet"),
     "convert": Verb("crosscale.cli.convert", "weights under another project's names, or a folder for the hub"),
     "explain": Verb("crosscale.cli.explain", "attention of every scale over image files, as PNG"),
     "export": Verb("crosscale.cli.export", "a trained model as StableHLO or ONNX, checked against the model"),

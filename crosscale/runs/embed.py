@@ -1,0 +1,120 @@
+"""Pooled features of pictures: one vector per branch of the model, and all of them joined."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from crosscale.contracts import Variables
+from crosscale.data import BadImage
+from crosscale.engine.forward import forward
+from crosscale.errors import RequestError, WorkError
+from crosscale.predictor import Predictor
+
+SUFFIXES = (".npz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was found.
+
+    Attributes:
+      paths: of the pictures that could be used.
+      branches: of each branch of the model (N, C) float32, in its order.
+      failures: a line for each picture that could not be used.
+    """
+
+    paths: tuple[str, ...]
+    branches: tuple[np.ndarray, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def joined(self) -> np.ndarray:
+        """(N, sum of C) float32, the branches side by side."""
+        return np.concatenate(self.branches, axis=1)
+
+
+def embed(
+    predictor: Predictor,
+    files: Sequence[Path],
+    *,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Embedded:
+    """Features of image files, prepared as in validation.
+
+    Args:
+      batch_size: pictures per forward; the last batch is filled up.
+      progress: told (pictures done, all pictures).
+
+    Raises:
+      WorkError: a feature is not finite.
+    """
+    spec = predictor.spec
+
+    @jax.jit
+    def features(variables: Variables, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(forward(predictor.model, variables, images, spec, method="features").pooled)
+
+    def load(file: Path) -> np.ndarray | str:
+        try:
+            return predictor.prepare(file, str(file))
+        except BadImage as error:
+            return str(error)
+
+    paths: list[str] = []
+    failures: list[str] = []
+    found: list[tuple[np.ndarray, ...]] = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            loaded = list(zip(part, pool.map(load, part), strict=True))
+            failures += [item for _, item in loaded if isinstance(item, str)]
+            good = [(file, item) for file, item in loaded if isinstance(item, np.ndarray)]
+            batch = np.zeros((batch_size, *spec.size, spec.channels), np.uint8)
+            for row, (_, image) in enumerate(good):
+                batch[row] = image
+            paths += [str(file) for file, _ in good]
+            pooled = features(predictor.variables, batch) if good else ()
+            found += [tuple(np.asarray(branch, np.float32)[: len(good)] for branch in pooled)] if good else []
+            progress(min(start + batch_size, len(files)), len(files))
+    branches = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    if not all(np.isfinite(branch).all() for branch in branches):
+        raise WorkError(f"{predictor.source}: the model's features are not finite; use other weights")
+    return Embedded(tuple(paths), branches, tuple(failures))
+
+
+def write_embedded(found: Embedded, file: Path) -> None:
+    """As .npz ("paths", "branch_0", ..., "joined") or .parquet (a row per picture, the same columns).
+
+    Raises:
+      RequestError: another suffix, or pyarrow is not installed.
+      WorkError: the file cannot be written.
+    """
+    arrays = {f"branch_{i}": branch for i, branch in enumerate(found.branches)} | {"joined": found.joined}
+    check_suffix(file)
+    try:
+        if file.suffix.lower() == ".npz":
+            with file.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, paths=np.array(found.paths), **arrays)
+            return
+        from crosscale.data.parquet import import_parquet
+
+        pq = import_parquet()
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        lists = pa.FixedSizeListArray.from_arrays
+        columns = {name: lists(pa.array(array.ravel()), array.shape[1]) for name, array in arrays.items()}
+        pq.write_table(pa.table({"path": list(found.paths), **columns}), file)
+    except OSError as error:
+        raise WorkError(f"{file}: cannot be written ({error.strerror or error})") from None
+
+
+def check_suffix(file: Path) -> None:
+    """Raises RequestError unless the file is one of those that can be written."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise RequestError(f"--output {file}: give a name that ends in {' or '.join(SUFFIXES)}")
