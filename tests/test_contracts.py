@@ -33,6 +33,12 @@ TASK = {
         {"label": RNG.integers(0, 7, 12).astype(np.int32)},
         3,
     ),
+    "multilabel": Case(
+        task_kind("multilabel").from_artifact(["cat", "dog", "outdoor"], {"thresholds": [0.3, 0.5, 0.6]}),
+        RNG.normal(size=(12, 3)).astype(np.float32),
+        {"tags": np.tile(np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]], np.float32), (4, 1))},
+        np.array([True, False, True]),
+    ),
     "regression": Case(
         task_kind("regression").from_artifact(
             ["mass", "length"], {"units": ["g", ""], "mean": [5.0, 4.0], "std": [2.0, 0.5]}

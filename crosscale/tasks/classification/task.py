@@ -89,7 +89,6 @@ class Classification(PlainTask):
     schema: ClassVar[Mapping[str, Any]] = {
         "classes": {"type": "array", "items": {"type": "string"}},
         "probabilities": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
-        "answer": {"type": ["string", "null"], "description": "the first class or unknown, where a threshold is kept"},
     }
     title: ClassVar[str] = "Most probable classes"
     best: ClassVar[str] = "top1"
