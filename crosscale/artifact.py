@@ -3,6 +3,7 @@
 What a file says is judged before a model is built from it: types, ranges, and sizes that no machine could hold.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -34,7 +35,14 @@ _BLOCKS = ("depth", "depths")
 # Fields whose key on disc is another: the words of the first files.
 _KEYS = {"labels": "classes", "num_outputs": "num_classes"}
 _SEPARATE = ("version", "extra")  # fields that are not simply read by their type
-_MAY_LACK = ("task_options", "step", "epoch", "data", "crosscale_version")  # where they have nothing to say
+_MAY_LACK = (
+    "task_options",
+    "step",
+    "epoch",
+    "data",
+    "crosscale_version",
+    "weights_digest",
+)  # where they have nothing to say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,7 @@ class Artifact:
       data: what the weights were trained and validated on: "dir", "root", "val_fraction" (0 or more, below 1), "seed"
         and "batch_size", each where it is known.
       crosscale_version: of the package that wrote the file; "" where it does not say.
+      weights_digest: `file_digest` of the weights beside it; "" where it does not say.
       version: of the schema.
       extra: keys for other programs (timm's, "names", "license"), which are kept and not looked into.
 
@@ -76,6 +85,7 @@ class Artifact:
     epoch: int | float | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     crosscale_version: str = field(default_factory=package_version)
+    weights_digest: str = ""
     version: int = VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -122,6 +132,12 @@ def find_best(root: Path) -> Path | None:
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
     return None
+
+
+def file_digest(file: Path) -> str:
+    """BLAKE2b of 16 bytes in hexadecimal digits, of a file's contents. Raises OSError."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def read_artifact(place: str | Path) -> Artifact:

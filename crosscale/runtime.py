@@ -31,6 +31,16 @@ def package_version() -> str:
         return "0+source"
 
 
+def shown_duration(seconds: float) -> str:
+    """A time in the two units that matter: "41 s", "3 min 12 s", "5 h 20 min", "3 d 4 h"."""
+    whole = max(0, round(seconds))
+    for size, unit, smaller, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {part}" if rest else "")
+    return f"{whole} s"
+
+
 def cache_folder() -> Path:
     """$CROSSCALE_CACHE, or crosscale/ below $XDG_CACHE_HOME or ~/.cache."""
     if given := os.environ.get("CROSSCALE_CACHE"):

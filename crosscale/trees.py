@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flax import traverse_util
+from jax import lax
 
 T = TypeVar("T")
 
@@ -30,6 +31,14 @@ def match_first(name: str, rules: Iterable[tuple[str, T]], default: T) -> T:
 def map_named(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of `function(name, leaf)`, of the same structure."""
     return unflatten({name: function(name, leaf) for name, leaf in flatten(tree).items()})
+
+
+def stop_gradients(tree: Mapping[str, Any], patterns: Sequence[str]) -> Mapping[str, Any]:
+    """The tree with the matching leaves as constants, so that no backward pass is made for them alone."""
+    if not patterns:
+        return tree
+    rules = [(pattern, True) for pattern in patterns]
+    return map_named(lambda name, leaf: lax.stop_gradient(leaf) if match_first(name, rules, False) else leaf, tree)
 
 
 def select(tree: Mapping[str, Any], rules: Sequence[tuple[str, T]], default: T) -> dict[str, Any]:

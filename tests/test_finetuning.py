@@ -72,11 +72,11 @@ def test_the_model_of_a_file_or_run(from_scratch, tmp_path):
 
 
 def test_sizes_fit_the_data():
-    assert fitting_sizes(10, 1, 32) == {"batch_size": 2, "epochs": 80}
+    assert fitting_sizes(10, 1, 32) == {"batch_size": 2, "epochs": 80, "log_every": 5}
     assert fitting_sizes(3, 1, 32)["batch_size"] == 1
-    assert fitting_sizes(5_000, 1, 32) == {"batch_size": 32, "epochs": 20}
-    assert fitting_sizes(1_000_000, 8, 32) == {"batch_size": 32, "epochs": 10}
-    assert fitting_sizes(100, 8, 32) == {"batch_size": 24, "epochs": 100}
+    assert fitting_sizes(5_000, 1, 32) == {"batch_size": 32, "epochs": 20, "log_every": 20}
+    assert fitting_sizes(1_000_000, 8, 32) == {"batch_size": 32, "epochs": 10, "log_every": 20}
+    assert fitting_sizes(100, 8, 32) == {"batch_size": 24, "epochs": 100, "log_every": 4}
 
 
 def test_without_a_recipe(from_scratch, tmp_path, capsys):

@@ -102,7 +102,8 @@ def _print_table(models: Sequence[dict[str, Any]], measures: dict[str, str]) -> 
         ]
         for model in models
     ]
-    print_table(["model", *numbers, "source", "weights"], rows, right=numbers)
+    optional = ("weights", "source", "activations", "as run", "input")
+    print_table(["model", *numbers, "source", "weights"], rows, right=numbers, optional=optional)
 
 
 def _print_one(model: dict[str, Any], as_json: bool) -> int:

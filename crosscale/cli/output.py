@@ -24,6 +24,7 @@ def print_table(
     *,
     right: Sequence[str] = (),
     title: str | None = None,
+    optional: Sequence[str] = (),
 ) -> None:
     """Prints rows of cells on standard output.
 
@@ -32,6 +33,7 @@ def print_table(
       rows: one cell a column; taken literally, without markup.
       right: the headings of the columns to align on the right (numbers).
       title: a line above the table.
+      optional: headings of columns that a narrow terminal goes without, the first one first; a line says which.
     """
     from rich import box
     from rich.console import Console
@@ -39,12 +41,27 @@ def print_table(
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    left_out: list[str] = []
+    for name in optional:
+        if _table_width(columns, rows, left_out) <= console.width:
+            break
+        left_out.append(name)
+    if left_out:
+        kept = [place for place, name in enumerate(columns) if name not in left_out]
+        columns, rows = [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+        note(f"for lack of room left out: {', '.join(left_out)}; a wider terminal, a pipe and --json have all")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
+
+
+def _table_width(columns: Sequence[str], rows: Sequence[Sequence[str]], left_out: Sequence[str]) -> int:
+    """Columns of a terminal that a table needs whose cells are not folded: two between its columns."""
+    widths = [max(map(len, [name, *cells])) for name, *cells in zip(columns, *rows, strict=True)]
+    return sum(width + 2 for name, width in zip(columns, widths, strict=True) if name not in left_out)
 
 
 class Report(Protocol):

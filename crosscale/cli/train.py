@@ -1,7 +1,7 @@
 """`crosscale train`: trains or fine-tunes from a recipe; leaves a complete run folder."""
 
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from crosscale.errors import RequestError, WorkError
 if TYPE_CHECKING:
     from crosscale.recipe import Recipe
     from crosscale.runs.experiment import Splits
+    from crosscale.runs.starting import Start
 
 HELP = """\
 Trains a model from a recipe, or fine-tunes one from weights, and leaves a complete run folder.
@@ -27,14 +28,16 @@ Ctrl-C or SIGTERM ends the run after its step, saves it and says how to go on.""
 EPILOG = """\
 examples:
   crosscale train --config digits
+  crosscale train --data-dir photos
   crosscale train --config digits --data-dir photos --train.epochs 20 --optimizer.lr 5e-4
   crosscale train --data-dir photos --model crossvit_9_240 --pretrained weights.safetensors
   crosscale train --config my.yaml --model.options.drop_path_rate 0.1 --dry-run
   crosscale train --output-dir runs/digits-1 --resume
+  crosscale train --output-dir runs/digits-1 --resume --extend 10
 
-JSON: {"top1", "top5", "loss", ..., "examples", "images_per_second", "steps", "epochs", "best_step", "best_epoch",
-"skipped_images", "skipped_steps", "rollbacks", "stopped", "output_dir"}; the first ones up to "examples", which are
-those that `crosscale validate` gives, are of the best validation.
+JSON: {"top1", "top5", "loss", ..., "examples", "images_per_second", "seconds", "steps", "epochs", "best_step",
+"best_epoch", "skipped_images", "skipped_steps", "rollbacks", "stopped", "output_dir"}; the first ones up to "examples",
+which are those that `crosscale validate` gives, are of the best validation.
 
 exit status:
   0  trained, or stopped by a signal and saved
@@ -58,25 +61,53 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
     recipe, name, splits = _recipe(options)
     if options["dry_run"]:
         return _dry_run(recipe, splits, as_json)
-    output_dir = Path(options["output_dir"]) if options["output_dir"] else _next_folder(name)
     from crosscale.cluster.hosts import is_first
+    from crosscale.engine.run_folder import holds_run
     from crosscale.report.write import LiveReport
     from crosscale.runs.train import run_training
 
-    live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
+    with _output_dir(options["output_dir"], name) as output_dir:
+        live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
+        try:
+            result = run_training(
+                recipe,
+                output_dir,
+                resume=options["resume"],
+                extend=options["extend"],
+                on_epoch=lambda folder: live.refresh(),
+                splits=splits,
+            )
+        except WorkError as error:
+            if holds_run(output_dir.expanduser()):  # a start that failed has left nothing
+                live.refresh(ended=f"ended by an error: {error}")
+            raise
+        if result["stopped"] is None:
+            live.refresh(final=True)
+        else:
+            live.refresh(ended=f"stopped by {result['stopped']}")
+        if is_first() and as_json:
+            print_json(result)
+        elif is_first():
+            print(result["output_dir"])
+        return 0
+
+
+@contextmanager
+def _output_dir(given: str | None, name: str) -> Iterator[Path]:
+    """The folder that was given, or runs/<name>-<n>, which goes again where nothing was begun in it."""
+    from crosscale.cluster.hosts import is_first
+    from crosscale.engine.run_folder import claim_next
+
+    if given:
+        yield Path(given)
+        return
+    folder = claim_next(Path("runs"), name) if is_first() else Path("runs")  # the first one's holds for all
     try:
-        result = run_training(
-            recipe, output_dir, resume=options["resume"], on_epoch=lambda folder: live.refresh(), splits=splits
-        )
-    except WorkError:
-        live.refresh()
-        raise
-    live.refresh(final=result["stopped"] is None)
-    if is_first() and as_json:
-        print_json(result)
-    elif is_first():
-        print(result["output_dir"])
-    return 0
+        yield folder
+    finally:
+        with suppress(OSError):  # not empty, but for a start that failed
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def _parser(argv: Sequence[str]) -> Parser:
@@ -88,7 +119,8 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument(
         "--config",
         metavar="RECIPE",
-        help=f"a YAML file, or a shipped recipe ({shipped}); default: all defaults",
+        help=f"a YAML file, or a shipped recipe ({shipped}); default: photos, or with --pretrained finetune, fitted "
+        "to the data",
     )
     parser.add_argument("--data-dir", metavar="D", help="a folder of images, a table, or digits (--data.dir)")
     parser.add_argument("--model", metavar="M", help="a preset or family (--model.name)")
@@ -101,6 +133,13 @@ def _parser(argv: Sequence[str]) -> Parser:
     )
     parser.add_argument("--output-dir", metavar="RUN", help="the run folder; default runs/<recipe>-<n>")
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN, where there is one")
+    parser.add_argument(
+        "--extend",
+        metavar="N",
+        type=int,
+        default=0,
+        help="with --resume: train N epochs more than the run was begun with; the learning rate follows the longer run",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would do")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
@@ -120,6 +159,8 @@ def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]":
         if key in overrides:
             raise RequestError(f"--{short.replace('_', '-')} and --{key} are the same key; give one of them")
         overrides[key] = options[short]
+    if options["extend"] < 0 or (options["extend"] and not options["resume"]):
+        raise RequestError("--extend N goes with --resume, and N is how many epochs more")
     if options["resume"]:
         if not options["output_dir"]:
             raise RequestError("--resume needs --output-dir RUN, the run to go on with")
@@ -128,41 +169,27 @@ def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]":
             if not stored.is_file():
                 raise RequestError(f"--resume: {stored.parent} holds no run; give --config to begin one there")
             return load(stored, overrides), "", None
-    if options["config"] is None and overrides.get("model.pretrained", "false") != "false":
-        recipe, splits = _finetuning(overrides)
-        return recipe, "finetune", splits
     if options["config"] is None:
+        start = _start(overrides)
+        if start is not None:
+            for line in start.lines:
+                note(line)
+            return start.recipe, start.name, start.splits
         return override(Recipe(), overrides), overrides.get("model.name", Recipe().model.name), None
     return load(options["config"], overrides), Path(options["config"]).stem, None
 
 
-def _finetuning(given: dict[str, str]) -> "tuple[Recipe, Splits | None]":
-    """The recipe "finetune" for the model that the weights are of, at sizes that fit the data, which it opens."""
-    import jax
+def _start(given: dict[str, str]) -> "Start | None":
+    """What fits the weights or the data, where one of them was given."""
+    if given.get("model.pretrained", "false") != "false":
+        from crosscale.runs.starting import from_weights
 
-    from crosscale.models.registry import check_name
-    from crosscale.pretrained.finetuning import fitting_sizes, model_of, options_text
-    from crosscale.recipe import load
-    from crosscale.runs.experiment import open_splits
+        return from_weights(given)
+    if given.get("data.dir", "null") != "null":
+        from crosscale.runs.starting import from_data
 
-    chosen: dict[str, str] = {}
-    if "model.name" not in given and given["model.pretrained"] != "true":
-        found = model_of(given["model.pretrained"])
-        chosen = {"model.name": found["name"], **options_text(found["options"])}
-    recipe = load("finetune", {**chosen, **given})
-    check_name(recipe.model.name)
-    splits = None if recipe.data.dir is None else open_splits(recipe)
-    if splits is not None:
-        sizes = fitting_sizes(len(splits[0]), jax.device_count(), recipe.train.batch_size)
-        chosen |= {f"train.{name}": str(value) for name, value in sizes.items()}
-    recipe = load("finetune", {**chosen, **given})
-    train, optimizer = recipe.train, recipe.optimizer
-    note(
-        f"fine-tuning {recipe.model.name} with the recipe 'finetune': {train.epochs} epochs, batch {train.batch_size}, "
-        f"{optimizer.name} at {optimizer.lr:g} per {optimizer.lr_base_batch} images, layer decay "
-        f"{optimizer.layer_decay}, weight decay {optimizer.weight_decay}; recipe.yaml in the run folder has the rest"
-    )
-    return recipe, splits
+        return from_data(given)
+    return None
 
 
 def _dry_run(recipe: "Recipe", splits: "Splits | None", as_json: bool) -> int:
@@ -200,8 +227,3 @@ def _sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     levels = "▁▂▃▄▅▆▇█"
     return "".join(levels[round((value - low) / ((high - low) or 1.0) * (len(levels) - 1))] for value in values)
-
-
-def _next_folder(name: str) -> Path:
-    """runs/<name>-<n>, with the first n for which there is nothing yet."""
-    return next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())

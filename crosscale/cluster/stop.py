@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM and Ctrl-C let the step finish and the state be saved."""
+"""A polite end: SIGTERM, Ctrl-C and a closed terminal (SIGHUP) let the step finish and the state be saved."""
 
 import signal
 import threading
@@ -6,8 +6,17 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
+def _stopping() -> list[signal.Signals]:
+    found = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows has none
+        found.append(signal.SIGHUP)
+    return found
+
+
 class StopSignals:
-    """While entered, the first SIGTERM or SIGINT only sets `requested`; a second SIGINT interrupts.
+    """While entered, the first SIGTERM, SIGINT or SIGHUP only sets `requested`; a second SIGINT interrupts.
+
+    SIGHUP stays ignored where whoever started the process said so, as nohup does.
 
     Attributes:
       requested: the name of the signal, or None.
@@ -20,7 +29,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         # Python delivers signals to the main thread only, and lets no other thread set a handler.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _stopping():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -44,6 +44,10 @@ class ArraySource:
     def __getitem__(self, index: int) -> Record:
         return Record(self.ids[index], self.images[index], int(self.labels[index]))
 
+    def record_id(self, index: int) -> str:
+        """The picture's name."""
+        return self.ids[index]
+
     def select(self, indices: np.ndarray) -> "ArraySource":
         """The same pictures with only these examples."""
         return ArraySource(self.classes, [self.ids[i] for i in indices], self.images[indices], self.labels[indices])

@@ -7,11 +7,13 @@ import stat
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from crosscale.data.names import reads_heif
+from crosscale.data.netpbm import PLAIN, plain_netpbm
 from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
@@ -25,6 +27,9 @@ _FOREIGN = ("EPS", "WMF")
 _SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan
 _SCANS = 32
 _SCANNED_PIXELS = 500_000_000  # of all scans together: some seconds
+_TILE_PIXELS = 1 << 22  # of a TIFF's tile, which is decoded whole however little of it the picture shows
+_TILE_SHARE = 4
+_BAND = 1 << 22  # pixels of 16 bits that are scaled at once
 _WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
 
@@ -105,8 +110,12 @@ def decode(
             raise _too_large(name, img.size, max_pixels)
         if isinstance(image, bytes) and has_too_many_scans(image, img.width * img.height):
             raise BadImage(name, f"a JPEG of {image.count(_SCAN)} scans, which would take minutes; save it anew")
+        if (tile := _tile_pixels(img)) > max(_TILE_PIXELS, _TILE_SHARE * img.width * img.height):
+            raise BadImage(name, f"a TIFF whose tiles have {tile:,} pixels, more than the picture; save it anew")
     stored = stored_as(img)
     try:
+        if isinstance(image, bytes) and image[:2] in PLAIN:
+            img = plain_netpbm(img, image)
         img.load()
         if "transparency" in img.info and img.mode in _WITHOUT_ALPHA:
             img = _without_colour(img, stored, image if isinstance(image, bytes) else None)
@@ -200,6 +209,15 @@ def has_too_many_scans(data: bytes, pixels: int) -> bool:
     """
     scans = data.count(_SCAN) if data.startswith(b"\xff\xd8") else 0
     return scans > _SCANS and scans * pixels > _SCANNED_PIXELS
+
+
+def _tile_pixels(img: Image.Image) -> int:
+    """Of one tile of a TIFF; 0 where there are none."""
+    tags: Any = getattr(img, "tag_v2", None)
+    if img.format != "TIFF" or tags is None:
+        return 0
+    sides = [tags.get(tag, 0) for tag in (322, 323)]  # TileWidth, TileLength
+    return int(sides[0]) * int(sides[1]) if all(isinstance(side, int) for side in sides) else 0
 
 
 def orientation(img: Image.Image) -> int:
@@ -296,9 +314,14 @@ def _say_dark(name: str, largest: int) -> None:
 
 
 def _sixteen_to_eight(img: Image.Image, name: str) -> Image.Image:
-    pixels = np.asarray(img).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > 65535:
+    pixels = np.asarray(img)
+    least, largest = int(pixels.min()), int(pixels.max())
+    if least < 0 or largest > 65535:
         raise BadImage(name, "32-bit pixels beyond 0..65535 have no fixed range; save it with 8 or 16 bits")
-    if 0 < pixels.max() <= 255:
-        _say_dark(name, int(pixels.max()))
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+    if 0 < largest <= 255:
+        _say_dark(name, largest)
+    scaled = np.empty(pixels.shape, np.uint8)
+    rows = max(1, _BAND // pixels.shape[1])  # a band at a time: whole, the wider numbers would take many times the room
+    for top in range(0, len(pixels), rows):
+        scaled[top : top + rows] = (pixels[top : top + rows].astype(np.uint32) + 128) // 257
+    return Image.fromarray(scaled)

@@ -46,6 +46,10 @@ class ImageFolder:
         path = self.paths[index]
         return Record(path, open_image(self.root / path), int(self.labels[index]))
 
+    def record_id(self, index: int) -> str:
+        """The picture's path below `root`."""
+        return self.paths[index]
+
     def select(self, indices: Iterable[int]) -> "ImageFolder":
         """The same folder with only these examples."""
         chosen = np.fromiter(indices, np.int64)

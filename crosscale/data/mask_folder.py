@@ -127,6 +127,10 @@ class MaskSource:
         name, _ = self.pairs.names(index)
         return Record(name, picture, self._labels(index, upright_size(picture, name)))
 
+    def record_id(self, index: int) -> str:
+        """The names of the picture and its mask."""
+        return "\n".join(self.pairs.names(index))
+
     @property
     def blocks(self) -> np.ndarray | None:
         """Where blocks of examples begin that are read together, for an order that reads each once; None for files."""

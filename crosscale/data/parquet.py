@@ -1,6 +1,7 @@
 """Hugging Face parquet shards with an image column as a random-access source."""
 
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -131,6 +132,10 @@ class ParquetShards:
         picture = self.rows.picture(index, self.rows.columns[0])
         return Record(self.rows.record_id(index), picture, int(self.labels[index]))
 
+    def record_id(self, index: int) -> str:
+        """The shard's name and the row's number inside it."""
+        return self.rows.record_id(index)
+
     def select(self, indices: np.ndarray) -> "ParquetShards":
         """The same shards with only these examples, which must be sorted."""
         return ParquetShards(self.classes, self.rows.select(indices), self.labels[indices])
@@ -198,8 +203,18 @@ def _read(files: Sequence[Path]) -> tuple[Any, np.ndarray, np.ndarray | list[str
     missing = next((index for index, value in enumerate(values) if value is None), None)
     if missing is not None:
         raise RequestError(f"{files[0].parent}: example {missing} has no label")
-    labels = values if isinstance(values[0], str) else np.asarray(values, np.int64)
+    labels = values if isinstance(values[0], str) else _whole(values, files[0].parent)
     return schema, np.asarray(groups, np.int64), labels
+
+
+def _whole(values: list[Any], place: Path) -> np.ndarray:
+    """Labels as whole numbers. Raises RequestError for one that is none."""
+    for index, value in enumerate(values):
+        if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
+            raise RequestError(
+                f"{place}: the label of example {index} is {value!r}; labels are whole numbers from 0, or names"
+            )
+    return np.asarray(values, np.int64)
 
 
 def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]:

@@ -11,6 +11,8 @@ from crosscale.data.names import split_in
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.errors import RequestError
 
+MOST_CLASSES = 1_000_000
+
 
 def find_shards(root: Path, suffix: str) -> dict[str, list[Path]]:
     """Sorted shard files by split: "train", "val", "test", or "" where neither name nor folder tells.
@@ -65,7 +67,13 @@ def label_numbers(
     numeric = isinstance(values, np.ndarray) or all(re.fullmatch(r"-?\d+", value) for value in values)
     if numeric and not (classes is not None and not isinstance(values, np.ndarray) and set(values) <= set(classes)):
         labels = np.asarray(values).astype(np.int64)
-        names = tuple(classes or (str(label) for label in range(int(labels.max(initial=-1)) + 1)))
+        largest = int(labels.max(initial=-1))
+        if classes is None and largest >= MOST_CLASSES:
+            raise RequestError(
+                f"{where}: the label {largest:,} would make as many classes; number them from 0, below "
+                f"{MOST_CLASSES:,}, or give them names"
+            )
+        names = tuple(classes or (str(label) for label in range(largest + 1)))
         check_labels(where, labels, len(names))
         return labels.astype(np.int32), names
     names = tuple(classes or sorted(set(values)))

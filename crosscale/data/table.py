@@ -80,6 +80,10 @@ class TableSource:
         path = self.paths[index]
         return Record(path, open_image(self.root / path), self.values[index])
 
+    def record_id(self, index: int) -> str:
+        """The picture's path, as the table has it."""
+        return self.paths[index]
+
     def select(self, indices: np.ndarray) -> "TableSource":
         """The same table with only these examples."""
         paths = [self.paths[int(index)] for index in indices]

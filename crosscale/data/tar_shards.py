@@ -23,6 +23,8 @@ from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
 
+_BLOCK = 512  # bytes; all in a tar file is a multiple of it
+
 
 class TarShards:
     """Pictures inside uncompressed tar files.
@@ -158,18 +160,29 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
     images: list[tuple[str, int, int]] = []
     others: collections.Counter[str] = collections.Counter()
     labels: dict[str, str] = {}
+    places: dict[str, tuple[int, int]] = {}
+    end = 0
     length = file.stat().st_size
     try:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
-                if not member.isfile() or any(map(is_left_behind, PurePosixPath(name).parts)):
+                end = max(end, member.offset_data + (-(-member.size // _BLOCK) * _BLOCK if member.isreg() else 0))
+                if any(map(is_left_behind, PurePosixPath(name).parts)):
+                    continue
+                if member.islnk() and is_picture(name):  # the same bytes under another name
+                    target = member.linkname.removeprefix("./")
+                    if target not in places:
+                        raise RequestError(f"{file}: {name} is a hard link to {target}, which does not stand before it")
+                    images.append((name, *places[target]))
+                if not member.isfile():
                     continue
                 if member.offset_data + member.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 extension = os.path.splitext(name)[1].lower()
                 if is_picture(name):
                     images.append((name, member.offset_data, member.size))
+                    places[name] = member.offset_data, member.size
                 elif extension in (".cls", ".json"):
                     content = tar.extractfile(member)
                     text = b"" if content is None else content.read()
@@ -178,6 +191,8 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
                 elif extension not in (".txt", ".tsv", ".csv"):
                     others[extension] += 1
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has passed
+        if not _ends(file, end):
+            raise tarfile.ReadError("its end mark is missing")
     except tarfile.ReadError as error:
         raise WorkError(
             f"{file}: the shard is cut short or no plain .tar ({error}), after {len(images)} images; copy it again"
@@ -195,6 +210,13 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
             )
         result.append((name, offset, size, label))
     return result
+
+
+def _ends(file: Path, end: int) -> bool:
+    """Whether a block of zeros follows the last member, as in every archive that was written to its end."""
+    with file.open("rb") as opened:
+        opened.seek(end)
+        return opened.read(_BLOCK) == bytes(_BLOCK)
 
 
 def _label_text(extension: str, content: bytes) -> str | None:

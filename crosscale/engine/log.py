@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 METRICS = "metrics.jsonl"
+_WIDE = 150  # columns of a terminal from which on the whole line fits beside the bar and the time
 _FLUSH_SECONDS = 60.0  # a flush waits for the disc
 
 
@@ -41,9 +42,10 @@ class RunLog:
         console = Console(file=sys.stderr, highlight=False)
         self._display: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
+            self._wide = console.width >= _WIDE
             self._display = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(40 if self._wide else 16),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 console=console,
@@ -72,13 +74,17 @@ class RunLog:
         """A line about what only this process saw, of several that train together."""
         self.line(text)
 
-    def window_line(self, step: int, text: str) -> None:
-        """Where the run stands: beside the bar on a terminal, else a line."""
+    def window_line(self, step: int, text: str, short: str = "") -> None:
+        """Where the run stands: beside the bar on a terminal, else a line.
+
+        Args:
+          short: what stands beside the bar where the whole text would push the time that remains off the terminal.
+        """
         if self._display is None:
             self.line(text)
         else:
             self._write(text)
-            self._display.update(self._bar, completed=step, description=text)
+            self._display.update(self._bar, completed=step, description=text if self._wide else short or text)
 
     def tick(self, step: int) -> None:
         """Moves the bar only."""
@@ -130,7 +136,7 @@ class QuietLog(RunLog):
     def here(self, text: str) -> None:
         print(f"process {self._process}: {text}", file=sys.stderr, flush=True)
 
-    def window_line(self, step: int, text: str) -> None:
+    def window_line(self, step: int, text: str, short: str = "") -> None:
         pass
 
     def tick(self, step: int) -> None:
@@ -190,7 +196,8 @@ class CollectedLog(logging.Handler):
     def __exit__(self, *raised: object) -> None:
         logger = logging.getLogger("crosscale")
         logger.removeHandler(self)
-        logger.level, logger.propagate = self._before
+        level, logger.propagate = self._before
+        logger.setLevel(level)  # the attribute alone would leave what logging remembers of it
 
 
 def truncate_metrics(path: Path, last_step: int, last_epoch: float) -> None:

@@ -23,9 +23,13 @@ from crosscale.engine.spikes import WINDOW, usual_loss
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import EvalStep, TrainStep, parameter_names
 from crosscale.errors import WorkError
+from crosscale.runtime import shown_duration
 from crosscale.tasks.metric import Metric
 
 MOST_VAIN_ROLLBACKS = 3
+_LONG_COMPILATION = 20.0  # seconds; a shorter one nobody has to be told of
+_PACE_SECONDS = 5.0  # of steps, after which the rest of the run is estimated
+_LONG_REST = 30.0
 
 
 class Batches(Iterator[Batch], Protocol):
@@ -86,6 +90,7 @@ class Parts:
       restore: the newest checkpoint's state and progress, None where there is none.
       on_epoch: called after each epoch, or span of a run counted in steps, when its metrics are written and its
         validation, if one was due, is done.
+      shown: a number of a validation, by name, as the log shows it.
     """
 
     train_step: TrainStep
@@ -102,6 +107,7 @@ class Parts:
     restore: Callable[[], Restored | None] = lambda: None
     validates: bool = True
     on_epoch: Callable[[], None] = lambda: None
+    shown: Callable[[str, float], str] = lambda name, value: f"{name} {value:.4f}"
 
 
 def restore_state(checkpoints: Checkpoints, target: TrainState, layout: Any) -> Restored | None:
@@ -125,6 +131,7 @@ class Loop:
       step: steps taken.
       stopped: the name of the signal that stopped the run, or None.
       length: of the run, and its spans.
+      began: when this process began, by `time.monotonic`.
     """
 
     def __init__(
@@ -144,6 +151,9 @@ class Loop:
         self._pending: dict[str, Array] | None = None
         self._reported: set[str] = set()
         self._compiled = False
+        # What is left of the run is told once, when the first steps have shown how long one takes.
+        self._to_go_told = False
+        self.began = self._since = time.monotonic()  # of the latter: the latest epoch's end
 
     def run(self) -> None:
         """Trains. On return the last state is on disc.
@@ -199,9 +209,23 @@ class Loop:
         else:  # the first step compiles, which says nothing of the speed
             jax.block_until_ready(report)
             self._compiled, self.meter = True, Meter()
+            self._first = self.step, time.monotonic()
+            if (seconds := self._first[1] - began) > _LONG_COMPILATION:
+                self._log.line(f"compiled in {shown_duration(seconds)}")
+        self._tell_to_go()
         self._log.tick(self.step)
         if self.step % self.parts.settings.log_every == 0:
             self._log_window()
+
+    def _tell_to_go(self) -> None:
+        """A line, once, on how long the rest takes at the pace of the first steps; a short rest is not worth one."""
+        steps, passed = self.step - self._first[0], time.monotonic() - self._first[1]
+        if self._to_go_told or steps < 2 or passed < _PACE_SECONDS:
+            return
+        self._to_go_told = True
+        left = self.length.total - self.step
+        if (seconds := left * passed / steps) > _LONG_REST:
+            self._log.line(f"about {shown_duration(seconds)} to go, validations apart")
 
     def _flush(self) -> bool:
         """Reads the latest step's report, unless that was done; returns whether `state` went back for it."""
@@ -288,7 +312,7 @@ class Loop:
             f"step {self.step}/{self.length.total}  loss {values.get('loss', math.nan):.4f}  "
             f"lr {values.get('lr', math.nan):.2e}  {rate:.0f} images/s  waiting for data {waiting:.0%}"
         )
-        self._log.window_line(self.step, text)
+        self._log.window_line(self.step, text, f"loss {values.get('loss', math.nan):.4f}  {rate:.0f} images/s")
 
     def _finish_span(self, signals: Stop) -> None:
         """Validates where that is due, keeps the best, and saves."""
@@ -303,9 +327,13 @@ class Loop:
                 validation = self._validate(signals)
             except Interrupted:
                 return
-        train_loss = means(self.progress.epoch_sums).get("loss", math.nan)
+        train = means(self.progress.epoch_sums)
+        train_loss = train.get("loss", math.nan)
         self.progress.epoch, self.progress.epoch_sums = done, {}
-        self._log.record("epoch", self.step, {"epoch": epoch, "train_loss": train_loss})
+        passed = time.monotonic() - self._since
+        self._since += passed
+        values = {"epoch": epoch, "train_loss": train_loss, "lr": train.get("lr", math.nan), "seconds": passed}
+        self._log.record("epoch", self.step, values)
         whole = length.spans if length.counts_epochs else length.total
         text = f"{length.shown(done)}/{whole}  train loss {train_loss:.4f}"
         score: tuple[float, ...] | None = None
@@ -313,7 +341,7 @@ class Loop:
             self._log.record("validate", self.step, {"epoch": epoch, **validation})
             score = self.parts.score(validation)
             shown = [name for name in validation if name not in ("examples", "skipped", "images_per_second")]
-            text += "  validation " + "  ".join(f"{name} {validation[name]:.4f}" for name in shown)
+            text += "  validation " + "  ".join(self.parts.shown(name, validation[name]) for name in shown)
             if self.progress.best is None or score > tuple(self.progress.best["score"]):
                 text += "  (best)"
                 self._keep_best(epoch, validation, score)

@@ -133,7 +133,8 @@ def make_optimizer(
         case "adamw":
             parts += [adam, decay]
         case "lamb":
-            parts += [adam, decay, optax.scale_by_trust_ratio()]
+            # As timm's: what does not decay, biases and norms mostly, keeps Adam's step.
+            parts += [adam, decay, optax.masked(optax.scale_by_trust_ratio(), decays)]
         case "sgd":
             parts.append(decay)
             if settings.momentum:

@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import filelock
@@ -13,6 +14,7 @@ import filelock
 from crosscale.errors import RequestError
 
 RECIPE, METRICS, CHECKPOINTS, BEST = "recipe.yaml", "metrics.jsonl", "checkpoints", "best"
+LOCK = ".lock"
 ENVIRONMENT = "environment.json"
 
 
@@ -30,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
+        lock = filelock.FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RequestError(
@@ -44,6 +46,36 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def claim_next(parent: Path, name: str) -> Path:
+    """Makes <parent>/<name>-<n> with the first n that is free, also where others do so at the same time.
+
+    Raises:
+      RequestError: there is no permission to make it.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for n in count(1):
+            with suppress(FileExistsError):
+                (parent / f"{name}-{n}").mkdir()
+                return parent / f"{name}-{n}"
+    except OSError as error:
+        raise RequestError(f"{parent}: no run folder can be made there ({error.strerror}); give --output-dir") from None
+    raise AssertionError  # there is always a next number
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a process has the folder for itself just now: see `locked`."""
+    if not (folder / LOCK).exists():
+        return False
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 def disc_is_full(error: BaseException | None) -> bool:

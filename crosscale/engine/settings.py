@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from crosscale.engine.ema import Ramp
 from crosscale.errors import RequestError
 from crosscale.ranges import BELOW_ONE, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
@@ -97,6 +98,9 @@ class TrainSettings:
     """Images per step, over all devices."""
     ema_decay: Annotated[float | None, BETWEEN] = None
     """Decay of the exponential moving average of the parameters; null keeps none."""
+    ema_ramp: Ramp = "ratio"
+    """How that decay begins: min(decay, (1 + step) / (10 + step)), decay (1 - exp(-(1 + step) / 2000)) as MindCV has it
+    (exponential), or the whole decay at once, as in timm (none)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; the parameters stay float32."""
     seed: Annotated[int, SEED] = 0

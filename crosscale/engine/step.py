@@ -1,6 +1,6 @@
 """One step of training and one of validation, compiled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from crosscale.contracts import Array, InputSpec, Variables, as_variables
 from crosscale.engine.compiler import CompilerOptions
-from crosscale.engine.ema import update_ema
+from crosscale.engine.ema import Ramp, update_ema
 from crosscale.engine.forward import inferred, normalize, training_forward
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
@@ -19,6 +19,7 @@ from crosscale.engine.state import TrainState, step_key
 from crosscale.layers.kernels import squared_norms
 from crosscale.tasks.metric import DeviceBatch, State
 from crosscale.tasks.task import Losses, Task
+from crosscale.trees import stop_gradients
 
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Array]]]
 EvalStep = Callable[[Variables, DeviceBatch], tuple[State, dict[str, Array]]]
@@ -37,6 +38,8 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    ema_ramp: Ramp = "ratio",
+    frozen: Sequence[str] = (),
     layout: TrainState | None = None,
     compiler_options: CompilerOptions | None = None,
 ) -> TrainStep:
@@ -51,6 +54,8 @@ def make_train_step(
     Args:
       accumulate: parts in which the batch is computed, one after another.
       ema_decay: of the moving average; None where the state keeps none.
+      ema_ramp: how it begins; see `update_ema`.
+      frozen: patterns of the parameters that stay as they are; their gradient is zero, and nothing is computed for it.
       layout: the shardings of the state's arrays; None for whole on every device.
       compiler_options: XLA's, of this program; None for the defaults.
     """
@@ -59,7 +64,7 @@ def make_train_step(
     states: Any = whole if layout is None else layout
     parameters = whole if layout is None else layout.params
 
-    gradient = _gradient(model, spec, task, parameters)
+    gradient = _gradient(model, spec, task, parameters, frozen)
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         key = step_key(seed, state.step)
@@ -74,7 +79,7 @@ def make_train_step(
         if len(losses) > 1:
             report |= {f"loss_{name}": value for name, value in losses.items()}
         report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
-        new = _updated(state, grads, batch_stats, optimizer, lr, ema_decay)
+        new = _updated(state, grads, batch_stats, optimizer, lr, ema_decay, ema_ramp)
         # A batch in which no picture decoded teaches nothing; not even the decay may act on it.
         keep = report["finite"] & (weight > 0)
         kept: TrainState = jax.tree.map(lambda a, b: jax.lax.select(keep, a, b), new, state)
@@ -84,7 +89,7 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
 
 
-def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any) -> GradientOf:
+def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any, frozen: Sequence[str]) -> GradientOf:
     """(params, batch_stats, batch, key) -> the summed losses, their weight and the gradient of their sum, laid out as
     told, and the new batch_stats."""
 
@@ -93,7 +98,8 @@ def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any) -> Gra
     ) -> tuple[Array, tuple[Losses, Array, Any]]:
         augment_key, dropout_key = jax.random.split(key)
         images, targets = task.augment(augment_key, normalize(batch["image"], spec), batch)
-        outputs, new = training_forward(model, as_variables(params, batch_stats), images, spec, dropout_key)
+        learnt = stop_gradients(params, frozen)
+        outputs, new = training_forward(model, as_variables(learnt, batch_stats), images, spec, dropout_key)
         losses, weight = task.loss(outputs, targets, batch["weight"])
         return sum(losses.values(), jnp.float32(0)), (losses, weight, new)
 
@@ -147,6 +153,7 @@ def _updated(
     optimizer: optax.GradientTransformation,
     lr: Array,
     ema_decay: float | None,
+    ema_ramp: Ramp,
 ) -> TrainState:
     """The state after one step of the optimizer; its step number is left to the caller."""
     direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -154,7 +161,7 @@ def _updated(
     params = optax.apply_updates(state.params, updates)
     averages = state.ema_params, state.ema_batch_stats
     if ema_decay is not None:
-        averages = update_ema(averages, (params, batch_stats), state.step, ema_decay)
+        averages = update_ema(averages, (params, batch_stats), state.step, ema_decay, ema_ramp)
     return TrainState(state.step, params, opt_state, averages[0], batch_stats, averages[1])
 
 

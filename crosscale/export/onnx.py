@@ -22,7 +22,7 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
     """Writes the file, with an open batch axis and the picture's size fixed, and returns its description.
 
     Raises:
-      RequestError: jax2onnx is not installed, or the picture's size was to stay open.
+      RequestError: jax2onnx is not installed, the picture's size was to stay open, or the operator set does not do.
       WorkError: the model holds an operation that jax2onnx does not know.
     """
     if program.any_size:
@@ -46,6 +46,8 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
             )
         except Exception as error:  # the converter has no error type of its own
             reason = str(error).split("\n", 1)[0] or type(error).__name__
+            if opset != OPSET:
+                raise _wrong_opset(opset, reason) from None
             raise WorkError(f"jax2onnx cannot convert {type(program.predictor.model).__name__}: {reason}") from None
     # jax2onnx notes some intermediate shapes wrongly; onnxruntime infers them itself.
     del model.graph.value_info[:]
@@ -55,7 +57,19 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
         entry.key = key
         entry.value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     file.write_bytes(model.SerializeToString())
+    if opset != OPSET:
+        try:
+            open_onnx(file)
+        except Exception as error:  # onnxruntime's errors are of many types, below Exception alone
+            raise _wrong_opset(opset, " ".join(str(error).split("\n", 1)[0].split())[-120:]) from None
     return config
+
+
+def _wrong_opset(opset: int, reason: str) -> RequestError:
+    return RequestError(
+        f"--opset {opset}: the model cannot be written with this operator set (... {reason}); {OPSET} is the one that "
+        "every model was tried with"
+    )
 
 
 def open_onnx(file: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -9,6 +9,7 @@ from crosscale.pretrained.loading import read_source
 from crosscale.pretrained.suggest import best_preset
 
 STEPS = 400  # fewer than this teach little, however few the pictures
+LOG_EVERY = 20
 EPOCHS = (10, 20, 100)  # for very many pictures, usually, at most
 
 
@@ -28,16 +29,17 @@ def model_of(pretrained: str) -> dict[str, Any]:
 
 
 def fitting_sizes(images: int, devices: int, usual_batch: int) -> dict[str, int]:
-    """Batch size and epochs for that many training images.
+    """Batch size, epochs, and steps between lines of the log, for that many training images.
 
-    A batch is at most a quarter of the data, so that an epoch has several steps, and divides over the devices.
+    A batch is at most a quarter of the data, so that an epoch has several steps, and divides over the devices. An epoch
+    has a line of the log at least.
     """
     batch = max(1, min(usual_batch, images // 4))
     batch = max(devices, batch // devices * devices)
     low, usual, high = EPOCHS
     steps = max(1, images // batch)
     epochs = low if images > 100_000 else min(high, max(usual, -(-STEPS // steps)))
-    return {"batch_size": batch, "epochs": epochs}
+    return {"batch_size": batch, "epochs": epochs, "log_every": min(LOG_EVERY, steps)}
 
 
 def options_text(options: Mapping[str, Any]) -> dict[str, str]:

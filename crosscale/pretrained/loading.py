@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crosscale.artifact import CONFIG, Artifact, read_if_ours
+from crosscale.artifact import CONFIG, Artifact, file_digest, read_if_ours
 from crosscale.contracts import Variables
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
@@ -67,6 +67,8 @@ def load_weights(
       RequestError: no such file, a damaged or unsafe one, no scheme fits, or a tensor is unknown, missing or
         misshapen; the message names it and the preset that the file fits best.
     """
+    if not isinstance(path, str | Path) or isinstance(model, str | Path | Mapping):
+        raise RequestError("load_weights takes (path, model), in this order")
     file, artifact = _locate(path)
     flat = read_tensors(file, key)
     source = str(path)
@@ -175,10 +177,21 @@ def save_weights(path: str | Path, variables: Variables, model: ImageModel, name
     A `.safetensors` file; with the suffix `.pth`, `.pt` or `.bin` a PyTorch state dict (needs PyTorch). For MindCV's
     names the tensors are as MindSpore's, but the file is never a `.ckpt`.
 
-    Raises RequestError for a scheme the model does not have.
+    A file that is there already is replaced, with a line in the log.
+
+    Raises RequestError for a scheme the model does not have, and for something else in the place of an argument.
     """
+    if not isinstance(path, str | Path) or isinstance(model, str | Path | Mapping):
+        raise RequestError("save_weights takes (path, variables, model), in this order")
+    if not isinstance(variables, Mapping) or not isinstance(variables.get("params"), Mapping):
+        raise RequestError(
+            'save_weights: variables must be {"params": ...} as model.init and load_weights give them'
+            + (", not what is inside 'params'" if isinstance(variables, Mapping) else "")
+        )
     if Path(path).suffix == ".ckpt":
         raise RequestError(f"{path}: MindSpore's .ckpt files are read, not written; give a .safetensors file")
+    if Path(path).exists():
+        log.warning("%s: replaces the file that was there", path)
     write_tensors(path, from_variables(variables, model, names), {"format": "pt", "names": names})
 
 
@@ -198,7 +211,13 @@ def _locate(path: str | Path) -> tuple[Path, Artifact | None]:
         return root, None
     for folder in (root / "best", root):
         if (folder / FILE).is_file():
-            return folder / FILE, read_if_ours(folder / CONFIG)
+            artifact = read_if_ours(folder / CONFIG)
+            if artifact is not None and artifact.weights_digest not in ("", file_digest(folder / FILE)):
+                raise RequestError(
+                    f"{folder / FILE}: damaged, it is not what was written with {CONFIG}; copy the folder again, or to "
+                    f"take other weights there remove 'weights_digest' from {CONFIG}"
+                )
+            return folder / FILE, artifact
     raise RequestError(f"{root}: a folder without {FILE} or best/{FILE}; give a weight file or a run that has one")
 
 

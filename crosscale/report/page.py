@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from crosscale.errors import RequestError
+from crosscale.recipe import parse
 from crosscale.report.analysis import Analysis, Explained
 from crosscale.report.blocks import data_url, drawn_section
 from crosscale.report.charts import Series, line_chart
-from crosscale.report.records import Run, repeat_command
-from crosscale.runtime import package_version
+from crosscale.report.records import Run, flat_recipe, repeat_command
+from crosscale.runtime import package_version, shown_duration
 from crosscale.tasks.task import Chart
+from crosscale.typed import to_plain
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -32,13 +36,13 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
     """
     curves, kind = run.curves, run.kind
     sections = analysis.sections if analysis else []
-    contents = [("curves", "Curves"), *((section.id, section.short) for section in sections)]
+    contents = [*((section.id, section.short) for section in sections), ("curves", "Curves")]
     contents += [("attention", "Attention")] if analysis and analysis.explained else []
     return render(
         "run.html",
         title=f"Run {run.name}",
         subtitle=_subtitle(run),
-        contents=[*contents, ("speed", "Speed"), ("repeat", "Repeat"), ("recipe", "Recipe")],
+        contents=[*contents, ("speed", "Speed"), ("recipe", "Recipe"), ("repeat", "Repeat")],
         tiles=_tiles(run, costs),
         warnings=[*_own_warnings(run), *warnings],
         charts=[
@@ -67,6 +71,7 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
         original_command=run.environment.get("command"),
         versions=list(run.environment.get("versions", {}).items()),
         recipe=_recipe(run.recipe),
+        changed=_changed(run.recipe),
     )
 
 
@@ -133,7 +138,9 @@ def _own_warnings(run: Run) -> list[str]:
 def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
     planned, measures = run.planned_epochs, run.kind.measures
     best, epoch = run.best_measure, "?" if run.best_epoch is None else run.best_epoch
-    tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {epoch}")]
+    examples = run.metrics.get("examples")
+    worth = f"; {counted}" if (counted := measures[best].counted(run.metrics.get(best), examples)) else ""
+    tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {epoch}{worth}")]
     for name, measure in measures.items():
         if name != best:
             unit = f"{measure.unit}, " if measure.unit else ""
@@ -142,6 +149,8 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
         ("epochs", f"{run.epochs:.4g}", f"of {planned}" if planned else ""),
         ("steps", f"{run.steps:,}", f"of {run.planned_steps:,}" if run.planned_steps else ""),
     ]
+    if run.seconds is not None:
+        tiles.append(("time", shown_duration(run.seconds), "training and validation of whole epochs"))
     if costs is not None:
         tiles += [
             ("parameters", f"{costs.parameters / 1e6:.2f} M", f"{costs.parameters:,}"),
@@ -191,6 +200,23 @@ def _speed(run: Run, analysis: Analysis | None) -> list[tuple[str, str]]:
             ("peak memory, device", shown_bytes(environment.get("peak_device_bytes"))),
         ]
     return rows
+
+
+def _changed(recipe: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, value, default) of what differs from the defaults, but for the class names, which the data gives."""
+    if not recipe:
+        return []
+    try:
+        task = (recipe.get("task") or {}).get("name")
+        defaults = flat_recipe(to_plain(asdict(parse({"task": {"name": task}} if task else {}))))
+    except RequestError:  # a task of a later version
+        return []
+    found = flat_recipe(recipe)
+    return [
+        (key, shown_value(value), shown_value(defaults[key]) if key in defaults else "")
+        for key, value in found.items()
+        if key != "data.classes" and (key not in defaults or shown_value(value) != shown_value(defaults[key]))
+    ]
 
 
 def _recipe(recipe: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

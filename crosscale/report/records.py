@@ -25,7 +25,8 @@ class Curves:
     """A run's numbers over its epochs; points whose value was not finite are left out.
 
     Attributes:
-      loss: training loss, averaged over the steps between two lines of the log.
+      loss: training loss, averaged over the steps between two lines of the log, or over an epoch where a log has
+        fewer lines than epochs.
       parts: of a training loss of several parts, each of them by name.
       measures: what each validation gave, by name, such as "loss".
       lr: learning rate.
@@ -53,6 +54,7 @@ class Run:
       environment: versions, devices, memory and the command, as the training wrote them; may be empty.
       steps: taken according to the metrics.
       skipped_steps: left out because a number was not finite.
+      seconds: that its whole epochs took, validations among them; None where the metrics do not say.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Run:
     curves: Curves
     steps: int
     skipped_steps: int
+    seconds: float | None = None
 
     @property
     def epochs(self) -> float:
@@ -96,6 +99,16 @@ class Run:
         return value if isinstance(value, int) else None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether a part of its plan is missing, and not because it stopped getting better."""
+        patience = self.recipe.get("train", {}).get("early_stop_epochs")
+        if isinstance(patience, int) and self.best_epoch is not None and self.epochs - self.best_epoch >= patience:
+            return False
+        if self.planned_steps is not None:
+            return self.steps < self.planned_steps
+        return self.planned_epochs is not None and self.epochs < self.planned_epochs
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """Of the best validation: the task's measures, "examples", ..."""
         return dict(self.best.metrics) if self.best is not None else {}
@@ -121,6 +134,7 @@ def read_run(path: str | Path) -> Run:
         raise RequestError(f"{folder}: not a run folder (no {RECIPE}, {METRICS} or {BEST}/)")
     lines = _metric_lines(folder / METRICS)
     config = folder / BEST / CONFIG
+    seconds = [value for line in lines if (value := _number(line.get("seconds"))) is not None]
     steps = [int(line["step"]) for line in lines if isinstance(line.get("step"), int)]
     return Run(
         folder=folder,
@@ -131,6 +145,7 @@ def read_run(path: str | Path) -> Run:
         curves=_curves(lines),
         steps=max(steps, default=0),
         skipped_steps=sum(line.get("kind") == "nonfinite" for line in lines),
+        seconds=sum(seconds) if seconds else None,
     )
 
 
@@ -177,10 +192,14 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
 
 def _curves(lines: list[dict[str, Any]]) -> Curves:
     curves = Curves()
-    own = {
+    own: dict[str, dict[str, Points]] = {
         "train": {"loss": curves.loss, "lr": curves.lr, "data_wait": curves.data_wait, _RATE: curves.rate},
         "validate": {_RATE: curves.val_rate},
     }
+    kinds = [line.get("kind") for line in lines]
+    if kinds.count("train") < kinds.count("epoch"):  # an epoch is shorter than the log's window
+        own["train"] |= {"loss": [], "lr": []}
+        own["epoch"] = {"train_loss": curves.loss, "lr": curves.lr}
     for line in lines:
         kind, epoch = str(line.get("kind")), _number(line.get("epoch"))
         for name, found in line.items():

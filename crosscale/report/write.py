@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from crosscale.engine.environment import record_environment
-from crosscale.engine.run_folder import write_text
+from crosscale.engine.run_folder import is_training, write_text
 from crosscale.errors import RequestError, WorkError
 from crosscale.measure import Costs, count_costs
 from crosscale.pretrained import restore_model
@@ -45,6 +45,8 @@ def write_report(
             warnings.append(f"the held-out pictures could not be gone through: {error}.")
     else:
         warnings.append("no validation yet: classes, mistakes and attention come with the first one.")
+    if run.goes_on and not is_training(run.folder):
+        warnings.append(_unfinished(run, "no process trains it now"))
     return _write(run.folder / REPORT, render_run(run, analysis, warnings, costs_of(run))), warnings
 
 
@@ -92,8 +94,12 @@ class LiveReport:
         self._analysed_step: int | None = None
         self._last_pass = time.monotonic()
 
-    def refresh(self, *, final: bool = False) -> None:
-        """Writes the page as things stand; `final` makes the pass whatever it costs, if it is due."""
+    def refresh(self, *, final: bool = False, ended: str = "") -> None:
+        """Writes the page as things stand; `final` makes the pass whatever it costs, if it is due.
+
+        Args:
+          ended: how the run ended before its end, for the page; "" where it goes on or is done.
+        """
         if jax.process_index() != 0:  # one writer
             return
         try:
@@ -102,17 +108,22 @@ class LiveReport:
             run = read_run(self.folder)
             if run.best is not None and self._costs is None:
                 self._costs = costs_of(run)
-            warnings = self._analyse(run, final)
+            warnings = [_unfinished(run, ended)] if ended and run.goes_on else []
+            warnings += self._analyse(run, final, bool(ended))
             _write(self.folder / REPORT, render_run(run, self._analysis, warnings, self._costs))
         except Exception as error:  # whatever it is, the training goes on
             log.warning("%s: the report was not written (%s: %s)", self.folder, type(error).__name__, error)
 
-    def _analyse(self, run: Run, final: bool) -> list[str]:
+    def _analyse(self, run: Run, final: bool, ended: bool) -> list[str]:
         if run.best is None or (step := run.best.step) == self._analysed_step:
             return []
         if not final and self._expected_seconds(run) > self._share * (time.monotonic() - self._last_pass):
-            stale = "show the weights before the latest best" if self._analysis else "come"
-            return [f"the run goes on; classes, mistakes and attention {stale}, and are made up to date at its end."]
+            stale = "show the weights before the latest best" if self._analysis else "are not here yet"
+            when = "" if ended else "with a later epoch or at the run's end, and at any time "
+            return [
+                f"classes, mistakes and attention {stale}; they come {when}with crosscale report {run.folder}. "
+                f"This page is of epoch {run.epochs:.4g}."
+            ]
         try:
             self._analysis = analyse(self.folder)
             self._analysed_step = step
@@ -126,6 +137,14 @@ class LiveReport:
         examples = run.metrics.get("examples") or 0
         rate = run.curves.val_rate[-1][1] if run.curves.val_rate else 0.0
         return _STARTUP_SECONDS + (float(examples) / rate if rate else 0.0)
+
+
+def _unfinished(run: Run, how: str) -> str:
+    """That a part of the run is missing, why, and what goes on with them."""
+    done = f"{run.epochs:.4g} of {run.planned_epochs} epochs"
+    if run.planned_steps is not None:
+        done = f"{run.steps:,} of {run.planned_steps:,} steps"
+    return f"{done} are done ({how}); to go on: crosscale train --output-dir {run.folder} --resume"
 
 
 def _write(path: Path, text: str) -> Path:

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from crosscale.artifact import WEIGHTS, Artifact, check_option, write_artifact
+from crosscale.artifact import WEIGHTS, Artifact, check_option, file_digest, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
-from crosscale.data.sources import HUB
 from crosscale.engine.forward import training_forward
 from crosscale.engine.length import RunLength, run_length
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
@@ -30,10 +29,12 @@ from crosscale.models.shapes import variable_shapes
 from crosscale.pretrained import save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
+from crosscale.runs.places import data_place, with_whole_paths
 from crosscale.tasks.distillation import Distilled
 from crosscale.tasks.measure import check_best
 from crosscale.tasks.registry import task_kind
 from crosscale.tasks.task import Task
+from crosscale.trees import stop_gradients
 
 CURVE_POINTS = 60
 
@@ -119,7 +120,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     if train.dtype != "float32":
         options["dtype"] = train.dtype
     remat = {"remat": True} if train.remat == "blocks" else {}
-    with _constructing(recipe):
+    with constructing(recipe):
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
     check_no_detector(model)
     spec = plain.input_spec(_input_spec(recipe, model))
@@ -138,8 +139,9 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         steps=train.steps,
     )
     if data.dir is not None:
-        root = None if data.root is None else _place(data.root)
-        recipe = replace(recipe, data=replace(data, dir=_place(data.dir), root=root, classes=plain.labels))
+        root = None if data.root is None else data_place(data.root)
+        recipe = replace(recipe, data=replace(data, dir=data_place(data.dir), root=root, classes=plain.labels))
+    recipe = with_whole_paths(recipe)
     experiment = Experiment(
         recipe=recipe,
         model=model,
@@ -174,7 +176,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
             f"train.batch_size={train.batch_size} does not divide evenly into "
             f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
         )
-    with _constructing(recipe):
+    with constructing(recipe):
         model = create_model(recipe.model.name, **recipe.model.options)
         spec = _input_spec(recipe, model)
         shapes = variable_shapes(model, spec.size, spec.channels)["params"]
@@ -195,7 +197,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
 
 
 @contextmanager
-def _constructing(recipe: Recipe) -> Iterator[None]:
+def constructing(recipe: Recipe) -> Iterator[None]:
     """Looks at the model's options before they cost anything, and names them where no model comes of them."""
     for option, value in recipe.model.options.items():
         try:
@@ -207,12 +209,6 @@ def _constructing(recipe: Recipe) -> Iterator[None]:
     except (TypeError, AttributeError) as error:  # what a constructor meets in a value of a type it does not expect
         reason = " ".join(str(error).split())[:200]
         raise RequestError(f"model.options: no {recipe.model.name} can be built from them ({reason})") from None
-
-
-def _place(data_dir: str) -> str:
-    """Where the data is, wherever the run goes on from."""
-    kept = data_dir == "digits" or data_dir.startswith(HUB)
-    return data_dir if kept else str(Path(data_dir).expanduser().resolve())
 
 
 def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
@@ -251,7 +247,8 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
 
     def backward(variables: Any, images: Any) -> Any:
         def run(params: Any) -> Any:
-            return training_forward(model, {**variables, "params": params}, images, spec, jax.random.key(0))[0]
+            learnt = stop_gradients(params, recipe.optimizer.frozen)
+            return training_forward(model, {**variables, "params": learnt}, images, spec, jax.random.key(0))[0]
 
         return jax.vjp(run, variables["params"])[1]
 
@@ -317,7 +314,7 @@ def save_best(folder: Path, experiment: Experiment, variables: Variables, record
 
     def fill(new: Path) -> None:
         save_weights(new / WEIGHTS, variables, experiment.model)
-        write_artifact(new, artifact)
+        write_artifact(new, replace(artifact, weights_digest=file_digest(new / WEIGHTS)))
 
     replace_folder(folder, fill)
 

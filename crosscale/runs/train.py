@@ -1,10 +1,11 @@
 """A training run as a whole: its folder, its parts, its log and its end."""
 
-import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.run_folder import (
     BEST,
     CHECKPOINTS,
+    LOCK,
+    METRICS,
     RECIPE,
     disc_is_full,
     holds_run,
@@ -36,16 +39,13 @@ from crosscale.engine.sharding import split_parameters
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.errors import RequestError, WorkError
-from crosscale.recipe import Recipe, differences, dump, load, parse
+from crosscale.recipe import Recipe, dump
+from crosscale.runs.agreement import check_processes, check_same, record_data
 from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
 from crosscale.runs.state import abstract_state, initial_state
-from crosscale.runtime import package_version
+from crosscale.runtime import package_version, shown_duration
 from crosscale.tasks.measure import score
-
-# May differ between the processes of a run: where and how fast they read.
-LOADING_KEYS = frozenset({"data.dir", "data.root", "data.workers", "data.threads"})
-# May differ when a run goes on: they change where it runs and how fast, not what it computes.
-FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", "mesh.data", "mesh.fsdp"}
+from crosscale.tasks.task import Task
 
 
 def run_training(
@@ -53,6 +53,7 @@ def run_training(
     output_dir: Path,
     *,
     resume: bool = False,
+    extend: int = 0,
     on_epoch: Callable[[Path], None] | None = None,
     splits: Splits | None = None,
 ) -> dict[str, Any]:
@@ -61,13 +62,15 @@ def run_training(
     Where several processes train together, each calls this; the first one writes, into its `output_dir`.
 
     Args:
+      extend: epochs to train beyond those that the run in `output_dir` was begun with, which `resume` goes on with. The
+        learning rate goes on as in a run that was to be so long from its beginning.
       on_epoch: called with the run folder after each epoch; the training waits for it.
       splits: the recipe's data, where it has been opened; see `open_splits`.
 
     Returns:
       The task's measures and "examples" of the best validation (null where there was none), "images_per_second" of
-      training, "steps", "epochs", "best_step", "best_epoch", "skipped_images",
-      "skipped_steps", "rollbacks", "stopped" (a signal's name or None) and "output_dir".
+      training, "seconds" since this process began to train, "steps", "epochs", "best_step", "best_epoch",
+      "skipped_images", "skipped_steps", "rollbacks", "stopped" (a signal's name or None) and "output_dir".
 
     Raises:
       RequestError: the recipe cannot be run, or the folder holds another run.
@@ -78,9 +81,13 @@ def run_training(
         raise RequestError(
             f"{output_dir}: already holds a run; --resume goes on with it, or choose another --output-dir"
         )
+    if extend:
+        if recipe.train.steps is not None:
+            raise RequestError(f"--extend counts epochs, and this run is of train.steps={recipe.train.steps}")
+        recipe = replace(recipe, train=replace(recipe.train, epochs=recipe.train.epochs + extend))
     experiment = build(recipe, splits=splits)
-    _check_processes(experiment)
-    with _claimed(output_dir, experiment, resume=resume):
+    check_processes(experiment)
+    with _claimed(output_dir, experiment, resume=resume, extend=extend > 0):
         try:
             return _train(experiment, output_dir, (lambda: on_epoch(output_dir)) if on_epoch else lambda: None)
         except Exception as error:
@@ -90,7 +97,7 @@ def run_training(
 
 
 @contextmanager
-def _claimed(folder: Path, experiment: Experiment, *, resume: bool) -> Iterator[None]:
+def _claimed(folder: Path, experiment: Experiment, *, resume: bool, extend: bool) -> Iterator[None]:
     """The folder locked by the process that writes, and with the recipe in it; the others wait for that."""
     if not is_first():
         wait_for_all("folder")
@@ -98,14 +105,31 @@ def _claimed(folder: Path, experiment: Experiment, *, resume: bool) -> Iterator[
         yield
         return
     if resume:
-        _check_same(folder, experiment)
+        check_same(folder, experiment, extend=extend)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with locked(folder):
         if not resume and holds_run(folder):
             raise RequestError(f"{folder}: another process has just begun a run here; choose another --output-dir")
-        repair(folder / BEST)
-        write_text(folder / RECIPE, dump(experiment.recipe))
-        wait_for_all("folder")
-        yield
+        fresh = [path.name for path in folder.iterdir()] == [LOCK]
+        try:
+            repair(folder / BEST)
+            write_text(folder / RECIPE, dump(experiment.recipe))
+            record_data(folder, experiment)
+            wait_for_all("folder")
+            yield
+        except BaseException:
+            if fresh and not (folder / METRICS).exists():
+                _remove(folder, missing)
+            raise
+
+
+def _remove(folder: Path, made: Sequence[Path]) -> None:
+    """What a start that failed before its first record has left; of the folders only those that it made."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in made:
+        with suppress(OSError):  # another run has begun in it
+            path.rmdir()
 
 
 def _full_disc(folder: Path) -> str:
@@ -177,6 +201,8 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
             seed=recipe.train.seed,
             accumulate=recipe.optimizer.accumulate,
             ema_decay=recipe.train.ema_decay,
+            ema_ramp=recipe.train.ema_ramp,
+            frozen=recipe.optimizer.frozen,
             layout=layout,
             compiler_options=compiler_options(model, mesh),
         ),
@@ -201,36 +227,15 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
         steps_per_epoch=experiment.steps_per_epoch,
         settings=recipe.train,
         use_ema=recipe.validate.use_ema,
+        shown=lambda name, value: _shown(task, name, value),
         validates=len(experiment.val_source) > 0,
     )
 
 
-def _check_processes(experiment: Experiment) -> None:
-    """Raises RequestError where this process is about to train something else than the first one."""
-    images = [len(experiment.train_source), len(experiment.val_source)]
-    text = from_first(json.dumps({"recipe": asdict(experiment.recipe), "images": images}))
-    if is_first():
-        return
-    said, process = json.loads(text), jax.process_index()
-    for key, (first, own) in differences(parse(said["recipe"]), experiment.recipe).items():
-        if key not in LOADING_KEYS:
-            raise RequestError(f"process {process} was given {key}={own}, but process 0 {first}; give all the same")
-    if said["images"] != images:
-        raise RequestError(
-            f"process {process} finds {images[0]} images to train on and {images[1]} held out in "
-            f"{experiment.recipe.data.dir}, but process 0 {said['images'][0]} and {said['images'][1]}"
-        )
-
-
-def _check_same(folder: Path, experiment: Experiment) -> None:
-    if not (folder / RECIPE).exists():
-        return
-    for key, (old, new) in differences(load(folder / RECIPE), experiment.recipe).items():
-        if key not in FREE_KEYS:
-            raise RequestError(
-                f"--resume: {folder} was begun with {key}={old}, not {new}; "
-                "go on with the same, or choose another --output-dir"
-            )
+def _shown(task: Task, name: str, value: float) -> str:
+    """A number of a validation as everything else shows it: one unit everywhere."""
+    measure = task.measures.get(name)
+    return f"{name} {value:.4f}" if measure is None else f"{measure.label} {measure.shown(value)}"
 
 
 def _announce(log: RunLog, experiment: Experiment, folder: Path, step: int) -> None:
@@ -260,6 +265,7 @@ def _summary(loop: Loop, experiment: Experiment, folder: Path) -> dict[str, Any]
     return {
         **{name: metrics.get(name) for name in (*experiment.task.measures, "examples")},
         "images_per_second": loop.meter.rate,
+        "seconds": time.monotonic() - loop.began,
         "steps": loop.step,
         "epochs": round(loop.length.epochs(loop.length.end(loop.progress.epoch)), 2),
         "best_step": best["step"] if best else None,
@@ -284,4 +290,7 @@ def _closing(result: Mapping[str, Any], experiment: Experiment) -> str:
     if not len(experiment.val_source):
         return f"done: trained on every picture, so nothing was measured{skipped}; {result['output_dir']}"
     when = f"epoch {result['best_epoch']}" if experiment.length.counts_epochs else f"step {result['best_step']}"
-    return f"done: best {experiment.task.headline(result)} ({when}){skipped}; {result['output_dir']}"
+    return (
+        f"done: best {experiment.task.headline(result)} ({when}){skipped}, "
+        f"in {shown_duration(result['seconds'])}; {result['output_dir']}"
+    )

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from crosscale.serve.settings import Refused
 
@@ -40,6 +40,12 @@ class Bounded:
         finally:
             self.used -= amount
             self._count(amount)
+
+    @contextmanager
+    def growing(self) -> Iterator[Callable[[int], None]]:
+        """Counts what the block adds, a piece at a time, until its end. Adding raises Refused (429) as `hold` does."""
+        with ExitStack() as pieces:
+            yield lambda amount: pieces.enter_context(self.hold(amount))
 
     def retry_after(self) -> int:
         """Whole seconds in which what is under way should be done, by the recent rate."""

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from crosscale.errors import WorkError
 from crosscale.serve.admission import Bounded
 from crosscale.serve.batcher import Batcher
-from crosscale.serve.body import Asked, Upload, body_kind, declared_length, parse, read_body
+from crosscale.serve.body import Asked, Upload, body_kind, check_length, parse, read_body
 from crosscale.serve.counts import CONTENT_TYPE, ServiceCounts
 from crosscale.serve.openapi import openapi
 from crosscale.serve.page import page
@@ -95,8 +95,9 @@ class Service:
         if not self.ready:
             raise Refused(503, "the model is being compiled; /readyz says when that is done", 2)
         kind = body_kind(request)
-        with self.held.hold(declared_length(request, settings)):
-            body = await read_body(request, settings)
+        check_length(request, settings)
+        with self.held.growing() as hold:
+            body = await read_body(request, settings, hold)
             try:
                 async with asyncio.timeout(settings.answer_seconds):
                     asked = await parse(kind, request.headers, body, settings, self.served.task.result_options)

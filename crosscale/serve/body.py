@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -61,17 +61,19 @@ def body_kind(request: Request) -> str:
     )
 
 
-def declared_length(request: Request, settings: Settings) -> int:
-    """Bytes to expect: Content-Length, or the limit where the body is chunked. Raises Refused (413)."""
+def check_length(request: Request, settings: Settings) -> None:
+    """Raises Refused (413) where the request declares a body that is too long."""
     text = request.headers.get("content-length")
-    length = int(text) if text is not None and text.isascii() and text.isdigit() else settings.max_bytes
-    if length > settings.max_bytes:
+    if text is not None and text.isascii() and text.isdigit() and int(text[:20]) > settings.max_bytes:
         raise _too_long(settings)
-    return length
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body. Raises Refused: 408 sent too slowly, 413 too long, 400 cut off."""
+async def read_body(request: Request, settings: Settings, hold: Callable[[int], None]) -> bytes:
+    """The whole body. Raises Refused: 408 sent too slowly, 413 too long, 400 cut off.
+
+    Args:
+      hold: told of the bytes as they arrive: what a client only declares takes no room from the others.
+    """
     parts: list[bytes] = []
     size = 0
     try:
@@ -80,6 +82,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 size += len(part)
                 if size > settings.max_bytes:
                     raise _too_long(settings)
+                hold(len(part))
                 parts.append(part)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {settings.body_seconds:g} s") from None

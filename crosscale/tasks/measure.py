@@ -16,12 +16,14 @@ class Measure:
       higher_is_better: of two, which one is the better; None where neither is.
       share: a fraction, shown as percent.
       unit: behind the number.
+      of_pictures: the share of the pictures that were right, each being right or wrong.
     """
 
     label: str
     higher_is_better: bool | None = None
     share: bool = False
     unit: str = ""
+    of_pictures: bool = False
 
     @property
     def label_with_unit(self) -> str:
@@ -35,6 +37,22 @@ class Measure:
         if self.share:
             return f"{100 * value:.2f} %"
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+
+    def counted(self, value: float | None, examples: float | None) -> str:
+        """What the number is worth where it counts pictures: "30 of 32; 95 % interval 79.9 to 98.3 %"; else ""."""
+        if not self.of_pictures or value is None or not examples or not math.isfinite(value):
+            return ""
+        low, high = wilson_interval(value, examples)
+        right = f"{round(value * examples):,} of {round(examples):,}"
+        return f"{right}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+
+
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """The 95 % confidence interval of a share of `count` trials (Wilson, 1927), which holds near 0 and 1 too."""
+    z2 = 1.959964**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def score(metrics: Mapping[str, float], measures: Mapping[str, Measure], best: str) -> tuple[float, ...]:

@@ -87,6 +87,11 @@ def _check_archive(path: Path) -> None:
             parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise RequestError(f"{path}: not a whole PyTorch file ({_reason(error)})") from None
+    if any(part.filename.endswith("/constants.pkl") for part in parts):
+        raise RequestError(
+            f"{path}: a TorchScript archive, which holds a program beside its weights; in PyTorch save these alone: "
+            f"torch.save(torch.jit.load({path.name!r}).state_dict(), ...)"
+        )
     unpacked, held = sum(part.file_size for part in parts), path.stat().st_size
     packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
     if unpacked > held or packed:
@@ -156,8 +161,14 @@ def _array(torch: Any, name: str, tensor: Any, path: Path) -> np.ndarray:
     if not _is_plain(tensor):
         raise RequestError(f"{path}: {name} is a sparse, quantized or empty tensor; only plain ones can be read")
     tensor = tensor.detach().resolve_neg().resolve_conj()
-    wide = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor  # NumPy lacks bfloat16
-    return np.array(wide.numpy(), order="C")
+    try:
+        return np.array(tensor.numpy(), order="C")
+    except TypeError:  # NumPy lacks bfloat16 and the kinds of 8 bits
+        if not tensor.dtype.is_floating_point:
+            raise RequestError(
+                f"{path}: {name} is of {tensor.dtype}; only numbers that NumPy has can be read"
+            ) from None
+    return np.array(tensor.to(torch.float32).numpy(), order="C")
 
 
 def _reason(error: Exception) -> str:

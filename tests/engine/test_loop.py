@@ -111,7 +111,7 @@ def runs(make_tiny: Any, spec: Any) -> Runs:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait", "seconds")} for line in lines]
 
 
 def terminate() -> None:

@@ -88,7 +88,7 @@ def test_sgd_adds_the_decay_to_the_gradient_before_the_momentum() -> None:
 
 
 def test_lamb_gives_every_tensor_its_own_norm() -> None:
-    got = directions(OptimizerSettings("lamb", weight_decay=0.0), ONES)
+    got = directions(OptimizerSettings("lamb", weight_decay=0.0, no_decay=()), ONES)
     for name, value in got.items():
         assert np.linalg.norm(value) == pytest.approx(np.linalg.norm(flatten(PARAMS)[name]), rel=1e-4)
 
@@ -137,3 +137,14 @@ def test_poly_is_the_released_segmentation_schedule(power: float, warmup: int, r
         regular = peak * (1 - step / total) ** power
         factor = 1 - (1 - step / warmup) * (1 - ratio) if step < warmup else 1.0
         np.testing.assert_allclose(float(rate(jnp.int32(step))), regular * factor, rtol=2e-5)
+
+
+def test_lambs_trust_ratio_is_for_what_decays() -> None:
+    """As timm's LAMB: parameters without decay keep Adam's step, the others are scaled to their own norm."""
+    found = directions(OptimizerSettings("lamb", weight_decay=0.0, no_decay=(".*/bias", "embed/.*")), ONES)
+    for name in ("block/dense/bias", "embed/cls", "embed/position"):
+        np.testing.assert_allclose(found[name], 1.0, rtol=1e-5)
+    for name in ("block/dense/kernel", "head/kernel"):
+        np.testing.assert_allclose(found[name], 2.0, rtol=1e-5)
+    every = directions(OptimizerSettings("lamb", weight_decay=0.0, no_decay=()), ONES)
+    np.testing.assert_allclose(every["block/dense/bias"], 2.0, rtol=1e-5)

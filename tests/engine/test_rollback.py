@@ -137,7 +137,7 @@ def harness(make_tiny: Any, spec: Any) -> Harness:
 
 def lines(folder: Path, *kinds: str) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("images_per_second", "data_wait")
+    timed = ("images_per_second", "data_wait", "seconds")
     return [{k: v for k, v in f.items() if k not in timed} for f in found if not kinds or f["kind"] in kinds]
 
 

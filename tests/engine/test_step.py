@@ -1,5 +1,6 @@
 """The compiled steps: they learn, they repeat, they leave out what is not finite, and layout is no matter."""
 
+import re
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step, parameter_names
 from crosscale.errors import RequestError
 from crosscale.tasks.classification import Classification
+from crosscale.trees import flatten
 
 
 def make(make_tiny: Any, spec: Any, *, drop_rate: float = 0.0, ema: float | None = None, **options: Any) -> Any:
@@ -152,6 +154,42 @@ def test_the_average_follows_its_formula() -> None:
     ema, params = {"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}
     assert float(update_ema(ema, params, jnp.int32(0), 0.99)["w"]) == pytest.approx(0.9)
     assert float(update_ema(ema, params, jnp.int32(10**6), 0.99)["w"]) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "step", "rate"),
+    [("none", 0, 0.99), ("none", 10**6, 0.99), ("exponential", 0, 0.99 * (1 - np.exp(-1 / 2000))),
+     ("exponential", 1999, 0.99 * (1 - np.exp(-1))), ("exponential", 10**6, 0.99), ("ratio", 10, 11 / 20)],
+)  # fmt: skip
+def test_the_averages_decay_begins_as_asked(ramp: Any, step: int, rate: float) -> None:
+    found = update_ema({"w": jnp.float32(0)}, {"w": jnp.float32(1)}, jnp.int32(step), 0.99, ramp)
+    assert float(found["w"]) == pytest.approx(1 - rate, rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["conv/.*", ".*kernel", ".*"])
+def test_no_gradient_is_computed_for_what_is_frozen(frozen: str, make_tiny: Any, spec: Any, device_batch: Any) -> None:
+    model, params = make_tiny(0.0)
+    names = flatten(params)
+    optimizer = make_optimizer(OptimizerSettings(frozen=(frozen,)), params)
+
+    def products(patterns: tuple[str, ...]) -> tuple[int, Any, TrainState]:
+        step = make_train_step(
+            model, spec, Classification(4), optimizer, lambda step: jnp.float32(0.1), data_mesh(), seed=0,
+            frozen=patterns,
+        )  # fmt: skip
+        state = TrainState.create(jax.tree.map(jnp.copy, params), optimizer, ema=False)
+        traced = str(jax.make_jaxpr(step)(state, device_batch))
+        count = sum(traced.count(name) for name in ("dot_general[", "conv_general_dilated["))
+        return (count, *reversed(step(state, device_batch)))
+
+    whole, _, same = products(())
+    fewer, report, state = products((frozen,))
+    assert fewer < whole
+    assert bool(report["finite"])
+    assert (float(report["grad_norm"]) == 0) == (frozen == ".*")
+    for name, value in flatten(state.params).items():
+        np.testing.assert_allclose(value, flatten(same.params)[name], rtol=1e-6)
+        assert np.array_equal(value, names[name]) == (re.fullmatch(frozen, name) is not None), name
 
 
 def test_the_state_keeps_an_average_only_where_asked(make_tiny: Any, spec: Any, device_batch: Any) -> None:

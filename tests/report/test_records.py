@@ -35,6 +35,20 @@ def test_curves(written):
     assert run.metrics == {}
 
 
+def test_epochs_shorter_than_the_logs_window(written):
+    lines = []
+    for epoch in (1, 2, 3):
+        lines.append({"kind": "epoch", "step": 4 * epoch, "epoch": epoch, "train_loss": 3.0 / epoch, "lr": 1e-3})
+        lines[-1]["seconds"] = 2.5
+    run = read_run(written("a", [*lines, {"kind": "train", "step": 8, "epoch": 2.0, "loss": 9.0, "lr": 5.0}]))
+    assert run.curves.loss == [(1.0, 3.0), (2.0, 1.5), (3.0, 1.0)]
+    assert run.curves.lr == [(1.0, 1e-3), (2.0, 1e-3), (3.0, 1e-3)]
+    assert run.seconds == 7.5
+    assert run.goes_on  # 3 of 4
+    assert not read_run(written("b", lines, "train: {epochs: 3}\n")).goes_on
+    assert read_run(written("c", LINES)).seconds is None  # of an older version
+
+
 def test_a_torn_last_line_is_left_out(written):
     folder = written("a", LINES)
     with (folder / "metrics.jsonl").open("a") as file:

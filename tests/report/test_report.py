@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crosscale.cli.main import main
+from crosscale.engine.run_folder import locked
 from crosscale.report.analysis import Analysis, analyse
 from crosscale.report.compare import distinct_names, recipe_differences
 from crosscale.report.page import render_run
@@ -87,8 +88,8 @@ def test_the_pass_agrees_with_validation(trained):
     analysis = analyse(trained)
     result = evaluate_run(run=trained).numbers
     assert analysis.examples == result["examples"] == 359
-    per_class, confused = analysis.sections[0].blocks
-    (matrix,), (gallery,) = (section.blocks for section in analysis.sections[1:3])
+    (matrix,), (gallery,) = (section.blocks for section in analysis.sections[:2])
+    per_class, confused = analysis.sections[2].blocks
     right = matrix.counts.trace()
     assert right / analysis.examples == pytest.approx(result["top1"])
     assert sum(int(row[1].split(" of ")[0]) for row in per_class.rows) == right
@@ -112,6 +113,41 @@ def test_a_run_without_validation_has_curves_and_says_what_is_missing(written, c
     page = checked((folder / "report.html").read_text())
     assert "no validation yet" in page.text
     assert "Confusion matrix" not in page.text
+
+
+def test_a_run_that_nobody_goes_on_with(written, capsys):
+    folder = written(
+        "killed", [{"kind": "epoch", "step": 5, "epoch": 1, "train_loss": 2.0, "lr": 1e-3, "seconds": 75.0}]
+    )
+    said = (
+        f"1 of 4 epochs are done (no process trains it now); to go on: crosscale train --output-dir {folder} --resume"
+    )
+    assert main(["report", str(folder)]) == 0
+    assert said in capsys.readouterr().err
+    text = checked((folder / "report.html").read_text()).text
+    assert said in text
+    assert "1 min 15 s" in text
+    with locked(folder):
+        assert main(["report", str(folder)]) == 0
+    assert "to go on" not in (folder / "report.html").read_text()
+    for ended in ("stopped by SIGTERM", "ended by an error: step 5: the loss (nan) is not finite"):
+        LiveReport(folder).refresh(ended=ended)
+        assert f"1 of 4 epochs are done ({ended}); to go on" in checked((folder / "report.html").read_text()).text
+
+
+def test_the_page_shows_what_differs_from_the_defaults(written):
+    recipe = "train: {epochs: 4, batch_size: 256}\nmodel: {name: crossvit, options: {depth: [[1, 1, 0]]}}\n"
+    text = checked(render_run(read_run(written("a", [], recipe)), None)).text
+    shown = text.split("What differs from the defaults.")[1].split("every key")[0]
+    assert all(key in shown for key in ("train.epochs", "300", "model.name", "model.options.depth"))
+    assert "batch_size" not in shown
+
+
+def test_a_share_says_of_how_many(trained):
+    config = json.loads((trained / "best" / "config.json").read_text())["metrics"]
+    right = round(359 * config["top1"])
+    assert f"{right} of 359; 95 % interval" in checked((trained / "report.html").read_text()).text
+    assert f"({right} of 359; 95 % interval" in (trained / "log.txt").read_text()
 
 
 def test_data_that_is_gone_is_said(trained, tmp_path, capsys):
@@ -199,7 +235,7 @@ def test_a_live_report_spares_the_pass_while_it_would_cost_much(trained, tmp_pat
     shutil.copytree(trained, copy)
     live = LiveReport(copy)
     live.refresh()
-    assert "the run goes on" in (copy / "report.html").read_text()
+    assert "are not here yet; they come with a later epoch" in (copy / "report.html").read_text()
     live.refresh(final=True)
     assert "Confusion matrix" in (copy / "report.html").read_text()
 

@@ -15,8 +15,8 @@ from crosscale.tasks.metric import DeviceBatch, Metric, State
 BINS = 15  # of the calibration error
 
 MEASURES: Mapping[str, Measure] = {
-    "top1": Measure("top-1", True, share=True),
-    "top5": Measure("top-5", True, share=True),
+    "top1": Measure("top-1", True, share=True, of_pictures=True),
+    "top5": Measure("top-5", True, share=True, of_pictures=True),
     "loss": Measure("loss", False, unit="nats"),
     "balanced_accuracy": Measure("balanced accuracy", True, share=True),
     "macro_precision": Measure("macro precision", True, share=True),

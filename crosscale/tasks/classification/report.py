@@ -23,6 +23,8 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
     """Of the held-out examples."""
     counts = confusion(len(labels), examined)
     return [
+        Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),
+        Section("mistakes", "Mistakes", "Most confident mistakes", [_mistakes(labels, examined)]),
         Section(
             "classes",
             "Classes",
@@ -30,8 +32,6 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
             [_per_class(labels, counts), _confused(labels, counts)],
             side_by_side=True,
         ),
-        Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),
-        Section("mistakes", "Mistakes", "Most confident mistakes", [_mistakes(labels, examined)]),
         Section("intervals", "Intervals", "How far the figures may be off", [_intervals(counts)]),
         Section(
             "calibration", "Calibration", "How sure, and how often right", _calibration(examined), NOTE, charts=True

@@ -1,0 +1,89 @@
+"""Whether two processes, or a run and the one that goes on with it, train the same: the recipe and the data."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+
+from crosscale.cluster.hosts import from_first, is_first
+from crosscale.data.listing import Listing, listing
+from crosscale.engine.run_folder import RECIPE, write_text
+from crosscale.errors import RequestError
+from crosscale.recipe import differences, load, parse
+from crosscale.runs.experiment import Experiment
+
+DATA = "listing.json"  # what the run was begun with
+
+# May differ between the processes of a run: where and how fast they read.
+LOADING_KEYS = frozenset({"data.dir", "data.root", "data.workers", "data.threads"})
+# May differ when a run goes on: they change where it runs and how fast, not what it computes.
+FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", "mesh.data", "mesh.fsdp"}
+
+
+def check_processes(experiment: Experiment) -> None:
+    """Raises RequestError where this process is about to train something else than the first one."""
+    images = [len(experiment.train_source), len(experiment.val_source)]
+    text = from_first(json.dumps({"recipe": asdict(experiment.recipe), "images": images}))
+    if is_first():
+        return
+    said, process = json.loads(text), jax.process_index()
+    for key, (first, own) in differences(parse(said["recipe"]), experiment.recipe).items():
+        if key not in LOADING_KEYS:
+            raise RequestError(f"process {process} was given {key}={own}, but process 0 {first}; give all the same")
+    if said["images"] != images:
+        raise RequestError(
+            f"process {process} finds {images[0]} images to train on and {images[1]} held out in "
+            f"{experiment.recipe.data.dir}, but process 0 {said['images'][0]} and {said['images'][1]}"
+        )
+
+
+def check_same(folder: Path, experiment: Experiment, *, extend: bool = False) -> None:
+    """Raises RequestError where the run in `folder`, if there is one, was begun with another recipe or other data.
+
+    Args:
+      extend: more epochs than the run was begun with are what is wanted.
+    """
+    if not (folder / RECIPE).exists():
+        return
+    for key, (old, new) in differences(load(folder / RECIPE), experiment.recipe).items():
+        if key in FREE_KEYS or (extend and key == "train.epochs" and new > old):
+            continue
+        hint = "; --extend N trains N more epochs" if key == "train.epochs" and new > old else ""
+        raise RequestError(
+            f"--resume: {folder} was begun with {key}={old}, not {new}{hint}; "
+            "go on with the same, or choose another --output-dir"
+        )
+    _check_data(folder, experiment)
+
+
+def record_data(folder: Path, experiment: Experiment) -> None:
+    """Writes what the run's data holds, for who goes on with it."""
+    write_text(folder / DATA, json.dumps(_listings(experiment)) + "\n")
+
+
+def _check_data(folder: Path, experiment: Experiment) -> None:
+    try:
+        begun = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # a run of an older version
+        return
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder / DATA}: cannot be read as JSON ({error}); remove it to go on unchecked") from None
+    found = _listings(experiment)
+    for part, words in (("train", "to train on"), ("val", "held out")):
+        old, new = begun.get(part) or {}, found[part]
+        if old == new:
+            continue
+        what = (
+            f"{old.get('images')} images {words}, now there are {new['images']}"
+            if old.get("images") != new["images"]
+            else f"other images {words}, or other labels of them"
+        )
+        raise RequestError(
+            f"--resume: {folder} was begun with {what}; bring the data back to what it was, or begin anew from "
+            f"what was learnt: another --output-dir with --pretrained {folder}"
+        )
+
+
+def _listings(experiment: Experiment) -> dict[str, Listing]:
+    return {"train": listing(experiment.train_source), "val": listing(experiment.val_source)}

@@ -1,0 +1,31 @@
+"""Paths of a recipe as they hold wherever a run goes on from."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from crosscale.data.sources import HUB
+from crosscale.recipe import Recipe
+
+T = TypeVar("T")
+
+
+def data_place(data_dir: str) -> str:
+    """Where the data is; names of data without a place stay."""
+    kept = data_dir == "digits" or data_dir.startswith(HUB)
+    return data_dir if kept else str(Path(data_dir).expanduser().resolve())
+
+
+def with_whole_paths(recipe: Recipe) -> Recipe:
+    """The recipe with the whole paths of the weights and of the teacher, where they name what is there."""
+    model = replace(recipe.model, pretrained=_whole(recipe.model.pretrained))
+    distill = replace(recipe.distill, teacher=_whole(recipe.distill.teacher), weights=_whole(recipe.distill.weights))
+    return replace(recipe, model=model, distill=distill)
+
+
+def _whole(value: T) -> T | str:
+    """The path as a whole; a preset's name, or what is no path, as it is."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value

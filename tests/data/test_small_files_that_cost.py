@@ -1,0 +1,145 @@
+"""Small files that would cost much: large tiles, plain Netpbm, pixels of 16 bits; shards that end too soon."""
+
+import io
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosscale.data.decode import BadImage, decode
+from crosscale.data.netpbm import plain_netpbm
+from crosscale.data.shards import label_numbers
+from crosscale.data.sources import open_source
+from crosscale.errors import RequestError, WorkError
+
+
+def tiff(width, height, tile):
+    """A grey TIFF with one tile of zeros, `tile` pixels square, written by hand."""
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1),
+        (322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 8), (325, 4, 1, 16),
+    ]  # fmt: skip
+    directory = len(entries).to_bytes(2, "little")
+    for tag, kind, count, value in entries:
+        head = tag.to_bytes(2, "little") + kind.to_bytes(2, "little")
+        directory += head + count.to_bytes(4, "little") + value.to_bytes(4, "little")
+    return b"II*\0" + (24).to_bytes(4, "little") + bytes(16) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(("size", "tile"), [((10, 10), 40_000), ((100, 20), 65_520)])
+def test_a_tile_larger_than_its_picture_is_refused(size, tile):
+    with pytest.raises(BadImage, match=r"x\.tif: a TIFF whose tiles have [\d,]+ pixels, more than the picture"):
+        decode(tiff(*size, tile), 1, "x.tif")
+
+
+def test_usual_tiles_are_read():
+    picture = Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20))
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF", tile=(16, 16))
+    assert np.array_equal(decode(buffer.getvalue(), 1, "x.tif"), picture)
+
+
+def plain(kind, largest, bands, rng):
+    values = rng.integers(0, largest + 1, (6, 5 * bands))
+    head = kind + b" # a comment\n5 6\n" + (b"" if kind == b"P1" else b"%d\n" % largest)
+    return head + b"".join(b" ".join(b"%d" % value for value in row) + b" # row\n" for row in values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "bands"),
+    [
+        (b"P1", 1, 1),
+        (b"P2", 255, 1),
+        (b"P2", 15, 1),
+        (b"P2", 65535, 1),
+        (b"P2", 1000, 1),
+        (b"P3", 255, 3),
+        (b"P3", 7, 3),
+    ],
+)
+def test_plain_netpbm_is_what_pillow_reads(kind, largest, bands):
+    data = plain(kind, largest, bands, np.random.default_rng(0))
+    theirs = Image.open(io.BytesIO(data))
+    ours = plain_netpbm(Image.open(io.BytesIO(data)), data)
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("L") if kind == b"P1" else theirs))
+    assert decode(data, 1, "x.pgm").size == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"P2\n2 2\n255\n1 2 3\n", "3 numbers where 4"),
+        (b"P2\n2 2\n255\n1 2 x 4\n", "2 numbers where 4"),
+        (b"P3\n1 1\n255\n1 2 256\n", "outside 0..255"),
+        (b"P1\n2 2\n10a1\n", "outside 0..1"),
+    ],
+)
+def test_plain_netpbm_that_is_damaged(data, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(data, 1, "x.ppm")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_sixteen_bits_take_little_room(dtype):
+    picture = Image.fromarray(np.full((4000, 4000), 257 * 200, dtype))
+    tracemalloc.start()
+    found = decode(picture, 1, "x.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.asarray(found)[::500, ::500].tolist() == [[200] * 8] * 8
+    assert peak < 9 * 16e6  # bytes; whole, in numbers of 64 bits, it would be 24 a pixel
+
+
+def shard(path, *, links=()):
+    data = io.BytesIO()
+    Image.new("L", (4, 4), 9).save(data, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(data.getvalue())
+            tar.addfile(info, io.BytesIO(data.getvalue()))
+        for name, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            tar.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize("members", [1, 3, 4])
+def test_a_shard_cut_at_a_members_end_is_told(tmp_path, members):
+    path = shard(tmp_path / "x.tar")
+    path.write_bytes(path.read_bytes()[: members * 1024])  # a header and a block each
+    with pytest.raises(WorkError, match=r"x\.tar: the shard is cut short .*end mark is missing"):
+        open_source(tmp_path, "all")
+
+
+def test_hard_links_in_a_shard_are_pictures_too(tmp_path):
+    shard(tmp_path / "x.tar", links=[("a/3.png", "a/1.png"), ("b/3.png", "./b/2.png")])
+    source = open_source(tmp_path, "all")
+    assert len(source) == 6
+    records = {source[index].id: source[index].image for index in range(6)}
+    assert records["x.tar/a/3.png"] == records["x.tar/a/1.png"]
+    shard(tmp_path / "x.tar", links=[("a/3.png", "c/1.png")])
+    with pytest.raises(RequestError, match=r"a/3\.png is a hard link to c/1\.png"):
+        open_source(tmp_path, "all")
+
+
+def test_labels_that_would_make_a_billion_classes():
+    for values in (np.array([0, 10**9]), ["0", "1000000"]):
+        with pytest.raises(RequestError, match=r"would make as many classes"):
+            label_numbers(values, None, "x")
+
+
+@pytest.mark.parametrize("labels", [[0.0, 0.5], [1.0, float("nan")]])
+def test_labels_of_parquet_that_are_no_whole_numbers(tmp_path, labels):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    data = io.BytesIO()
+    Image.new("L", (4, 4), 9).save(data, "PNG")
+    pictures = [{"bytes": data.getvalue(), "path": "x.png"}] * 2
+    parquet.write_table(pa.table({"image": pictures, "label": labels}), tmp_path / "x.parquet")
+    with pytest.raises(RequestError, match=r"the label of example 1 is .*whole numbers from 0, or names"):
+        open_source(tmp_path, "all")

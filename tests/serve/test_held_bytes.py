@@ -1,0 +1,52 @@
+"""Room for bodies is taken by what arrives, not by what is declared; a second signal ends the service at once."""
+
+import os
+import signal
+
+import pytest
+
+from crosscale.cluster.stop import StopSignals
+from crosscale.serve.admission import Bounded
+from crosscale.serve.server import _Server
+from crosscale.serve.settings import Refused
+
+
+def test_bytes_count_as_they_arrive():
+    held = Bounded("bytes", 100)
+    with held.growing() as first, held.growing() as second:
+        assert held.used == 0  # sixteen clients that only declare take no room
+        first(60)
+        second(40)
+        with pytest.raises(Refused, match="busy") as refusal:
+            second(1)
+        assert refusal.value.status == 429
+    assert held.used == 0
+    with held.hold(100):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_service_at_once(monkeypatch, number):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    server = _Server.__new__(_Server)
+    server.should_exit, server.force_exit, server._captured_signals = False, False, []
+    server._stop(number, None)
+    assert (server.should_exit, ended) == (True, [])
+    server._stop(signal.SIGTERM, None)
+    assert ended == [128 + signal.SIGTERM]
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
+def test_a_closed_terminal_stops_as_a_signal_to_end_does(name):
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.Signals[name])
+        assert stop.requested == name
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.requested is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
