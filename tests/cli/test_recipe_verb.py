@@ -78,7 +78,8 @@ def test_explain_knows_older_names_tasks_and_the_models_fields(capsys):
     assert {family: row["default"] for family, row in of.items()} == {"crossvit": 0.0, "crossformer": 0.1, **segmenters}
     assert "stochastic depth" in of["crossvit"]["description"]
     assert of["crossvit"]["recipes"]["digits"] == 0.05
-    [fusion] = explained(capsys, "model.options.fusion")
+    fusion, of_segmentation = explained(capsys, "model.options.fusion")
+    assert (fusion["family"], of_segmentation["family"]) == ("crossvit", "semantic_fpn_crossvit")
     assert fusion["default"] == "cross_attention"
     assert "model: {options: {fusion: V}}" in run(capsys, "explain", "model.options.fusion")
 
