@@ -11,11 +11,12 @@ from tests.contracts import Case
 from tests.seeded import seeded_variables
 from tests.variants import variants
 
+BRANCHES = {"img_size": (32, 32), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": [[1, 1, 1]],
+            "num_heads": (2, 2), "mlp_ratio": 1.0}  # fmt: skip
 PYRAMID = {"img_size": 32, "embed_dim": 16, "depths": (2, 1), "num_heads": (1, 2), "group_size": 2,
            "interval": (4, 2), "merge_size": ((2, 4),), "mlp_ratio": 1.0}  # fmt: skip
 FAMILY = {
-    "crossvit": {"img_size": (32, 32), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": [[1, 1, 1]],
-                 "num_heads": (2, 2), "mlp_ratio": 1.0},
+    "crossvit": BRANCHES,
     "crossformer": PYRAMID,
     "semantic_fpn_crossformer": PYRAMID | {"neck_channels": 8, "head_channels": 8},
     "upernet_crossformer": PYRAMID | {"head_channels": 8, "aux_channels": 8, "pool_scales": (1, 2),
@@ -23,6 +24,7 @@ FAMILY = {
     "retinanet_crossformer": {"img_size": 32, "embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 1, 2),
                               "merge_size": ((2,), (2,)), "group_size": 2, "interval": (2, 2, 1),
                               "mlp_ratio": 1.0, "neck_channels": 8},
+    "semantic_fpn_crossvit": BRANCHES | {"neck_channels": 8, "head_channels": 8},
 }  # fmt: skip
 
 RNG = np.random.default_rng(0)

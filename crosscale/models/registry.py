@@ -13,6 +13,7 @@ from crosscale.models.crossformer.segmentation import SemanticFPNCrossFormer, UP
 from crosscale.models.crossformer.segmentation_presets import SEMANTIC_FPN, UPERNET
 from crosscale.models.crossvit.backbone import CrossViT
 from crosscale.models.crossvit.presets import PRESETS as CROSSVIT
+from crosscale.models.crossvit.segmentation import SemanticFPNCrossViT
 from crosscale.models.model import ImageModel, option_names
 from crosscale.models.presets import Preset
 
@@ -22,6 +23,7 @@ FAMILIES: dict[str, tuple[type[ImageModel], tuple[Preset, ...]]] = {
     "semantic_fpn_crossformer": (SemanticFPNCrossFormer, SEMANTIC_FPN),
     "upernet_crossformer": (UPerNetCrossFormer, UPERNET),
     "retinanet_crossformer": (RetinaNetCrossFormer, ()),  # no task learns boxes yet: from Python alone
+    "semantic_fpn_crossvit": (SemanticFPNCrossViT, ()),
 }
 
 

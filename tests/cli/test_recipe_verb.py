@@ -74,11 +74,12 @@ def test_explain_knows_older_names_tasks_and_the_models_fields(capsys):
     assert explained(capsys, "task.huber_delta")[0]["tasks"] == ["regression"]
     assert explained(capsys, "task.name")[0]["tasks"] == ["classification", "multilabel", "regression", "segmentation"]
     of = {row["family"]: row for row in explained(capsys, "model.options.drop_path_rate")}
-    segmenters = {"semantic_fpn_crossformer": 0.1, "upernet_crossformer": 0.1}
+    segmenters = {"semantic_fpn_crossformer": 0.1, "upernet_crossformer": 0.1, "semantic_fpn_crossvit": 0.0}
     assert {family: row["default"] for family, row in of.items()} == {"crossvit": 0.0, "crossformer": 0.1, **segmenters}
     assert "stochastic depth" in of["crossvit"]["description"]
     assert of["crossvit"]["recipes"]["digits"] == 0.05
-    [fusion] = explained(capsys, "model.options.fusion")
+    fusion, of_segmentation = explained(capsys, "model.options.fusion")
+    assert (fusion["family"], of_segmentation["family"]) == ("crossvit", "semantic_fpn_crossvit")
     assert fusion["default"] == "cross_attention"
     assert "model: {options: {fusion: V}}" in run(capsys, "explain", "model.options.fusion")
 

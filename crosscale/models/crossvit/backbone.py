@@ -4,7 +4,6 @@ Chen, Fan, Panda: CrossViT, ICCV 2021, section 3. Differs from the released code
 is free, pictures need not be square, and the patches are counted per side (floor(H / p) * floor(W / p)).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -21,10 +20,11 @@ from crosscale.layers.patches import PatchTokens
 from crosscale.layers.resize import center_crop, resize_bicubic
 from crosscale.models.crossvit.attention_maps import attention_maps
 from crosscale.models.crossvit.config import CrossViTConfig, Size
+from crosscale.models.crossvit.description import layer_of, position_tables
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
 from crosscale.models.crossvit.timm import timm_model
 from crosscale.models.crossvit.weights import REMARKS, weight_rules
-from crosscale.models.description import BOTTOM, TOP, AttentionMaps, Layer, TimmModel
+from crosscale.models.description import AttentionMaps, Layer, TimmModel
 from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
@@ -189,16 +189,8 @@ class CrossViT(CrossViTConfig, ImageModel):
         return max(self.img_size)
 
     def layer_of(self, name: str) -> Layer:
-        """A stage's blocks of one number, of all branches, are a layer, and so is its fusion; the embeddings are the
-        lowest."""
-        part, _, rest = name.removeprefix("backbone/").partition("/")
-        if name.startswith("head/") or part.startswith("norm_"):
-            return TOP
-        if part.startswith("embed_"):
-            return BOTTOM
-        inner = rest.split("/")
-        block = inner[1].removeprefix("block_") if inner[0].startswith("branch_") else math.inf
-        return int(part.removeprefix("stage_")), float(block)
+        """See `description.layer_of`."""
+        return layer_of(name)
 
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
         return attention_maps(self.config, size or self.input_size)
@@ -213,8 +205,7 @@ class CrossViT(CrossViTConfig, ImageModel):
         return timm_model(self.config, architecture)
 
     def position_tables(self) -> dict[str, PositionTable]:
-        c = self.config
-        return {f"backbone/embed_{b}/position": PositionTable(grid, c.cls_token) for b, grid in enumerate(c.grids)}
+        return position_tables(self.config)
 
     def make_backbone(self) -> nn.Module:
         return CrossViTBackbone(self.config)

@@ -47,13 +47,16 @@ def _label_map(cells: Array, size: Array, *, network: tuple[int, int], canvas: t
     rows, tops, high = _side(cells.shape[0], network[0], size[0], canvas[0], ROWS)
     columns, lefts, wide = _side(cells.shape[1], network[1], size[1], canvas[1], math.gcd(canvas[1], COLUMNS))
     by_class = cells.swapaxes(1, 2)  # (h, classes, w): both enlargements are plain products
+    margins = _margins(by_class)
+    seen = min(margins.shape[0], high // 2 + 1), by_class.shape[1], min(margins.shape[2], wide // 2 + 1)
 
     def tile(place: Array) -> Array:
         row, column = place // len(lefts), place % len(lefts)
         near = lax.dynamic_slice(by_class, (tops[row], 0, lefts[column]), (high, by_class.shape[1], wide))
         down = lax.dynamic_slice_in_dim(rows[row], tops[row], high, 1)
         across = lax.dynamic_slice_in_dim(columns[column], lefts[column], wide, 1)
-        return _among_candidates(partial(_largest, down, across), near).astype(jnp.uint8)
+        shown = lax.dynamic_slice(margins, (tops[row] // 2, 0, lefts[column] // 2), seen).max((0, 2))
+        return _among_candidates(partial(_largest, down, across), near, shown).astype(jnp.uint8)
 
     tiles = lax.map(tile, jnp.arange(len(tops) * len(lefts)))
     labels = tiles.reshape(len(tops), len(lefts), *tiles.shape[1:]).swapaxes(1, 2).reshape(canvas)
@@ -82,11 +85,14 @@ def _largest(down: Array, across: Array, near: Array) -> Array:
     return jnp.where(x == x.max(1, keepdims=True), place, classes).min(1)
 
 
-def _among_candidates(largest: Callable[[Array], Array], near: Array) -> Array:
-    """What `largest` gives of logits (h, classes, w), computed with as few of the classes as that takes."""
+def _among_candidates(largest: Callable[[Array], Array], near: Array, margins: Array) -> Array:
+    """What `largest` gives of logits (h, classes, w), computed with as few of the classes as that takes.
+
+    Args:
+      margins: (classes,) below 0 for what cannot be the largest.
+    """
     classes = near.shape[1]
     counts = [count for count in FEW if count < classes]
-    margins = _margins(near)
 
     def among(count: int, near: Array) -> Array:
         kept = jnp.sort(lax.top_k(margins, count)[1])  # in order: of equal logits the first class is the label
@@ -99,17 +105,15 @@ def _among_candidates(largest: Callable[[Array], Array], near: Array) -> Array:
     return found
 
 
-def _margins(near: Array) -> Array:
-    """(h, classes, w) logits -> (classes,): below 0 for a class that is nowhere the largest between cells.
+def _margins(cells: Array) -> Array:
+    """(h, classes, w) logits -> (windows, classes, windows): below 0 for a class that is nowhere the largest there.
 
     An interpolated logit is a mean of the 3 x 3 cells around it at most. A class whose largest logit among these is
     below the smallest of another class there cannot win. The windows looked at are of 4 x 4 cells, two apart, of which
     one holds any 3 x 3.
     """
-    high, low = _windows(near, jnp.maximum), _windows(near, jnp.minimum)
-    limit = low.max(1, keepdims=True) - MARGIN * jnp.abs(near).max()
-    margins: Array = (high - limit).max((0, 2))
-    return margins
+    high, low = _windows(cells, jnp.maximum), _windows(cells, jnp.minimum)
+    return high - (low.max(1, keepdims=True) - MARGIN * jnp.abs(cells).max())
 
 
 def _windows(x: Array, join: Callable[[Array, Array], Array]) -> Array:
