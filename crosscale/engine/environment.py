@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,12 +17,19 @@ from crosscale.engine.run_folder import ENVIRONMENT, write_text
 _PACKAGES = ("crosscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
-def record_environment(folder: Path, command: Sequence[str] | None = None, *, seed: int | None = None) -> None:
+def record_environment(
+    folder: Path,
+    command: Sequence[str] | None = None,
+    *,
+    seed: int | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
     """Writes, or brings up to date, `environment.json`; peaks of memory only rise.
 
     Args:
       command: the words after `crosscale` that started the run; None keeps what is there.
       seed: of the run; likewise.
+      data: what the run's data holds, as JSON; likewise.
     """
     path = folder / ENVIRONMENT
     try:
@@ -35,6 +42,7 @@ def record_environment(folder: Path, command: Sequence[str] | None = None, *, se
         new[key] = max(peaks, default=None)
     new["command"] = old.get("command") if command is None else "crosscale " + shlex.join(command)
     new["seed"] = old.get("seed") if seed is None else seed
+    new["data"] = old.get("data") if data is None else data
     write_text(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
 
 

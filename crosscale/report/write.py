@@ -45,9 +45,9 @@ def write_report(
             warnings.append(f"the held-out pictures could not be gone through: {error}.")
     else:
         warnings.append("no validation yet: classes, mistakes and attention come with the first one.")
-    if run.goes_on and not is_training(run.folder):
-        warnings.append(_unfinished(run, "no process trains it now"))
-    return _write(run.folder / REPORT, render_run(run, analysis, warnings, costs_of(run))), warnings
+    idle = run.goes_on and not is_training(run.folder)
+    notes = [_unfinished(run, "no process trains it now")] if idle else []
+    return _write(run.folder / REPORT, render_run(run, analysis, [*notes, *warnings], costs_of(run))), warnings
 
 
 def write_comparison(folders: Sequence[str | Path], output: Path) -> Path:

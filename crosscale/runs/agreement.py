@@ -8,12 +8,11 @@ import jax
 
 from crosscale.cluster.hosts import from_first, is_first
 from crosscale.data.listing import Listing, listing
-from crosscale.engine.run_folder import RECIPE, write_text
+from crosscale.engine.environment import record_environment
+from crosscale.engine.run_folder import ENVIRONMENT, RECIPE
 from crosscale.errors import RequestError
 from crosscale.recipe import differences, load, parse
 from crosscale.runs.experiment import Experiment
-
-DATA = "listing.json"  # what the run was begun with
 
 # May differ between the processes of a run: where and how fast they read.
 LOADING_KEYS = frozenset({"data.dir", "data.root", "data.workers", "data.threads"})
@@ -59,16 +58,16 @@ def check_same(folder: Path, experiment: Experiment, *, extend: bool = False) ->
 
 def record_data(folder: Path, experiment: Experiment) -> None:
     """Writes what the run's data holds, for who goes on with it."""
-    write_text(folder / DATA, json.dumps(_listings(experiment)) + "\n")
+    record_environment(folder, data=_listings(experiment))
 
 
 def _check_data(folder: Path, experiment: Experiment) -> None:
     try:
-        begun = json.loads((folder / DATA).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # a run of an older version
+        begun = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        begun = None
+    if not isinstance(begun, dict):  # a run of an older version
         return
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{folder / DATA}: cannot be read as JSON ({error}); remove it to go on unchecked") from None
     found = _listings(experiment)
     for part, words in (("train", "to train on"), ("val", "held out")):
         old, new = begun.get(part) or {}, found[part]
