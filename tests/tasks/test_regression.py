@@ -239,7 +239,7 @@ def test_requests_that_are_wrong(run, table, tmp_path, capsys):
     told = one_line(capsys, *smoke, "--task.name", "regression", "--task.targets", "[inc]", *data)
     assert "has no column 'inc'; did you mean 'ink'" in told
     told = one_line(capsys, "validate", "--run", str(folder), "--data-dir", "digits")
-    assert "give a .csv or .parquet" in told
+    assert "give a .csv, .jsonl or .parquet" in told
     assert "validate.best=top1: one of" in one_line(
         capsys, *smoke, "--task.name", "regression", "--validate.best", "top1", *data
     )
