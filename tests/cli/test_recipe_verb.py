@@ -74,9 +74,9 @@ def test_explain_knows_older_names_tasks_and_the_models_fields(capsys):
     assert explained(capsys, "task.huber_delta")[0]["tasks"] == ["regression"]
     assert explained(capsys, "task.name")[0]["tasks"] == ["classification", "multilabel", "regression", "segmentation"]
     of = {row["family"]: row for row in explained(capsys, "model.options.drop_path_rate")}
-    others = {"semantic_fpn_crossformer": 0.1, "upernet_crossformer": 0.1, "semantic_fpn_crossvit": 0.0}
-    others |= {"retinanet_crossformer": 0.1}
-    assert {family: row["default"] for family, row in of.items()} == {"crossvit": 0.0, "crossformer": 0.1, **others}
+    on_crossformer = ["crossformer", *(f"{head}_crossformer" for head in ("semantic_fpn", "upernet", "retinanet"))]
+    defaults = {"crossvit": 0.0, "semantic_fpn_crossvit": 0.0, **dict.fromkeys(on_crossformer, 0.1)}
+    assert {family: row["default"] for family, row in of.items()} == defaults
     assert "stochastic depth" in of["crossvit"]["description"]
     assert of["crossvit"]["recipes"]["digits"] == 0.05
     fusion, of_segmentation = explained(capsys, "model.options.fusion")
