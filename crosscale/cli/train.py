@@ -96,18 +96,24 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
 def _output_dir(given: str | None, name: str) -> Iterator[Path]:
     """The folder that was given, or runs/<name>-<n>, which goes again where nothing was begun in it."""
     from crosscale.cluster.hosts import is_first
-    from crosscale.engine.run_folder import claim_next
 
     if given:
         yield Path(given)
         return
-    folder = claim_next(Path("runs"), name) if is_first() else Path("runs")  # the first one's holds for all
+    folder = _next_folder(name) if is_first() else Path("runs")  # the first one's holds for all
     try:
         yield folder
     finally:
         with suppress(OSError):  # not empty, but for a start that failed
             folder.rmdir()
             folder.parent.rmdir()
+
+
+def _next_folder(name: str) -> Path:
+    """runs/<name>-<n>, with the first n that is free; it is made, so that nobody else takes it."""
+    from crosscale.engine.run_folder import claim_next
+
+    return claim_next(Path("runs"), name)
 
 
 def _parser(argv: Sequence[str]) -> Parser:
