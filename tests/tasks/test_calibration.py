@@ -115,7 +115,7 @@ def test_the_command_keeps_it_with_the_weights(run, tmp_path, capsys):
     assert "temperature" in capsys.readouterr().out
 
 
-def test_strangers_are_unknown(run, tmp_path, capsys):
+def test_an_answer_below_the_threshold_is_unknown(run, tmp_path, capsys):
     """A threshold above every probability: nothing is answered, in the table too."""
     config = run / "best" / "config.json"
     plain = json.loads(config.read_text())
