@@ -1,5 +1,6 @@
 """What every test shares: a quiet CPU backend, and a cache of compiled programs kept between runs."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +15,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # hundreds of small ones add up
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Traced programs are large and stay: looking through them again and again took 7 % of the processor's time.
+gc.set_threshold(20_000, 20, 20)
 
 TINY_CROSSVIT = {
     "img_size": [16, 16],

@@ -96,7 +96,8 @@ def test_one_class_alone_is_refused_with_what_was_meant(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("family", variants(["crossvit", "crossformer"], ["crossformer"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["crossvit", "crossformer"])
 def test_an_empty_batch_gives_an_empty_result(family):
     options = (
         TINY_CROSSVIT

@@ -54,6 +54,7 @@ def test_linear_probing_moves_the_head_alone(tmp_path):
         assert np.array_equal(after[name], value) == name.startswith("backbone/"), name
 
 
+@pytest.mark.slow
 def test_a_run_teaches_another(from_scratch, tmp_path):
     folder, _ = from_scratch
     taught = trained(tmp_path / "run", distill__teacher=str(folder), distill__kind="hard", distill__share="1.0")

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosscale.cli import train as verb
 from crosscale.data import scan
 from crosscale.errors import RequestError
-from crosscale.pretrained import finetuning
 from crosscale.recipe import load
+from crosscale.runs import starting
 from crosscale.runs.experiment import build
 
 
@@ -67,8 +66,8 @@ def test_fine_tuning_opens_what_the_run_goes_on_with(
     photos: Path, listed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"img_size": [[24, 24], [24, 24]], "depth": [[1, 1, 0]]}
-    monkeypatch.setattr(finetuning, "model_of", lambda source: {"name": "crossvit_tiny_240", "options": options})
-    recipe, splits = verb._finetuning({"model.pretrained": "weights.safetensors", "data.dir": str(photos)})
-    experiment = build(recipe, splits=splits)
+    monkeypatch.setattr(starting, "model_of", lambda source: {"name": "crossvit_tiny_240", "options": options})
+    start = starting.from_weights({"model.pretrained": "weights.safetensors", "data.dir": str(photos)})
+    experiment = build(start.recipe, splits=start.splits)
     assert (len(experiment.train_source), len(experiment.val_source)) == (8, 2)
     assert sorted(listed) == ["a", "b"]

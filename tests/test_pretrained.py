@@ -173,6 +173,7 @@ def test_ambiguous_names_are_refused(monkeypatch):
         recognise({"w": np.zeros(5)}, model(), "x")
 
 
+@pytest.mark.slow
 def test_a_file_of_another_model_names_the_preset(tmp_path):
     tiny = crosscale.create_model("crossvit_tiny_240", num_classes=10)
     save_weights(tmp_path / "tiny.safetensors", seeded_variables(tiny), tiny, "ibm")

@@ -30,7 +30,7 @@ STEPS = 10  # an epoch's, in the schedules below
 
 # Traced in the default run; the others' traces take minutes together.
 QUICK = ("smoke",)
-ADE20K = {"segment_fpn_ade20k", "segment_upernet_ade20k"}
+LARGE = {"scenes", "segment", "segment_fpn_ade20k", "segment_upernet_ade20k"}
 
 
 DECLARED = {"data.train_images": "1200", "data.val_images": "200", "data.num_classes": "11"}
@@ -64,7 +64,7 @@ def test_dry_run(name, capsys):
     assert now == pytest.approx(activations, rel=0.25)  # follows what jax's derivatives keep
 
 
-@pytest.mark.parametrize("name", variants(shipped_recipes(), {*shipped_recipes()} - ADE20K))
+@pytest.mark.parametrize("name", variants(shipped_recipes(), {*shipped_recipes()} - LARGE))
 def test_resolved_recipe_and_steps(name):
     recipe = load(name, own_data(name))
     experiment = build(recipe, without_data=True)

@@ -58,6 +58,7 @@ def test_wrong_requests_are_one_line(capsys, tiny_run, tmp_path, words, message)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_deviation_beyond_the_tolerance_fails(capsys, tiny_run, tmp_path):
     said = export(capsys, "--run", tiny_run, "--format", "onnx", tmp_path / "a.onnx", "--tolerance", "1e-12", status=1)
     assert "differ from the model's by" in said.err

@@ -79,6 +79,7 @@ def test_progress_is_shown_in_colours_unless_they_are_turned_off(command, enviro
     assert has_colours(text) == (not environment), text
 
 
+@pytest.mark.slow
 def test_serve_shows_its_compilation_and_clears_it_away(tiny_run):
     text = on_terminal("serve", "--run", tiny_run, "--port", "0", "--max-batch", "2", until="ready at", NO_COLOR="1")
     assert "compiling" in text

@@ -45,6 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_json_is_one_object_with_the_promised_keys(whole: tuple[Path, dict[str, Any]]) -> None:
     _, result = whole
     assert {"top1", "top5", "loss", "images_per_second", "examples", "steps", "epochs", "output_dir"} <= set(result)
@@ -91,6 +92,7 @@ def test_a_signal_saves_and_says_how_to_go_on(whole: tuple[Path, dict[str, Any]]
     assert numbers(folder) == numbers(whole[0])
 
 
+@pytest.mark.slow
 def test_resume_begins_a_run_where_there_is_none(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     refused = train("--output-dir", str(tmp_path / "r"), "--resume")
     assert refused.returncode == 2
@@ -98,6 +100,7 @@ def test_resume_begins_a_run_where_there_is_none(whole: tuple[Path, dict[str, An
     assert whole[1]["output_dir"] == str(whole[0])  # given both, it began one
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = start(*RUN, "--output-dir", str(folder))

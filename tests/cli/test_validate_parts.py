@@ -20,6 +20,7 @@ def pictures(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_all_of_one_part_and_another_crop(tiny_run, pictures, capsys):
     words = ["validate", "--run", str(tiny_run), "--split", "all", "--json", "--batch-size", "20"]
     results = []

@@ -80,6 +80,7 @@ def test_goldens_stay_small(path):
     assert path.stat().st_size < 300_000
 
 
+@pytest.mark.slow
 def test_weights_through_a_file(tmp_path):
     model, weights, _ = golden("crossformer")
     variables = to_variables(weights, model, None, "golden")

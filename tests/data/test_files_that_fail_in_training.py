@@ -89,6 +89,7 @@ def test_error_names_the_file_and_the_run_can_go_on(folder, tmp_path, in_third_e
     assert (result["steps"], result["stopped"]) == (20, None)
 
 
+@pytest.mark.slow
 def test_shard_that_is_cut_short_in_the_third_epoch(folder, tmp_path, in_third_epoch):
     shards = tmp_path / "shards"
     shards.mkdir()

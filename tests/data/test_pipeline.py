@@ -92,6 +92,7 @@ def test_resume_continues_exactly(start):
     assert_same(take(train(source, start_step=start)), take(train(source))[start:])
 
 
+@pytest.mark.slow
 def test_resume_with_another_number_of_workers():
     source = numbered(20)
     assert_same(take(train(source, start_step=3, workers=2)), take(train(source))[3:])

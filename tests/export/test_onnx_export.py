@@ -55,6 +55,7 @@ def test_runs_with_onnxruntime_alone(artifact, digits, tmp_path):
     np.testing.assert_allclose(said["outputs"], probabilities(digits, pictures), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_crossformer_and_raw(crossformer, tmp_path):
     result = export(crossformer, tmp_path / "cf.onnx", format="onnx", preprocessing=False)
     assert result.deviation < 1e-4

@@ -137,6 +137,7 @@ def test_each_platform_finds_its_own_forms(crossformer, tmp_path):
     assert texts[("cuda",)].count("stablehlo.exponential") == softmaxes
 
 
+@pytest.mark.slow
 def test_crossformer(crossformer, tmp_path):
     result = export(crossformer, tmp_path / "cf.zip", format="stablehlo")
     assert result.deviation < 1e-5
@@ -163,6 +164,7 @@ def test_wrong_requests(digits, tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_program_for_every_batch_and_size(crossformer, tmp_path):
     result = export(crossformer, tmp_path / "any.zip", format="stablehlo", any_size=True)
     assert result.config["input"]["shape"] == ["batch", *["multiple of 32, at least 160"] * 2, 3]

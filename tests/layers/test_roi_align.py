@@ -46,6 +46,7 @@ def test_each_box_reads_its_own_level():
         np.testing.assert_allclose(found[own], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_constant_map_gives_the_constant_inside():
     features = jnp.full((1, 40, 40, 1), 3.0)
     boxes = jnp.array([[8.0, 8, 300, 20], [16, 16, 17, 300], [100, 100, 101, 101]])

@@ -38,6 +38,7 @@ def test_group_sizes_equal_the_released_rules(kind):
         assert [list(stage) for stage in got] == row["result"]
 
 
+@pytest.mark.slow
 def test_cooling_layers_stand_after_every_third_block_but_the_last():
     names = shapes_of(CrossFormer(depths=(6, 2, 18, 3), use_acl=True))
     cooled = sorted({tuple(n.split("/")[1:3]) for n in names if "cooling" in n})

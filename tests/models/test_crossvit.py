@@ -11,6 +11,7 @@ from crosscale.layers.drop_path import drop_path_schedule
 from crosscale.models.crossvit.backbone import _stage_rates
 from crosscale.pretrained import parameter_shapes
 from tests.seeded import seeded_variables
+from tests.variants import variants
 
 SMALL = {
     "img_size": 32,
@@ -53,6 +54,7 @@ def test_defaults_as_documented():
     assert out.shape == (1, 1000)
 
 
+@pytest.mark.slow
 def test_another_configuration_runs():
     model = CrossViT(
         img_size=[384, 384],
@@ -82,7 +84,7 @@ def test_initial_values():
     assert 0.95 * bound < patches.max() <= bound
 
 
-@pytest.mark.parametrize("branches", [2, 3, 4])
+@pytest.mark.parametrize("branches", variants([2, 3, 4], [3]))
 def test_any_number_of_branches(branches):
     patch = (2, 4, 8, 16)[:branches]
     model = small(
@@ -235,6 +237,7 @@ def test_unknown_names():
         crosscale.create_model("crossvit_9_240", num_clases=3)
 
 
+@pytest.mark.slow
 def test_from_nnx():
     from flax import nnx
 

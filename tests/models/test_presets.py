@@ -21,8 +21,7 @@ from tests.variants import variants
 # configurations, which is this; 4.9 G is the figure of crossformer_small.
 COUNTED_BY_THE_RELEASED_CODE = {"crossformer_pp_small_224": 4.389, "crossformer_pp_huge_224": 21.586}
 # One of a kind; the traces of all take minutes.
-QUICK = ("crossvit_9_dagger_240", "deit_tiny_224", "crossformer_tiny_224", "crossformer_pp_small_224",
-         "semantic_fpn_crossformer_small")  # fmt: skip
+QUICK = ("crossvit_9_dagger_240", "deit_tiny_224", "crossformer_tiny_224", "semantic_fpn_crossformer_small")
 
 
 @pytest.mark.parametrize("name", variants(CLASSIFIERS, QUICK))

@@ -88,6 +88,7 @@ def test_boxes_lie_in_their_own_picture_and_batches_change_nothing():
     np.testing.assert_allclose(swapped.boxes[::-1], found.boxes, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_nothing_above_the_threshold_and_no_picture():
     model = create_model("retinanet_crossformer", **SMALL)
     variables = seeded_variables(model)

@@ -61,6 +61,7 @@ def test_doubling_is_a_transposed_convolution() -> None:
     np.testing.assert_allclose(Doubled(5).apply(variables, x), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_shapes_at_any_size_of_picture() -> None:
     model = small()
     variables = seeded_variables(model)
@@ -95,6 +96,7 @@ def test_a_training_step_learns_and_moves_the_statistics() -> None:
     assert any(np.abs(value - before[name]).max() > 1e-3 for name, value in flatten(state.batch_stats).items())
 
 
+@pytest.mark.slow
 def test_a_classifier_s_weights_are_the_backbone_s(tmp_path: Path) -> None:
     classifier = create_model("crossvit", **BRANCHES, num_classes=5)
     weights = seeded_variables(classifier)

@@ -124,6 +124,7 @@ def step():
     return golden, float(loss), from_variables({"params": slopes, **changed}, model, "mmseg")
 
 
+@pytest.mark.slow
 def test_a_training_step_has_the_loss_of_the_reference(step):
     golden, loss, _ = step
     np.testing.assert_allclose(loss, golden["decode/loss_ce"][0], rtol=1e-5)

@@ -68,6 +68,7 @@ def test_answers_have_the_masks_of_pictures_of_any_shape(service, run, photos):
         assert len(found["colours"]) == len(found["classes"])
 
 
+@pytest.mark.slow
 def test_a_broken_picture_beside_a_good_one(service, photos):
     answer = post_files(service.url, "/v1/predict", [("a.png", b"none"), ("moon.jpg", photos["moon.jpg"])])
     assert (answer.status, answer.json["failed"]) == (200, 1)
