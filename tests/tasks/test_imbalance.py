@@ -2,6 +2,7 @@
 
 import csv
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from crosscale.cli.main import main
 from crosscale.data import open_source
 from crosscale.data.augment import Augment
 from crosscale.data.order import BalancedOrder, training_order
+from crosscale.engine.loop import Loop
 from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
 from crosscale.recipe import load, parse
@@ -180,21 +182,13 @@ def test_a_table_of_classes_from_training_to_the_commands(run, table, capsys):
 def test_a_run_goes_on_where_it_was_also_when_balanced(run, table, tmp_path):
     """The parameters after two epochs are those of one epoch and a resumption."""
     recipe = load("smoke", {**OVERRIDES, "data.dir": str(table)})
-    from unittest import mock
+    finish = Loop._finish_span
 
-    from crosscale.engine.loop import Loop
+    def stop(loop, signals):
+        finish(loop, signals)
+        raise InterruptedError
 
-    real = Loop._finish_epoch
-
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    def stop(self, *args, **kwargs):
-        found = real(self, *args, **kwargs)
-        raise Stop
-        return found
-
-    with mock.patch.object(Loop, "_finish_epoch", stop), pytest.raises(Stop):
+    with mock.patch.object(Loop, "_finish_span", stop), pytest.raises(InterruptedError):
         run_training(recipe, tmp_path / "r")
     run_training(recipe, tmp_path / "r", resume=True)
     values = [Predictor.from_run(place).variables for place in (run[0], tmp_path / "r")]
