@@ -63,6 +63,7 @@ def test_best_weights_that_were_damaged_are_refused(tiny_run, stored, tmp_path, 
     load_weights(run, stored[0])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
 def test_small_numbers_of_pytorch_are_widened(tmp_path, kind):
     torch = pytest.importorskip("torch")
@@ -74,6 +75,7 @@ def test_small_numbers_of_pytorch_are_widened(tmp_path, kind):
     assert flat["w"].tolist() == [0.5, -2.0]
 
 
+@pytest.mark.parity
 def test_a_torchscript_archive_is_named(tmp_path):
     torch = pytest.importorskip("torch")
     from crosscale.weights.torch_file import read_torch
