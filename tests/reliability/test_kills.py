@@ -60,7 +60,7 @@ def validating(folder: Path) -> bool:
     return bool(last) and last[0]["kind"] == "train" and last[0]["step"] % STEPS == 0
 
 
-def until(met: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
+def until(met: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not met():
         if process.poll() is not None:
