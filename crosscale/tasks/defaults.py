@@ -12,17 +12,8 @@ from crosscale.errors import RequestError
 from crosscale.tasks.checks import check_test_options
 
 
-class PlainTask:
-    """Answers of a task whose pictures have the input's size and whose outputs are those of the model's `__call__`."""
-
-    method: ClassVar[str | None] = None
-    served_schema: ClassVar[Mapping[str, Any]] = {}
-    test_options: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+class ChoosesNothing:
+    """Answers of a task for which neither a validation nor the classes' sizes decide anything."""
 
     def validated(self, metrics: Mapping[str, float]) -> Self:
         """As it is: nothing is chosen by a validation."""
@@ -46,6 +37,19 @@ class PlainTask:
     def groups(self, source: Any) -> np.ndarray | None:
         """None: training sees the examples as often as they are there."""
         return None
+
+
+class PlainTask(ChoosesNothing):
+    """Answers of a task whose pictures have the input's size and whose outputs are those of the model's `__call__`."""
+
+    method: ClassVar[str | None] = None
+    served_schema: ClassVar[Mapping[str, Any]] = {}
+    test_options: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is."""

@@ -19,6 +19,7 @@ from crosscale.data.mask_sets import distinct_colours
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
 from crosscale.tasks.checks import check_labels, check_test_options
+from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
 from crosscale.tasks.sections import Section
@@ -37,7 +38,7 @@ MASK = "mask"
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(ChoosesNothing):
     """Semantic segmentation.
 
     Attributes:
@@ -230,29 +231,6 @@ class Segmentation:
         if len(source.classes) > len(self.labels) or source.classes != self.labels[: len(source.classes)]:
             check_labels(self.labels, source.classes, f"classes: {{}} in {place}", one="class", many="classes")
         return source
-
-    def validated(self, metrics: Mapping[str, float]) -> "Segmentation":
-        """As it is: nothing is chosen by a validation."""
-        return self
-
-    def check_calibration(self) -> None:
-        """Refused."""
-        raise RequestError("this run has nothing to calibrate: only a classification has probabilities of classes")
-
-    def calibrated(
-        self,
-        outputs: np.ndarray,
-        targets: Mapping[str, np.ndarray],
-        *,
-        precision: float | None = None,
-        coverage: float | None = None,
-    ) -> Any:
-        """Refused."""
-        self.check_calibration()
-
-    def groups(self, source: Any) -> np.ndarray | None:
-        """None: every picture holds pixels of several classes."""
-        return None
 
     def target_bytes(self) -> int:
         """Of a mask: counted with the pictures, to which they are small."""
