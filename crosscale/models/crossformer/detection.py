@@ -4,12 +4,9 @@ from dataclasses import fields
 
 from flax import linen as nn
 
-from crosscale.models.crossformer.attention_maps import attention_maps
-from crosscale.models.crossformer.backbone import CrossFormerBackbone
-from crosscale.models.crossformer.description import layer_of
 from crosscale.models.crossformer.detection_config import READ_LEVELS, RetinaNetConfig
+from crosscale.models.crossformer.pyramid import CrossFormerPyramid
 from crosscale.models.crossformer.segmentation_weights import backbone_rules, classifier_rules
-from crosscale.models.description import AttentionMaps, Layer
 from crosscale.models.detection import AnchorDetector
 from crosscale.models.heads.pyramid import PyramidNeck
 from crosscale.models.heads.retina import RetinaHead
@@ -19,7 +16,7 @@ from crosscale.weights.rules import Rules, conv
 EXTRA_LEVELS = 2
 
 
-class RetinaNetCrossFormer(RetinaNetConfig, AnchorDetector):
+class RetinaNetCrossFormer(RetinaNetConfig, CrossFormerPyramid, AnchorDetector):
     """RetinaNet (Lin et al., ICCV 2017) on CrossFormer or CrossFormer++: boxes with a class and a score.
 
     The fields of the backbone are those of `CrossFormer`, with other defaults for `img_size` and `num_classes`. The
@@ -42,24 +39,6 @@ class RetinaNetCrossFormer(RetinaNetConfig, AnchorDetector):
     @property
     def config(self) -> RetinaNetConfig:
         return RetinaNetConfig(**{f.name: getattr(self, f.name) for f in fields(RetinaNetConfig)})
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        height, width = self.config.img_size
-        return height, width
-
-    def layer_of(self, name: str) -> Layer:
-        """Every block of the backbone is a layer, as in a classifier; all above it keeps the whole rate."""
-        return layer_of(name)
-
-    def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
-        return attention_maps(self.config, size or self.input_size)
-
-    def left_out(self) -> tuple[str, ...]:
-        return "backbone/norm/", "head/branch_0/"  # a classifier's
-
-    def make_backbone(self) -> nn.Module:
-        return CrossFormerBackbone(self.config, last_norm=False)
 
     def make_neck(self) -> nn.Module:
         return PyramidNeck(self.neck_channels, len(self.depths) - READ_LEVELS, EXTRA_LEVELS, self.dtype)

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 from flax import linen as nn
 
-from crosscale.models.crossformer.attention_maps import attention_maps
-from crosscale.models.crossformer.backbone import CrossFormerBackbone
-from crosscale.models.crossformer.description import layer_of, open_sizes
+from crosscale.models.crossformer.description import open_sizes
+from crosscale.models.crossformer.pyramid import CrossFormerPyramid
 from crosscale.models.crossformer.segmentation_config import SegmentationConfig, SemanticFPNConfig, UPerNetConfig
 from crosscale.models.crossformer.segmentation_weights import classifier_rules, semantic_fpn_rules, upernet_rules
-from crosscale.models.description import AttentionMaps, Layer, OpenSizes
+from crosscale.models.description import OpenSizes
 from crosscale.models.heads.pyramid import PyramidNeck
 from crosscale.models.heads.semantic_fpn import SemanticFPNHead
 from crosscale.models.heads.upernet import AuxiliaryHead, UPerNetHead
@@ -19,7 +18,7 @@ from crosscale.models.segmentation import SegmentationModel
 from crosscale.weights.rules import Rules
 
 
-class CrossFormerSegmentation(SegmentationModel):
+class CrossFormerSegmentation(CrossFormerPyramid, SegmentationModel):
     """What the segmentation families on CrossFormer have in common."""
 
     if TYPE_CHECKING:
@@ -27,26 +26,8 @@ class CrossFormerSegmentation(SegmentationModel):
         @property
         def config(self) -> SegmentationConfig: ...
 
-    @property
-    def input_size(self) -> tuple[int, int]:
-        height, width = self.config.img_size
-        return height, width
-
-    def layer_of(self, name: str) -> Layer:
-        """Every block of the backbone is a layer, as in a classifier; all above it keeps the whole rate."""
-        return layer_of(name)
-
-    def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
-        return attention_maps(self.config, size or self.input_size)
-
     def open_sizes(self) -> OpenSizes:
         return open_sizes(self.config)
-
-    def left_out(self) -> tuple[str, ...]:
-        return "backbone/norm/", "head/branch_0/"  # a classifier's
-
-    def make_backbone(self) -> nn.Module:
-        return CrossFormerBackbone(self.config, last_norm=False)
 
 
 class SemanticFPNCrossFormer(SemanticFPNConfig, CrossFormerSegmentation):
