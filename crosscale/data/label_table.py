@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.contracts import Record
-from crosscale.data.decode import open_image
 from crosscale.data.split import part_of
-from crosscale.data.strings import Strings
 from crosscale.data.table import read_weights
+from crosscale.data.table_pictures import TablePictures
 from crosscale.data.table_rows import (
     RECOGNISED,
     SPLIT_NAME,
@@ -31,7 +29,7 @@ WEIGHT_NAMES = ("weight", "sample_weight")
 log = logging.getLogger("crosscale.data")
 
 
-class LabelTable:
+class LabelTable(TablePictures):
     """Pictures with a class each.
 
     Attributes:
@@ -54,26 +52,15 @@ class LabelTable:
         weights: np.ndarray | None = None,
         notes: Sequence[str] = (),
     ) -> None:
+        super().__init__(root, paths, np.asarray(labels, np.int32), weights)
         self.table = table
-        self.root = root
         self.classes: Sequence[str] = tuple(classes)
-        self.paths = paths if isinstance(paths, Strings) else Strings.of(list(paths))
-        self.labels = np.asarray(labels, np.int32)
-        self.weights = weights
         self.notes = tuple(notes)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.paths[index]
-        return Record(path, open_image(self.root / path), int(self.labels[index]))
-
-    def select(self, indices: np.ndarray) -> "LabelTable":
-        """The same table with only these examples."""
-        paths = [self.paths[int(index)] for index in indices]
-        weights = None if self.weights is None else self.weights[indices]
-        return LabelTable(self.table, self.root, self.classes, paths, self.labels[indices], weights, self.notes)
+    @property
+    def labels(self) -> np.ndarray:
+        """The targets."""
+        return self.targets
 
 
 def open_label_table(

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.contracts import Record
-from crosscale.data.decode import open_image
 from crosscale.data.split import part_of
-from crosscale.data.strings import Strings
+from crosscale.data.table_pictures import TablePictures
 from crosscale.data.table_rows import (
     RECOGNISED,
     SPLIT_NAME,
@@ -42,7 +40,7 @@ class Column:
         return cls(heading, match["name"], match["unit"].strip()) if match else cls(heading, heading)
 
 
-class TableSource:
+class TableSource(TablePictures):
     """Pictures with one or several numbers each.
 
     Attributes:
@@ -66,29 +64,18 @@ class TableSource:
         Args:
           root: what relative paths are relative to.
         """
-        self.root = root
+        super().__init__(root, paths, values, weights)
         self.names = tuple(names)
         self.units = tuple(units)
-        self.paths = paths if isinstance(paths, Strings) else Strings.of(list(paths))
-        self.values = values
-        self.weights = weights
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.paths[index]
-        return Record(path, open_image(self.root / path), self.values[index])
+    @property
+    def values(self) -> np.ndarray:
+        """The targets."""
+        return self.targets
 
     def record_id(self, index: int) -> str:
         """The picture's path, as the table has it."""
         return self.paths[index]
-
-    def select(self, indices: np.ndarray) -> "TableSource":
-        """The same table with only these examples."""
-        paths = [self.paths[int(index)] for index in indices]
-        weights = None if self.weights is None else self.weights[indices]
-        return TableSource(self.root, self.names, self.units, paths, self.values[indices], weights)
 
 
 def open_table(

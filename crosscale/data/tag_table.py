@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.contracts import Record
-from crosscale.data.decode import open_image
 from crosscale.data.label_table import LABEL_NAMES, WEIGHT_NAMES, columns_text, once, sorted_classes, warn_alike
 from crosscale.data.split import part_of
-from crosscale.data.strings import Strings
 from crosscale.data.table import read_weights
+from crosscale.data.table_pictures import TablePictures
 from crosscale.data.table_rows import (
     RECOGNISED,
     SPLIT_NAME,
@@ -29,7 +27,7 @@ YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 Tags = tuple[str, ...]  # of one picture: sorted, each once
 
 
-class TagTable:
+class TagTable(TablePictures):
     """Pictures with any number of labels each.
 
     Attributes:
@@ -52,26 +50,15 @@ class TagTable:
         weights: np.ndarray | None = None,
         notes: Sequence[str] = (),
     ) -> None:
+        super().__init__(root, paths, tags, weights)
         self.table = table
-        self.root = root
         self.classes: Sequence[str] = tuple(classes)
-        self.paths = paths if isinstance(paths, Strings) else Strings.of(list(paths))
-        self.tags = tags
-        self.weights = weights
         self.notes = tuple(notes)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.paths[index]
-        return Record(path, open_image(self.root / path), self.tags[index])
-
-    def select(self, indices: np.ndarray) -> "TagTable":
-        """The same table with only these examples."""
-        paths = [self.paths[int(index)] for index in indices]
-        weights = None if self.weights is None else self.weights[indices]
-        return TagTable(self.table, self.root, self.classes, paths, self.tags[indices], weights, self.notes)
+    @property
+    def tags(self) -> np.ndarray:
+        """The targets."""
+        return self.targets
 
     def counted_as(self, classes: Sequence[str], place: str | Path) -> "TagTable":
         """The same pictures with the labels in another order, which may hold more of them.

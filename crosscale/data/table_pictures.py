@@ -1,0 +1,44 @@
+"""The pictures of a table with what is known of each, as every task that learns from a table reads them."""
+
+from collections.abc import Iterable
+from copy import copy
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from crosscale.contracts import Record
+from crosscale.data.decode import open_image
+from crosscale.data.strings import Strings
+
+
+class TablePictures:
+    """Base of the sources that are tables.
+
+    Attributes:
+      root: what relative paths are relative to.
+      paths: of the pictures, relative to `root` or absolute.
+      targets: (N,) or (N, K), what is learnt of each; a source calls them by their own name too.
+      weights: (N,) float64, how much each picture counts in training; None for all alike.
+    """
+
+    def __init__(self, root: Path, paths: Iterable[str], targets: np.ndarray, weights: np.ndarray | None) -> None:
+        self.root = root
+        self.paths = paths if isinstance(paths, Strings) else Strings.of(list(paths))
+        self.targets = targets
+        self.weights = weights
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        path, target = self.paths[index], self.targets[index]
+        return Record(path, open_image(self.root / path), int(target) if target.ndim == 0 else target)
+
+    def select(self, indices: np.ndarray) -> Self:
+        """The same table with only these examples."""
+        part = copy(self)
+        part.paths = Strings.of([self.paths[int(index)] for index in indices])
+        part.targets = self.targets[indices]
+        part.weights = None if self.weights is None else self.weights[indices]
+        return part
