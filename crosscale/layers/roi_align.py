@@ -77,8 +77,8 @@ def roi_align(
     order, chunks = _in_chunks(needed)
 
     def read(window: int, which: Array) -> Array:
-        picked = [_Axis(*(part[which] for part in axis)) for axis in (y, x)]
-        read_one = jax.checkpoint(lambda a, b, at, width: _read(flat, _Axis(*a), _Axis(*b), at, width, window, size))
+        picked = jax.tree.map(lambda part: part[which], (y, x))
+        read_one = jax.checkpoint(lambda y, x, at, width: _read(flat, y, x, at, width, window, size))
         if window > WINDOWS[-1]:  # rare, and large: one after the other
             return lax.map(lambda each: read_one(*each), (*picked, first[which], columns[which]))
         return jax.vmap(read_one)(*picked, first[which], columns[which])
