@@ -1,6 +1,6 @@
 """What every detector is: a backbone's pyramid, a neck, a head that says something of every anchor, and its boxes."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,21 @@ class Detections:
     labels: Array
     masks: Array | None
     count: Array
+
+
+@struct.dataclass
+class AnchorTraining:
+    """What a loss reads of all levels, one after the other.
+
+    Attributes:
+      logits: (B, N, classes) float32.
+      deltas: (B, N, 4) float32.
+      anchors: (N, 4) float32, x0 y0 x1 y1 in pixels of the image fed.
+    """
+
+    logits: Array
+    deltas: Array
+    anchors: Array
 
 
 class AnchorDetector(ImageModel):
@@ -81,6 +96,42 @@ class AnchorDetector(ImageModel):
         outputs: AnchorOutputs = self.head(self.neck(features, train), train)
         return outputs
 
+    def training_outputs(self, images: Array, train: bool = True) -> AnchorTraining:
+        """(B, H, W, channels) -> what the head says of every anchor, and the anchors."""
+        read = self.neck(self.backbone(images, train), train)
+        outputs: AnchorOutputs = self.head(read, train)
+        anchors = self._anchors(read)
+        logits, deltas = (
+            jnp.concatenate(
+                [level.reshape(len(level), len(own), -1) for level, own in zip(levels, anchors, strict=True)], 1
+            )
+            for levels in outputs
+        )
+        return AnchorTraining(logits.astype(jnp.float32), deltas.astype(jnp.float32), jnp.concatenate(anchors))
+
+    @nn.nowrap
+    def _anchors(self, read: Features) -> list[Array]:
+        """Of each level that the head reads."""
+        return [
+            grid_anchors(found.shape[1:3], stride, base_anchors(stride, self.scales, self.ratios))
+            for found, stride in zip(read.maps, read.strides, strict=True)
+        ]
+
+    def packed(self, images: Array, train: bool = False, sizes: Array | None = None, **options: Any) -> Array:
+        """What `detect` gives as one array, (B, K, 6) float32: x0 y0 x1 y1, score, label; zeros where there is none.
+
+        Boxes without a mask; of a model with masks (B, K, 6 + S * S), each mask's values behind the label.
+
+        Args:
+          train: of no account.
+          **options: those of `detect`.
+        """
+        found = self.detect(images, sizes, **options)
+        columns = [found.boxes, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
+        if found.masks is not None:
+            columns.append(found.masks.reshape(*found.scores.shape, -1))
+        return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)
+
     def detect(
         self,
         images: Array,
@@ -114,10 +165,7 @@ class AnchorDetector(ImageModel):
         limits = whole if sizes is None else jnp.asarray(sizes)
         read = self.neck(self.backbone(images, False), False)
         outputs: AnchorOutputs = self.head(read, False)
-        anchors = [
-            grid_anchors(found.shape[1:3], stride, base_anchors(stride, self.scales, self.ratios))
-            for found, stride in zip(read.maps, read.strides, strict=True)
-        ]
+        anchors = self._anchors(read)
 
         def one(logits: tuple[Array, ...], deltas: tuple[Array, ...], size: jax.Array) -> Detections:
             levels = [

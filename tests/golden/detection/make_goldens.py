@@ -4,14 +4,17 @@ python -m tests.golden.detection.make_goldens FOLDER
 
 FOLDER holds what mmcv-full 1.6.2, mmdet 2.26.0 and torch 2.12.1 answered: `ops.safetensors` of operations alone, and
 `retinanet_224.safetensors` of a narrow RetinaNet on the released detection backbone, float32 on a processor, at 224
-pixels, where the whole-map grouping and the one within regions are the same. Weights follow
+pixels, where the whole-map grouping and the one within regions are the same; `retinanet_train.safetensors` has its
+losses on two pictures of different sizes, and their gradients. Weights follow
 `../segmentation/segmentation_seeded.py`, but for the head's, which are kept; the picture is `backbone_224.npz`'s there.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from tests.golden.segmentation.segmentation_seeded import weight
@@ -31,6 +34,10 @@ def main(folder: Path) -> None:
     own = load_file(folder / "retinanet_weights.safetensors")
     head = {f"weights/{name}": values for name, values in own.items() if not _by_rule(name, values)}
     np.savez_compressed(HERE / "retinanet_224.npz", **wanted, **head)
+    trained = load_file(folder / "retinanet_train.safetensors")
+    with safe_open(folder / "retinanet_train.safetensors", "numpy") as file:
+        names = json.loads(file.metadata()["names"])
+    np.savez_compressed(HERE / "retinanet_train.npz", **trained, names=np.array(names))
 
 
 def _by_rule(name: str, values: np.ndarray) -> bool:
