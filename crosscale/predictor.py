@@ -21,11 +21,10 @@ from crosscale.data.pictures import Picture, decodable, is_one_picture, picture_
 from crosscale.engine.forward import forward, inferred
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
 from crosscale.errors import RequestError, WorkError
-from crosscale.models.detection import check_no_detector
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights, restore_model, restore_task
 from crosscale.tasks.checks import check_result_options
-from crosscale.tasks.registry import plain_task
+from crosscale.tasks.registry import own_task, plain_task
 from crosscale.tasks.task import Result, Task
 
 
@@ -54,22 +53,22 @@ class Predictor:
           spec: the input the weights were trained for.
           classes: of a classification, names in label order; None calls them "0", "1", ...
           source: the file the variables came from, which errors about them name; None names the model.
-          task: what the outputs mean; None is a classification of `classes`.
+          task: what the outputs mean; None is a classification of `classes`, of a detector their detection.
 
         Raises:
           RequestError: the outputs are not the task's, such as one class more than there are names.
         """
-        check_no_detector(model)
+        task = task or own_task(model, classes)
         self.model = model
         self.variables = jax.device_put(variables)
         self.spec = spec
         self.source = str(source) if source is not None else type(model).__name__
 
-        def outputs(variables: Variables, images: Array) -> Any:
+        def outputs(variables: Variables, images: Array, sizes: Array | None = None) -> Any:
             return (
                 forward(model, variables, images, spec)
                 if task is None
-                else inferred(model, variables, images, spec, task)
+                else inferred(model, variables, images, spec, task, sizes)
             )
 
         self._outputs = jax.jit(outputs)
@@ -148,12 +147,20 @@ class Predictor:
         img = decode(decodable(picture, name), self.spec.channels, name, max_pixels=max_pixels)
         return self.task.fit(self.spec, img), (img.height, img.width)
 
-    def outputs(self, images: Array) -> Array:
+    def outputs(self, images: Array, sizes: Sequence[tuple[int, int]] | None = None) -> Array:
         """(B, H, W, C) uint8 -> the model's outputs, such as logits (B, classes), on the device, perhaps not there yet.
 
         A program is compiled for every new B.
+
+        Args:
+          sizes: the (height, width) of each picture as `read` gives it; None where the pictures fill the images.
         """
-        return self._outputs(self.variables, images)
+        return self._outputs(self.variables, images, None if sizes is None else self._contents(sizes))
+
+    def _contents(self, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:
+        """(B, 2) height and width of pictures of these sizes within what is fed; None of a task without such."""
+        found = [self.task.content(self.spec, (int(height), int(width))) for height, width in sizes]
+        return None if None in found else np.array(found, np.int32)
 
     def results(
         self, outputs: Array, sources: Sequence[str], sizes: Sequence[tuple[int, int]] | None = None, **options: Any
@@ -245,7 +252,9 @@ class Predictor:
                 part = items[start : start + count]
                 batch = np.zeros((count, *shape), np.uint8)
                 batch[: len(part)] = np.stack([np.asarray(item.image) for item in part])
-                outputs = self._outputs(variables, batch if rows is None else jax.device_put(batch, rows))
+                contents = self._contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
+                put = batch, contents
+                outputs = self._outputs(variables, *(put if rows is None else jax.device_put(put, rows)))
                 dispatched.append((part, outputs))
         return dispatched
 

@@ -1,9 +1,12 @@
 """The contracts of every registered family and task; a new one adds its row to `FAMILY` or `TASK`."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crosscale.data.objects import Objects
+from crosscale.models.detection import AnchorTraining
 from crosscale.models.registry import FAMILIES, create_model
 from crosscale.tasks.registry import TASKS, task_kind
 from tests import contracts
@@ -28,6 +31,42 @@ FAMILY = {
 }  # fmt: skip
 
 RNG = np.random.default_rng(0)
+# Three objects of each picture: small, medium and large, in pixels of one of 200 x 200.
+BOXES = np.float32([[10, 10, 30, 30], [40, 40, 90, 90], [60, 80, 180, 190]])
+
+
+def boxes_found():
+    """Packed boxes (12, 5, 6) near the true ones, corners as shares, and two elsewhere."""
+    found = np.zeros((12, 5, 6), np.float32)
+    found[:, :3, :4] = (BOXES + RNG.normal(size=(12, 3, 4))) / 200
+    found[:, 3:, :4] = np.float32([0.1, 0.6, 0.2, 0.9])
+    found[..., 4] = np.sort(RNG.uniform(0.3, 0.9, (12, 5)), -1)[:, ::-1]
+    found[:, :, 5] = [0, 1, 0, 0, 1]
+    return found
+
+
+def boxes_true(room):
+    """A batch's objects; anchors are the objects themselves."""
+    boxes, labels = np.zeros((12, room, 4), np.float32), np.full((12, room), -1, np.int32)
+    boxes[:, :3], labels[:, :3] = BOXES, [0, 1, 0]
+    return {
+        "boxes": boxes,
+        "labels": labels,
+        "crowd": np.zeros((12, room), bool),
+        "size": np.full((12, 2), 200, np.int32),
+    }
+
+
+def boxes_areas(room):
+    return np.pad((BOXES[:, 2:] - BOXES[:, :2]).prod(-1), (0, room - 3)).astype(np.float32)
+
+
+def anchors_said(outputs):
+    """Logits and deltas of four anchors, the objects and another one, from the outputs' numbers."""
+    anchors = jnp.concatenate([jnp.asarray(BOXES), jnp.float32([[120, 0, 150, 30]])])
+    return AnchorTraining(outputs[:, :4, 4:], outputs[:, :4, :4], anchors)
+
+
 TASK = {
     "classification": Case(
         task_kind("classification").from_artifact([f"class {label}" for label in range(7)], {}),
@@ -61,6 +100,20 @@ TASK = {
         learnt={"mask": RNG.integers(0, 3, (12, 8, 8)).astype(np.uint8)},
         wrapped=lambda outputs: {"logits": outputs},
         units=64,
+    ),
+    "detection": Case(
+        task_kind("detection").from_artifact(["cat", "dog"], {"max_objects": 8}),
+        boxes_found(),
+        boxes_true(256)
+        | {
+            "image": np.zeros((12, 32, 32, 1), np.uint8),
+            "areas": np.tile(boxes_areas(256), (12, 1)),
+            "original": np.full((12, 2), 200, np.int32),
+        },
+        Objects(np.array([[2.0, 3, 9, 12]]), np.array([1]), np.array([False]), np.array([63.0])),
+        learnt=boxes_true(8),
+        wrapped=anchors_said,
+        units=3,
     ),
 }
 

@@ -25,7 +25,6 @@ from crosscale.contracts import Batch, InputSpec, Variables  # noqa: E402
 from crosscale.measure import count_costs, count_function_macs  # noqa: E402
 from crosscale.models.crossvit.config import CrossViTConfig  # noqa: E402
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings  # noqa: E402
-from crosscale.models.detection import check_no_detector  # noqa: E402
 from crosscale.models.model import ImageModel  # noqa: E402
 from crosscale.models.registry import create_model, input_spec  # noqa: E402
 from crosscale.pretrained import parameter_shapes, variables_of  # noqa: E402
@@ -114,7 +113,6 @@ def training(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tup
     from crosscale.engine.state import TrainState
     from crosscale.engine.step import make_train_step
 
-    check_no_detector(model)
     mesh = data_mesh()
     variables = seeded_variables(model)
     params = variables["params"]
@@ -147,6 +145,8 @@ def _task(model: ImageModel, shape: tuple[int, ...], rng: np.random.Generator) -
         return task_kind("segmentation").from_artifact(labels, {}), {
             "mask": rng.integers(0, len(labels), shape).astype(np.uint8)
         }
+    if model.usual_task == "detection":
+        return task_kind("detection").from_artifact(labels, {}), _boxes(len(labels), shape, rng)
     targets = {"label": rng.integers(0, len(labels), shape[0]).astype(np.int32)}
     return task_kind("classification").from_artifact(labels, {}), targets
 
@@ -202,3 +202,16 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def _boxes(classes: int, shape: tuple[int, ...], rng: np.random.Generator, count: int = 10) -> dict[str, np.ndarray]:
+    """Targets of a detection, `count` objects for each of the pictures (B, H, W)."""
+    batch, height, width = shape
+    corners = rng.uniform(0, 0.7, (batch, count, 2)), rng.uniform(0.1, 0.3, (batch, count, 2))
+    shares = np.concatenate([corners[0], corners[0] + corners[1]], -1)
+    return {
+        "boxes": (shares * np.array([width, height, width, height])).astype(np.float32),
+        "labels": rng.integers(0, classes, (batch, count)).astype(np.int32),
+        "crowd": np.zeros((batch, count), bool),
+        "size": np.tile(np.array([height, width], np.int32), (batch, 1)),
+    }

@@ -82,6 +82,8 @@ def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> in
     failed = sum(item["json"]["error"] is not None for item in predictions)
     if is_first() and options.output is not None:
         _write_csv(options.output / "results.csv", predictions, task)
+        for name, content in task.together([item["json"] for item in predictions]).items():
+            _write_file(options.output / name, content)
     if is_first() and as_json:
         print_json({"predictions": [item["json"] for item in predictions], "failed": failed})
     elif is_first():
@@ -133,17 +135,23 @@ def _write(prediction: "Result", file: Path, start: Path, channels: int) -> list
     if prediction.error is not None:
         return []
     from crosscale.data.decode import decode, open_image
-    from crosscale.errors import WorkError
 
     written = []
     for end, content in prediction.files(decode(open_image(file), channels, str(file))).items():
         place = start.with_name(start.name + end)
-        try:
-            place.write_bytes(content)
-        except OSError as error:
-            raise WorkError(f"{place}: cannot be written ({error.strerror or error})") from None
+        _write_file(place, content)
         written.append(str(place))
     return written
+
+
+def _write_file(place: Path, content: bytes) -> None:
+    """Raises WorkError."""
+    from crosscale.errors import WorkError
+
+    try:
+        place.write_bytes(content)
+    except OSError as error:
+        raise WorkError(f"{place}: cannot be written ({error.strerror or error})") from None
 
 
 def _write_csv(file: Path, predictions: Sequence[dict[str, Any]], task: "Task") -> None:

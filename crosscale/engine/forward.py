@@ -52,14 +52,21 @@ def forward(
     return model.apply(variables, images, train=train, rngs=rngs, method=method, **options)
 
 
-def inferred(model: nn.Module, variables: Variables, images: Array, spec: InputSpec, task: Any) -> Any:
+def inferred(
+    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, task: Any, sizes: Array | None = None
+) -> Any:
     """What the task reads of a batch in validation and prediction: one forward, or several looks at each picture.
 
-    The arguments are those of `forward`; the task is a `Task`.
+    The arguments are those of `forward`; the task is a `Task`; `sizes` are (B, 2) heights and widths of the images
+    without what fills them up, for a task that asks for them (`Task.content`).
     """
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = normalize(images, spec)
-    return task.infer(lambda looked: forward(model, variables, looked, spec, method=task.method), images)
+
+    def apply(looked: Array, **options: Any) -> Any:
+        return forward(model, variables, looked, spec, method=task.method, **options)
+
+    return task.infer(apply, images, sizes)
 
 
 def training_forward(

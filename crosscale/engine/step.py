@@ -125,7 +125,7 @@ def make_eval_step(
     collect = collect or metric.collects
 
     def eval_step(variables: Variables, batch: DeviceBatch) -> tuple[State, dict[str, Array]]:
-        outputs = inferred(model, variables, batch["image"], spec, task)
+        outputs = inferred(model, variables, batch["image"], spec, task, batch.get("size"))
         if collect:
             return metric.update_and_collect(metric.init(), outputs, batch)
         return metric.update(metric.init(), outputs, batch), {}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array, Variables
-from crosscale.engine.forward import forward, normalize
+from crosscale.engine.forward import forward, inferred, normalize
 from crosscale.predictor import Predictor
 
 VERSION = 1  # of the description's keys
@@ -39,12 +39,19 @@ class Program:
 
     @property
     def output_name(self) -> str:
-        return self.predictor.task.activation if self.preprocessing else "logits"
+        task = self.predictor.task
+        return task.activation if self.preprocessing or task.exports_inferred else "logits"
 
     def __call__(self, variables: Variables, images: Array) -> Array:
-        """(B, H, W, C) of `input_dtype` -> the outputs, such as (B, classes) float32; of a segmentation (B, H, W)."""
-        outputs = forward(self.predictor.model, variables, images, self.predictor.spec).astype(jnp.float32)
-        return self.predictor.task.activate(outputs) if self.preprocessing else outputs
+        """(B, H, W, C) of `input_dtype` -> the outputs, such as (B, classes) float32; of a segmentation (B, H, W), of a
+        detection (B, boxes, 6)."""
+        model, spec, task = self.predictor.model, self.predictor.spec, self.predictor.task
+        if task.exports_inferred:
+            outputs = inferred(model, variables, images, spec, task)
+        else:
+            outputs = forward(model, variables, images, spec)
+        outputs = outputs.astype(jnp.float32)
+        return task.activate(outputs) if self.preprocessing else outputs
 
     def _output(self) -> dict[str, Any]:
         """Shape and type of the outputs of pictures of the spec's size."""

@@ -9,7 +9,6 @@ from flax import struct
 from jax import lax
 
 from crosscale.contracts import Array, Features
-from crosscale.errors import RequestError
 from crosscale.layers.boxes import base_anchors, box_areas, decode_boxes, grid_anchors
 from crosscale.layers.nms import best_nms
 from crosscale.models.heads.retina import AnchorOutputs
@@ -56,6 +55,7 @@ class AnchorDetector(ImageModel):
     A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
     """
 
+    usual_task: ClassVar[str] = "detection"
     scales: ClassVar[tuple[float, ...]] = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # of a level's stride
     ratios: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)  # height over width
 
@@ -113,7 +113,7 @@ class AnchorDetector(ImageModel):
     def _anchors(self, read: Features) -> list[Array]:
         """Of each level that the head reads."""
         return [
-            grid_anchors(found.shape[1:3], stride, base_anchors(stride, self.scales, self.ratios))
+            grid_anchors((found.shape[1], found.shape[2]), stride, base_anchors(stride, self.scales, self.ratios))
             for found, stride in zip(read.maps, read.strides, strict=True)
         ]
 
@@ -161,7 +161,7 @@ class AnchorDetector(ImageModel):
         if images.shape[:1] == (0,):
             none: Detections = jax.tree.map(lambda leaf: leaf[:0], self.detect(one_blank(images), count=count))
             return none
-        whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
+        whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
         limits = whole if sizes is None else jnp.asarray(sizes)
         read = self.neck(self.backbone(images, False), False)
         outputs: AnchorOutputs = self.head(read, False)
@@ -196,12 +196,3 @@ class AnchorDetector(ImageModel):
         which = pairs // classes
         boxes = decode_boxes(deltas.astype(jnp.float32).reshape(-1, 4)[which], anchors[which], size=size)
         return boxes, found, (pairs % classes).astype(jnp.int32)
-
-
-def check_no_detector(model: nn.Module) -> None:
-    """Raises RequestError for a detector where a task's model is wanted."""
-    if isinstance(model, AnchorDetector):
-        raise RequestError(
-            f"{type(model).__name__} gives boxes, and there is no task of boxes: it is for Python alone, as "
-            "model.apply(variables, images, method='detect')"
-        )

@@ -41,6 +41,7 @@ class ImageModel(nn.Module):
       task_head: a module that takes (Features, train), in place of the family's classifier; `num_classes` means
         nothing then. It is keyword-only, and its parameters stand under "head/..." too.
       dense: whether `__call__` gives something of every pixel, rather than of the picture.
+      usual_task: what the outputs mean where nobody says; a detector's are boxes.
 
     Raises:
       RequestError: at construction, for a `task_head` that is no module.
@@ -48,6 +49,7 @@ class ImageModel(nn.Module):
     """
 
     dense: ClassVar[bool] = False
+    usual_task: ClassVar[str] = "classification"
     task_head: nn.Module | None = field(default=None, kw_only=True)
 
     if TYPE_CHECKING:  # every family has these; written as annotations they would be fields, in front of its own

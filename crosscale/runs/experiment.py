@@ -22,7 +22,6 @@ from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, 
 from crosscale.engine.run_folder import replace_folder
 from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, split_parameters
 from crosscale.errors import RequestError
-from crosscale.models.detection import check_no_detector
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.models.shapes import variable_shapes
@@ -32,7 +31,7 @@ from crosscale.recipe import Recipe
 from crosscale.runs.places import data_place, with_whole_paths
 from crosscale.tasks.distillation import Distilled
 from crosscale.tasks.measure import check_best
-from crosscale.tasks.registry import task_kind
+from crosscale.tasks.registry import DEFAULT, task_kind
 from crosscale.tasks.task import Task
 from crosscale.trees import stop_gradients
 
@@ -122,10 +121,8 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     remat = {"remat": True} if train.remat == "blocks" else {}
     with constructing(recipe):
         model = create_model(recipe.model.name, **{**options, **decided, **remat})
-    check_no_detector(model)
     spec = plain.input_spec(_input_spec(recipe, model))
-    if plain.method is not None or model.dense:  # of the others `model_options` has decided
-        plain.check_outputs(_output_shape(model, spec, plain.method))
+    _check_outputs(model, recipe.model.name, spec, plain)
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
@@ -332,6 +329,14 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
         if len(changes[name]) != spec.channels:
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     return replace(spec, **changes)
+
+
+def _check_outputs(model: ImageModel, name: str, spec: InputSpec, task: Task) -> None:
+    """Raises RequestError unless the model gives what the task reads."""
+    if model.usual_task not in (DEFAULT, task.name):
+        raise RequestError(f"model.name={name} is a model of the task {model.usual_task}, and task.name={task.name}")
+    if task.method is not None or model.dense:  # of the others `model_options` has decided
+        task.check_outputs(_output_shape(model, spec, task.method))
 
 
 def _output_shape(model: ImageModel, spec: InputSpec, method: str | None) -> tuple[int, ...]:

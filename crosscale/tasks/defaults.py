@@ -1,6 +1,6 @@
 """What most tasks answer alike: pictures of one size in, a vector out, results that are a few words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,6 +14,8 @@ from crosscale.tasks.checks import check_test_options
 
 class ChoosesNothing:
     """Answers of a task for which neither a validation nor the classes' sizes decide anything."""
+
+    exports_inferred: ClassVar[bool] = False
 
     def validated(self, metrics: Mapping[str, float]) -> Self:
         """As it is: nothing is chosen by a validation."""
@@ -33,6 +35,10 @@ class ChoosesNothing:
     ) -> Any:
         """Refused."""
         self.check_calibration()
+
+    def together(self, results: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+        """None: the table of rows says it all."""
+        return {}
 
     def groups(self, source: Any) -> np.ndarray | None:
         """None: training sees the examples as often as they are there."""
@@ -61,13 +67,17 @@ class PlainTask(ChoosesNothing):
         check_test_options(task, options)
         return self
 
-    def infer(self, apply: Callable[[Array], Any], images: Array) -> Any:
+    def infer(self, apply: Callable[..., Any], images: Array, sizes: Array | None = None) -> Any:
         """The model's outputs."""
         return apply(images)
 
     def fit(self, spec: InputSpec, img: Image) -> np.ndarray:
         """Resized and cut to the input's size."""
         return np.asarray(eval_transform(spec)(img))
+
+    def content(self, spec: InputSpec, size: tuple[int, int]) -> tuple[int, int] | None:
+        """None: nothing fills up."""
+        return None
 
 
 class PlainResult:

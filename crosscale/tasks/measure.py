@@ -58,10 +58,12 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
 def score(metrics: Mapping[str, float], measures: Mapping[str, Measure], best: str) -> tuple[float, ...]:
     """What makes one validation better than another: the larger tuple, by `best`, between equals by the lower loss.
 
-    A number that is not finite is worse than any.
+    A number that is not finite is worse than any. Of a task whose validation gives no loss `best` alone decides.
     """
     value = _signed(metrics[best], measures[best])
-    return (value,) if best == "loss" else (value, _signed(metrics["loss"], measures["loss"]))
+    if best == "loss" or "loss" not in measures:
+        return (value,)
+    return (value, _signed(metrics["loss"], measures["loss"]))
 
 
 def check_best(name: str | None, measures: Mapping[str, Measure], default: str) -> str:

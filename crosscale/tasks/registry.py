@@ -6,6 +6,7 @@ from typing import Any
 from crosscale.artifact import Artifact
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.detection import Detection
 from crosscale.tasks.multilabel import MultiLabel
 from crosscale.tasks.regression import Regression
 from crosscale.tasks.segmentation import Segmentation
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "multilabel": MultiLabel,
     "regression": Regression,
     "segmentation": Segmentation,
+    "detection": Detection,
 }
 DEFAULT = "classification"
 
@@ -36,3 +38,16 @@ def stored_task(artifact: Artifact) -> Task:
 def plain_task(labels: Sequence[str]) -> Task:
     """The task of weights that come without an artifact: as published models are, a classification."""
     return TASKS[DEFAULT].from_artifact(labels, {})
+
+
+def own_task(model: Any, labels: Sequence[str] | None) -> Task | None:
+    """The task of a model that is made for another than the usual one, such as a detector; None of the others.
+
+    Args:
+      labels: names of the outputs; None calls them "0", "1", ...
+    """
+    kind = getattr(model, "usual_task", DEFAULT)
+    if kind == DEFAULT:
+        return None
+    names = labels if labels is not None else [str(label) for label in range(model.num_classes)]
+    return TASKS[kind].from_artifact(names, {})

@@ -154,6 +154,7 @@ class Task(Protocol):
       has_logits: whether the outputs are class scores whose softmax means something, so that a teacher can be learnt.
       columns: headers of the results' rows, behind the one of the source.
       numeric: those of them that are set to the right.
+      exports_inferred: whether an exported program gives what `infer` does, rather than the model's `__call__`.
       activation: what `activate` gives, for the description of an exported program.
       noun: what the labels are, in plural: "classes".
       result_options: of `results`, by name.
@@ -171,6 +172,7 @@ class Task(Protocol):
     has_logits: ClassVar[bool]
     columns: ClassVar[tuple[str, ...]]
     numeric: ClassVar[tuple[str, ...]]
+    exports_inferred: ClassVar[bool]
     activation: ClassVar[str]
     noun: ClassVar[str]
     result_options: ClassVar[Mapping[str, ResultOption]]
@@ -272,6 +274,10 @@ class Task(Protocol):
         """A decoded picture of any size as the model takes it in validation and prediction: (h, w, C) uint8."""
         ...
 
+    def content(self, spec: InputSpec, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Height and width that a picture of `size` has in what `fit` gives; None of a task whose pictures fill it."""
+        ...
+
     def reopen(
         self, place: str | Path, split: Split, *, val_fraction: float, seed: int, root: str | Path | None = None
     ) -> Source:
@@ -323,8 +329,13 @@ class Task(Protocol):
         """Normalised training images and their batch -> the images and the targets of this step."""
         ...
 
-    def infer(self, apply: Callable[[Array], Any], images: Array) -> Any:
-        """What `metric` and `results` read of normalised images, with `apply` as the model's `method`."""
+    def infer(self, apply: Callable[..., Any], images: Array, sizes: Array | None = None) -> Any:
+        """What `metric` and `results` read of normalised images, with `apply` as the model's `method`.
+
+        Args:
+          apply: takes images, and options of the method by name.
+          sizes: (B, 2) heights and widths of what `content` says; a validation's are those of its batch's "size".
+        """
         ...
 
     def loss(self, outputs: Any, targets: Any, weight: Array) -> tuple[Losses, Array]:
@@ -354,6 +365,10 @@ class Task(Protocol):
 
     def failure(self, source: str, error: str) -> Any:
         """The `Result` of a picture that could not be used."""
+        ...
+
+    def together(self, results: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+        """What is worth a file of all results, given as JSON, besides the table of their rows: contents by name."""
         ...
 
     def facts(self) -> dict[str, Any]:

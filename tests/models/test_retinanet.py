@@ -8,14 +8,27 @@ import numpy as np
 import pytest
 
 from crosscale.cli.main import main
+from crosscale.contracts import InputSpec
+from crosscale.engine.forward import normalize
 from crosscale.errors import RequestError
 from crosscale.models.registry import create_model
+from crosscale.predictor import Predictor
 from crosscale.pretrained import from_variables, parameter_shapes, to_variables
 from crosscale.pretrained.naming import variables_of
 from tests.golden.segmentation.segmentation_seeded import BACKBONE, deviation, normalised, read, weights
 from tests.seeded import seeded_variables
 
 GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "detection" / "retinanet_224.npz"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The models are too small to gain from optimised code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 SMALL = {"img_size": (64, 96), "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "group_size": 4,
          "interval": (2, 2, 1, 1), "mlp_ratio": 1.0, "num_classes": 3, "neck_channels": 8}  # fmt: skip
 
@@ -121,10 +134,33 @@ def test_what_cannot_be_built_is_one_line(options, told):
         create_model("retinanet_crossformer", **SMALL | options)
 
 
-def test_training_it_is_refused(tmp_path, capsys):
+def test_a_task_of_other_outputs_is_refused(tmp_path, capsys):
     words = ["--config", "smoke", "--model", "retinanet_crossformer", "--output-dir", str(tmp_path / "run")]
     dropped = ["--model.options", "{}"]
     assert main(["train", *words, *dropped]) == 2
     shown = capsys.readouterr().err.strip().splitlines()
     assert len(shown) == 1
-    assert "RetinaNetCrossFormer gives boxes, and there is no task of boxes" in shown[0]
+    assert "retinanet_crossformer is a model of the task detection, and task.name=classification" in shown[0]
+
+
+@pytest.mark.slow
+def test_a_predictor_of_a_detector_gives_boxes():
+    model = create_model("retinanet_crossformer", **SMALL)
+    spec = InputSpec(size=(64, 96))
+    predictor = Predictor(model, seeded_variables(model), spec, classes=["cat", "dog", "cow"])
+    assert predictor.task.name == "detection"
+    picture = np.random.default_rng(0).integers(0, 256, (90, 60, 3), np.uint8)
+    image, size = predictor.read(picture, "a picture")
+    outputs = predictor.outputs(image[None], [size])
+    (found,) = predictor.results(outputs, ["a picture"], [size], min_score=0, max_boxes=7)
+    assert found.size == (90, 60)
+    assert len(found.boxes) == len(found.scores) == 7
+    assert set(found.classes) <= {"cat", "dog", "cow"}
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= [60, 90, 60, 90]).all()
+    # The same as by hand: resized to 64 x 43 pixels, within 64 x 64 of which the rest is filled up.
+    assert image.shape == (64, 64, 3)
+    normal = normalize(jnp.asarray(image)[None], spec)
+    detect = jax.jit(lambda v, x, s: model.apply(v, x, s, method="detect"))
+    boxes = detect(predictor.variables, normal, jnp.array([[64, 43]])).boxes[0, :7]
+    np.testing.assert_allclose(found.boxes, boxes * np.array([60 / 43, 90 / 64, 60 / 43, 90 / 64]), atol=1e-3)

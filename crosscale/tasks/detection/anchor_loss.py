@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from crosscale.contracts import Array
 from crosscale.layers.boxes import box_areas, box_iou, decode_boxes, encode_boxes, generalized_box_iou, match_boxes
+
+Array = jax.Array
 
 POSITIVE, NEGATIVE = 0.5, 0.4  # overlaps from which an anchor is an object, and below which it is background
 GAMMA, ALPHA = 2.0, 0.25  # of the focal loss

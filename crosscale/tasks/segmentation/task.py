@@ -178,7 +178,7 @@ class Segmentation(ChoosesNothing):
         check_test_options(self, options)
         return replace(self, options=replace(self.options, **options))
 
-    def infer(self, apply: Apply, images: Array) -> Array:
+    def infer(self, apply: Apply, images: Array, sizes: Array | None = None) -> Array:
         """The cells' logits, of all views together."""
         return looked_at(apply, images, self.options.views)
 
@@ -221,6 +221,10 @@ class Segmentation(ChoosesNothing):
     def fit(self, spec: InputSpec, img: Image.Image) -> np.ndarray:
         """The whole picture at the scale, its sides raised to multiples of 32: (h, w, C) uint8."""
         return self.examples(spec).network_image(img)
+
+    def content(self, spec: InputSpec, size: tuple[int, int]) -> tuple[int, int] | None:
+        """None: nothing fills up."""
+        return None
 
     def reopen(
         self, place: str | Path, split: Split, *, val_fraction: float, seed: int, root: str | Path | None = None

@@ -1,0 +1,47 @@
+"""The recipe's keys of a detection."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from crosscale.data.box_augment import BoxAugment
+from crosscale.ranges import NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
+from crosscale.tasks.detection.anchor_loss import BoxLoss
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which boxes a picture keeps, in validation and prediction."""
+
+    score_threshold: Annotated[float, SHARE] = 0.05
+    """In validation and prediction: least score of a box that is looked at; COCO's numbers want a low one."""
+    nms_threshold: Annotated[float, SHARE] = 0.5
+    """In validation and prediction: a box that overlaps a better one of its class by more than this is left out."""
+    max_detections: Annotated[int, POSITIVE] = 100
+    """In validation and prediction: boxes of a picture at most."""
+
+
+@dataclass(frozen=True)
+class DetectionOptions(Limits, BoxAugment):
+    """Boxes, each of a class and with a score."""
+
+    name: Literal["detection"] = "detection"
+    """What is learnt."""
+    box_loss: BoxLoss = "l1"
+    """Loss of the boxes: L1 of what the head says of an anchor, or 1 - generalised overlap (giou)."""
+    box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Weight of the boxes' loss beside the classes'."""
+    max_objects: Annotated[int | None, POSITIVE] = None
+    """Objects that are learnt of a training picture at most, the largest; null is the most that one has."""
+
+    def __post_init__(self) -> None:
+        check_ranges("task", self)
+
+    @property
+    def limits(self) -> Limits:
+        """Which boxes are kept."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
+
+    @property
+    def augment(self) -> BoxAugment:
+        """The part that pictures and boxes are changed by."""
+        return BoxAugment(**{field.name: getattr(self, field.name) for field in fields(BoxAugment)})
