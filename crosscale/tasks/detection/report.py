@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from crosscale.tasks.detection.draw import class_colours, draw_boxes
+from crosscale.data.box_drawing import class_colours, draw_boxes
 from crosscale.tasks.detection.evaluation import evaluate_boxes
 from crosscale.tasks.detection.metric import as_coco
 from crosscale.tasks.sections import Gallery, Picture, Section, Table

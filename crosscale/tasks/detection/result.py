@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crosscale.tasks.detection.draw import class_colours, draw_boxes
+from crosscale.data.box_drawing import class_colours, draw_boxes
 from crosscale.tasks.task import CaptionLine
 
 QUALITY = 92  # of the drawn JPEG

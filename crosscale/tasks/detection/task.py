@@ -13,6 +13,7 @@ from PIL import Image
 from crosscale.contracts import Array, InputSpec, Source
 from crosscale.data.augment import Augment
 from crosscale.data.object_examples import ObjectExamples
+from crosscale.data.object_source import open_objects
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
 from crosscale.tasks.checks import check_labels, check_test_options
@@ -118,8 +119,6 @@ class Detection(ChoosesNothing):
     ) -> Source:
         """One part of pictures with boxes; see `crosscale.data.object_source.open_objects`."""
         check_no_root(root, place)
-        from crosscale.data.object_source import open_objects
-
         return open_objects(place, split, val_fraction=val_fraction, seed=seed)
 
     @classmethod
