@@ -78,7 +78,11 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module", params=FAMILY)
+# The default run takes one of each kind: branches, a pyramid, labels of pixels.
+QUICK = ["crossvit", "crossformer", "semantic_fpn_crossformer"]
+
+
+@pytest.fixture(scope="module", params=variants(FAMILY, QUICK))
 def family(request):
     """A small model, and weights with which no attention is even."""
     model = create_model(request.param, **FAMILY[request.param], num_classes=3)
@@ -119,6 +123,7 @@ def test_loss(case):
     contracts.check_loss(case)
 
 
+@pytest.mark.parametrize("case", variants(TASK, ["classification", "multilabel", "regression"]), indirect=True)
 def test_metric(case):
     contracts.check_metric(case)
 
