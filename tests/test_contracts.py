@@ -24,6 +24,8 @@ FAMILY = {
     "retinanet_crossformer": {"img_size": 32, "embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 1, 2),
                               "merge_size": ((2,), (2,)), "group_size": 2, "interval": (2, 2, 1),
                               "mlp_ratio": 1.0, "neck_channels": 8},
+    "mask_rcnn_crossformer": PYRAMID | {"depths": (1, 1), "neck_channels": 8, "fc_channels": 8, "mask_channels": 8,
+                                        "proposals": 6},
     "semantic_fpn_crossvit": BRANCHES | {"neck_channels": 8, "head_channels": 8},
 }  # fmt: skip
 

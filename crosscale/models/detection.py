@@ -24,7 +24,7 @@ class Detections:
       boxes: (B, K, 4), x0 y0 x1 y1 in pixels of the image fed.
       scores: (B, K), 0..1.
       labels: (B, K) int32, which class.
-      masks: of the boxes; None of a model that has none.
+      masks: (B, K, m, m), probabilities of the pixels on a grid over each box; None of a model that has none.
       count: (B,) int32, how many are real.
     """
 
@@ -35,14 +35,8 @@ class Detections:
     count: Array
 
 
-class AnchorDetector(ImageModel):
-    """Base of the detectors that classify anchors: `__call__` gives what the head says, `detect` the boxes.
-
-    A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
-    """
-
-    scales: ClassVar[tuple[float, ...]] = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # of a level's stride
-    ratios: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)  # height over width
+class Detector(ImageModel):
+    """Base of all detectors: a neck between backbone and head."""
 
     def setup(self) -> None:
         super().setup()
@@ -56,6 +50,16 @@ class AnchorDetector(ImageModel):
     @nn.nowrap
     def new_parts(self) -> tuple[str, ...]:
         return "neck/", "head/"
+
+
+class AnchorDetector(Detector):
+    """Base of the detectors that classify anchors: `__call__` gives what the head says, `detect` the boxes.
+
+    A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
+    """
+
+    scales: ClassVar[tuple[float, ...]] = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # of a level's stride
+    ratios: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)  # height over width
 
     @nn.nowrap
     def classifiers(self) -> tuple[str, ...]:
@@ -152,7 +156,7 @@ class AnchorDetector(ImageModel):
 
 def check_no_detector(model: nn.Module) -> None:
     """Raises RequestError for a detector where a task's model is wanted."""
-    if isinstance(model, AnchorDetector):
+    if isinstance(model, Detector):
         raise RequestError(
             f"{type(model).__name__} gives boxes, and there is no task of boxes: it is for Python alone, as "
             "model.apply(variables, images, method='detect')"
