@@ -11,7 +11,7 @@ from crosscale.contracts import Array, Features
 from crosscale.layers.boxes import decode_boxes
 from crosscale.layers.nms import best_nms
 from crosscale.models.detection import Detections, Detector
-from crosscale.models.heads.proposals import Proposals
+from crosscale.models.heads.proposals import Proposals, proposal_anchors
 from crosscale.models.heads.regions import STD, RegionHead, RegionOutputs
 from crosscale.models.heads.retina import AnchorOutputs
 from crosscale.models.model import one_blank
@@ -21,14 +21,16 @@ class RegionTraining(NamedTuple):
     """What the losses of a detector of two stages read.
 
     Attributes:
-      anchors: what is said of every anchor.
+      outputs: what is said of every anchor, a map per level.
+      anchors: (N, 4), those of all levels, x0 y0 x1 y1 in pixels of the image fed.
       sample: the boxes learnt from, as `choose` gave them.
       logits: (B, S, classes + 1) of these.
       deltas: (B, S, classes, 4).
       masks: (B, M, 28, 28, classes) logits of the first M of them.
     """
 
-    anchors: AnchorOutputs
+    outputs: AnchorOutputs
+    anchors: Array
     sample: Any
     logits: Array
     deltas: Array
@@ -142,10 +144,12 @@ class RegionDetector(Detector):
           RequestError: the images' shape does not fit the model.
         """
         read = self.neck(self.backbone(images, train), train)
-        anchors, proposals = self.head.propose(read, _limits(images, sizes), before_nms)
+        outputs, proposals = self.head.propose(read, _limits(images, sizes), before_nms)
+        anchors = jnp.concatenate(proposal_anchors(read.maps, read.strides))
         sample = choose(proposals)
         logits, deltas = self.head.read_boxes(read, sample.boxes)
-        return RegionTraining(anchors, sample, logits, deltas, self.head.read_masks(read, sample.boxes[:, :masks]))
+        seen = self.head.read_masks(read, sample.boxes[:, :masks])
+        return RegionTraining(outputs, anchors, sample, logits, deltas, seen)
 
 
 def _limits(images: Array, sizes: Array | None) -> Array:
