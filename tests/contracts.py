@@ -19,7 +19,7 @@ from crosscale.artifact import Artifact, read_artifact, write_artifact
 from crosscale.contracts import InputSpec, Record, SizedExamples, Variables
 from crosscale.data.augment import Augment
 from crosscale.export.export import export
-from crosscale.models.detection import AnchorDetector
+from crosscale.models.detection import Detector
 from crosscale.models.model import ImageModel
 from crosscale.predictor import Predictor
 from crosscale.pretrained import from_variables, load_weights, parameter_shapes, save_weights, to_variables
@@ -37,8 +37,8 @@ def dense(model: ImageModel) -> bool:
 
 
 def detects(model: ImageModel) -> bool:
-    """Whether the model says something of anchors, a map per level."""
-    return isinstance(model, AnchorDetector)
+    """Whether the model says something of anchors and boxes."""
+    return isinstance(model, Detector)
 
 
 def pictures(model: ImageModel, count: int = 2) -> np.ndarray:

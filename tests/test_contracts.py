@@ -27,6 +27,8 @@ FAMILY = {
     "retinanet_crossformer": {"img_size": 32, "embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 1, 2),
                               "merge_size": ((2,), (2,)), "group_size": 2, "interval": (2, 2, 1),
                               "mlp_ratio": 1.0, "neck_channels": 8},
+    "mask_rcnn_crossformer": PYRAMID | {"depths": (1, 1), "neck_channels": 8, "fc_channels": 8, "mask_channels": 8,
+                                        "proposals": 6},
     "semantic_fpn_crossvit": BRANCHES | {"neck_channels": 8, "head_channels": 8},
 }  # fmt: skip
 
@@ -131,7 +133,11 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module", params=FAMILY)
+# The default run takes one of each kind: branches, a pyramid, labels of pixels.
+QUICK = ["crossvit", "crossformer", "semantic_fpn_crossformer"]
+
+
+@pytest.fixture(scope="module", params=variants(FAMILY, QUICK))
 def family(request):
     """A small model, and weights with which no attention is even."""
     model = create_model(request.param, **FAMILY[request.param], num_classes=3)
@@ -172,6 +178,7 @@ def test_loss(case):
     contracts.check_loss(case)
 
 
+@pytest.mark.parametrize("case", variants(TASK, ["classification", "multilabel", "regression"]), indirect=True)
 def test_metric(case):
     contracts.check_metric(case)
 

@@ -52,6 +52,7 @@ def test_one_picture_in_every_class(tmp_path):
     assert len(open_source(root, "train", val_fraction=0)) == 3
 
 
+@pytest.mark.slow
 def test_training_on_everything(tmp_path, capsys):
     data = folder(tmp_path / "d", [f"{name}/{i}.png" for name in "ab" for i in range(2)])
     train(data, tmp_path / "run", "--data.val_fraction", "0", "--json")

@@ -65,6 +65,7 @@ def test_a_run_teaches_another(from_scratch, tmp_path):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_the_model_of_a_file_or_run(from_scratch, tmp_path):
     assert model_of(str(from_scratch[0]))["name"] == "crossvit"
     with pytest.raises(RequestError, match=r"weights of no preset.*--model M"):
@@ -80,6 +81,7 @@ def test_sizes_fit_the_data():
     assert fitting_sizes(100, 8, 32) == {"batch_size": 24, "epochs": 100, "log_every": 4}
 
 
+@pytest.mark.slow
 def test_without_a_recipe(from_scratch, tmp_path, capsys):
     """`train --pretrained RUN --data-dir photos`: the model, the recipe and the sizes are chosen and said."""
     rng = np.random.default_rng(0)

@@ -57,6 +57,7 @@ def test_what_is_given_stays(photos):
     assert "(as given)" in lines[0]
 
 
+@pytest.mark.slow
 def test_it_trains(photos, tmp_path, capsys):
     out = tmp_path / "run"
     words = ["train", "--data-dir", str(photos), "--output-dir", str(out), "--train.epochs=2", *TINY]

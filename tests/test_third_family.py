@@ -168,7 +168,9 @@ def test_report_and_comparison(run, capsys, tmp_path):
     assert [row.accuracy for row in published_rows() if row.series == "Toy"] == [12.5]
 
 
-@pytest.mark.parametrize(("format", "options"), [("stablehlo", ("--any-size",)), ("onnx", ())])
+@pytest.mark.parametrize(
+    ("format", "options"), [("stablehlo", ("--any-size",)), pytest.param("onnx", (), marks=pytest.mark.slow)]
+)
 def test_export(run, capsys, tmp_path, format, options):
     pytest.importorskip("jax2onnx" if format == "onnx" else "flatbuffers")
     result = told(capsys, "export", "--run", run, "--format", format, *options, tmp_path / "toy.out")

@@ -53,7 +53,7 @@ def roi_align(
     gives zeros.
 
     Args:
-      maps: (B, H, W, C) of each level.
+      maps: (B, H, W, C) of each level; what is read of whole numbers is float32.
       boxes: (R, 4) in pixels of the image, no longer than it.
       batch: (R,) int, which image a box lies in.
       strides: pixels of a cell, of each level.
@@ -125,7 +125,10 @@ def _read(flat: Array, y: _Axis, x: _Axis, begin: Array, width: Array, window: i
     down = jnp.minimum(top[:, None] + jnp.arange(window), y.cells.astype(jnp.int32) - 1)
     right = jnp.minimum(left[:, None] + jnp.arange(window), x.cells.astype(jnp.int32) - 1)
     index = begin + down[:, :, None, None] * width + right[None, None]
-    return jnp.einsum("pyqxc,py,qx->pqc", flat[index], rows.astype(flat.dtype), columns.astype(flat.dtype))
+    cells = flat[index]
+    if not jnp.issubdtype(cells.dtype, jnp.floating):  # bitmaps, which are large: no float of them all
+        cells = cells.astype(jnp.float32)
+    return jnp.einsum("pyqxc,py,qx->pqc", cells, rows.astype(cells.dtype), columns.astype(cells.dtype))
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:

@@ -23,7 +23,7 @@ class Detections:
       boxes: (B, K, 4), x0 y0 x1 y1 in pixels of the image fed.
       scores: (B, K), 0..1.
       labels: (B, K) int32, which class.
-      masks: of the boxes; None of a model that has none.
+      masks: (B, K, m, m), probabilities of the pixels on a grid over each box; None of a model that has none.
       count: (B,) int32, how many are real.
     """
 
@@ -49,15 +49,10 @@ class AnchorTraining:
     anchors: Array
 
 
-class AnchorDetector(ImageModel):
-    """Base of the detectors that classify anchors: `__call__` gives what the head says, `detect` the boxes.
-
-    A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
-    """
+class Detector(ImageModel):
+    """Base of all detectors: a neck between backbone and head, and `detect`, which gives boxes."""
 
     usual_task: ClassVar[str] = "detection"
-    scales: ClassVar[tuple[float, ...]] = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # of a level's stride
-    ratios: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)  # height over width
 
     def setup(self) -> None:
         super().setup()
@@ -71,6 +66,31 @@ class AnchorDetector(ImageModel):
     @nn.nowrap
     def new_parts(self) -> tuple[str, ...]:
         return "neck/", "head/"
+
+    def packed(self, images: Array, train: bool = False, sizes: Array | None = None, **options: Any) -> Array:
+        """What `detect` gives as one array, (B, K, 6) float32: x0 y0 x1 y1, score, label; zeros where there is none.
+
+        Boxes without a mask; of a model with masks (B, K, 6 + S * S), each mask's values behind the label.
+
+        Args:
+          train: of no account.
+          **options: those of `detect`.
+        """
+        found = self.detect(images, sizes, **options)
+        columns = [found.boxes, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
+        if found.masks is not None:
+            columns.append(found.masks.reshape(*found.scores.shape, -1))
+        return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)
+
+
+class AnchorDetector(Detector):
+    """Base of the detectors that classify anchors: `__call__` gives what the head says, `detect` the boxes.
+
+    A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
+    """
+
+    scales: ClassVar[tuple[float, ...]] = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # of a level's stride
+    ratios: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)  # height over width
 
     @nn.nowrap
     def classifiers(self) -> tuple[str, ...]:
@@ -116,21 +136,6 @@ class AnchorDetector(ImageModel):
             grid_anchors((found.shape[1], found.shape[2]), stride, base_anchors(stride, self.scales, self.ratios))
             for found, stride in zip(read.maps, read.strides, strict=True)
         ]
-
-    def packed(self, images: Array, train: bool = False, sizes: Array | None = None, **options: Any) -> Array:
-        """What `detect` gives as one array, (B, K, 6) float32: x0 y0 x1 y1, score, label; zeros where there is none.
-
-        Boxes without a mask; of a model with masks (B, K, 6 + S * S), each mask's values behind the label.
-
-        Args:
-          train: of no account.
-          **options: those of `detect`.
-        """
-        found = self.detect(images, sizes, **options)
-        columns = [found.boxes, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
-        if found.masks is not None:
-            columns.append(found.masks.reshape(*found.scores.shape, -1))
-        return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)
 
     def detect(
         self,

@@ -92,7 +92,7 @@ def test_verb(capsys, peer):
         (["--mode", "speed"], "--mode speed is none of infer, train, growth, start-up, data"),
         (["--mode", "data", "--images", "0"], "at least 1"),
         (["--mode", "data", "--images", "4"], "--batch-size 32 is larger than --images 4"),
-        (["--mode", "data", "--peer-python", "/no/such/python"], "/no/such/python"),
+        pytest.param(["--mode", "data", "--peer-python", "/no/such/python"], "/no/such/python", marks=pytest.mark.slow),
         ([], "--mode"),
     ],
 )

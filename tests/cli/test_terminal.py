@@ -63,13 +63,14 @@ def train(tiny_run, tmp_path):
 SEEN = {export: "tracing the model and lowering it to stablehlo", train: "epoch 1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "environment"),
     [
         pytest.param(train, {}, id="train"),
-        pytest.param(export, {"NO_COLOR": "1"}, id="export without colours", marks=pytest.mark.slow),
-        pytest.param(train, {"NO_COLOR": "1"}, id="train without colours", marks=pytest.mark.slow),
-        pytest.param(export, {}, id="export", marks=pytest.mark.slow),
+        pytest.param(export, {"NO_COLOR": "1"}, id="export without colours"),
+        pytest.param(train, {"NO_COLOR": "1"}, id="train without colours"),
+        pytest.param(export, {}, id="export"),
     ],
 )
 def test_progress_is_shown_in_colours_unless_they_are_turned_off(command, environment, tiny_run, tmp_path):

@@ -15,7 +15,6 @@ from crosscale.compat.crossformer_modules import bias_coordinates, offset_entrie
 from crosscale.compat.vit_pytorch import CrossFormer, CrossViT
 from crosscale.errors import RequestError
 from crosscale.pretrained import from_variables, parameter_shapes, to_variables
-from tests.variants import variants
 
 GOLDENS = Path(__file__).parent.parent / "golden" / "vit_pytorch"
 NAMES = ("cross_vit", "cross_vit_one_width", "cross_vit_smaller_image", "crossformer")
@@ -89,6 +88,7 @@ def test_weights_through_a_file(tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, again))
 
 
+@pytest.mark.slow
 def test_saved_index_buffers_are_left_out_and_unknown_names_are_not():
     model, weights, _ = golden("crossformer")
     buffers = {"layers.0.1.layers.0.0.rel_pos_indices": np.zeros((4, 4), np.int64)}
@@ -199,7 +199,8 @@ def test_embedding_dropout_has_its_own_stream_where_given():
     assert not np.allclose(logits(dropout=0), logits(dropout=1))
 
 
-@pytest.mark.parametrize("field", variants(["attn_dropout", "ff_dropout"], ["ff_dropout"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["attn_dropout", "ff_dropout"])
 def test_crossformer_dropout_acts_only_in_training(field):
     model, variables, images = narrow_former(**{field: 0.5})
     apply = applied(model)
@@ -241,6 +242,7 @@ def test_packages_index_asks_for_another_offset():
     assert not (coordinates == bias_coordinates(7, "corrected")).all(axis=1).any()
 
 
+@pytest.mark.slow
 def test_position_index_changes_the_logits_and_no_parameter():
     theirs, variables, images = narrow_former()
     corrected, _, _ = narrow_former(position_index="corrected")

@@ -81,6 +81,7 @@ def test_repeats_are_augmented_differently_and_alike_on_any_number_of_hosts():
     assert len(distinct) > 1
 
 
+@pytest.mark.slow
 def test_repeats_resume_and_workers():
     source, augment = Numbered(24), Augment(repeats=3, auto_augment=None)
     whole = epochs(source, augment, 2).reshape(-1, 6)

@@ -143,6 +143,7 @@ def test_evaluation_counts_every_example_once(hosts, count):
     assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.slow
 def test_evaluation_with_workers():
     source = numbered(23)
     options = {"batch_size": 8, "threads": 1}
@@ -285,6 +286,7 @@ def test_importing_the_package_is_cheap():
 LEFT_OPEN = ORPHAN.replace("time.sleep(60)", "batch = next(batches)")
 
 
+@pytest.mark.slow
 def test_iterator_left_open_ends_quietly(tmp_path):
     script = tmp_path / "left_open.py"
     script.write_text(LEFT_OPEN)

@@ -108,6 +108,7 @@ def test_group_attention_is_what_its_weights_say(interval):
     np.testing.assert_allclose(out @ params["out"]["kernel"] + params["out"]["bias"], y, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "size"), [(crossvit(), (48, 48)), (crossformer(), (96, 96))])
 def test_capturing_costs_nothing_when_not_asked_for(model, size, monkeypatch):
     def program(**options):

@@ -102,6 +102,7 @@ def test_any_number_of_branches(branches):
         assert spatial.shape == (2, 32 // p, 32 // p, dim)
 
 
+@pytest.mark.slow
 def test_ring_direction():
     """Branch b must read branch b + 1: its CLS token changes with that branch's patches and no other's."""
     model = small(patch_size=(2, 4, 8), embed_dim=(8, 8, 8), num_heads=2, depth=((1, 1, 1, 0),), num_classes=0)

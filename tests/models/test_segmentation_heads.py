@@ -12,6 +12,7 @@ from crosscale.contracts import Features
 from crosscale.layers.pooling import pooling_matrix
 from crosscale.layers.resize import bilinear_matrix
 from tests.golden.segmentation import segmentation_seeded as seeded
+from tests.variants import variants
 
 WIDTHS, STRIDES = (16, 32, 64, 128), (4, 8, 16, 32)
 # as of 224 x 320, of 100 x 130 (a side may be odd), and of a picture no larger than the largest patch
@@ -91,7 +92,7 @@ def upernet(w, maps):
     return conv(fused, w[f"{head}.conv_seg.weight"], w[f"{head}.conv_seg.bias"])
 
 
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", variants(SIZES, ["odd", "tiny"]))
 @pytest.mark.parametrize("formula", [semfpn, upernet])
 def test_cells_are_those_of_the_formulas(formula, sizes):
     model, variables = seeded.narrow(formula.__name__)

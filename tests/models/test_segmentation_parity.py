@@ -130,6 +130,7 @@ def test_a_training_step_has_the_loss_of_the_reference(step):
     np.testing.assert_allclose(loss, golden["decode/loss_ce"][0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_after_a_step_equal_the_reference(step):
     golden, _, found = step
     after = {key.removeprefix("after/"): value for key, value in golden.items() if key.startswith("after/")}
@@ -148,6 +149,7 @@ def test_gradients_equal_the_reference(step):
         assert abs((found[key] * probe).sum() - dot) < np.linalg.norm(probe) * (1e-4 * norm + rounding), key
 
 
+@pytest.mark.slow
 def test_the_two_groupings_part_where_a_map_is_no_group_times_an_interval():
     """On 224 x 320, as 200 x 312 is padded; the blocks above are those of the first three maps and of the last."""
     images = jax.ShapeDtypeStruct((1, 224, 320, 3), jnp.float32)

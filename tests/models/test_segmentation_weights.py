@@ -12,7 +12,6 @@ from crosscale.weights.files import read_tensors, write_safetensors
 from tests.contracts import assert_equal
 from tests.golden.segmentation import segmentation_seeded as seeded
 from tests.seeded import seeded_variables
-from tests.variants import variants
 
 SMALL = {"img_size": 32, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "group_size": 4, "interval": 2,
          "merge_size": ((2, 4),), "num_classes": 3}  # fmt: skip
@@ -50,7 +49,8 @@ def test_own_files_hold_statistics_beside_parameters(tmp_path):
     assert_equal(load_weights(tmp_path / "own.safetensors", model), variables)
 
 
-@pytest.mark.parametrize("names", variants(["crosscale", "mmseg"], ["mmseg"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["crosscale", "mmseg"])
 def test_an_auxiliary_head_can_be_left_out_or_missing(names, tmp_path):
     model, variables = small("upernet_crossformer")
     without = create_model("upernet_crossformer", **SMALL_UPERNET | {"aux_channels": 0})
@@ -69,7 +69,8 @@ def test_an_auxiliary_head_can_be_left_out_or_missing(names, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["semantic_fpn_crossformer", "upernet_crossformer"])
-@pytest.mark.parametrize("names", variants(["crosscale", "official"], ["official"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["crosscale", "official"])
 def test_a_classifiers_weights_start_a_segmentation(family, names, tmp_path):
     classifier = create_model("crossformer", **SMALL | {"num_classes": 5})
     trained = seeded_variables(classifier, seed=3)

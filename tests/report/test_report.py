@@ -63,6 +63,7 @@ def checked(text):
     return page
 
 
+@pytest.mark.slow
 def test_training_leaves_the_whole_page(trained):
     text = (trained / "report.html").read_text()
     page = checked(text)

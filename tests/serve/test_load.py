@@ -6,9 +6,10 @@ from client import metric, request, serving, until
 from benchmarks.serve_load import load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clients", "queue", "seconds", "answered", "broken"),
-    [(40, 12, 1, 20, 0), pytest.param(200, 64, 5, 100, 5, marks=pytest.mark.slow)],
+    [(40, 12, 1, 20, 0), (200, 64, 5, 100, 5)],
 )
 def test_every_request_is_answered(tiny_run, clients, queue, seconds, answered, broken):
     with serving(tiny_run, "--queue", queue) as service:

@@ -51,6 +51,7 @@ def service(run):
         yield found
 
 
+@pytest.mark.slow
 def test_answers_have_the_masks_of_pictures_of_any_shape(service, run, photos):
     names = ("cat.png", "moon.jpg", "camera.png")
     answer = post_files(service.url, "/v1/predict", [(name, photos[name]) for name in names])

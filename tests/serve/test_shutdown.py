@@ -25,6 +25,7 @@ def test_stopping_finishes_what_was_accepted(tiny_run, photos, number):
     assert "Traceback" not in "".join(service.errors)
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_refused(tiny_run, photos):
     with (
         serving(tiny_run, "--max-batch", 8, "--max-delay-ms", 2000, "--queue", 2) as service,

@@ -115,6 +115,7 @@ def test_refused_settings(field, value):
         DistillSettings(**{field: value})
 
 
+@pytest.mark.slow
 def test_a_run_as_teacher(tiny_run):
     predictor = Predictor.from_run(tiny_run)
     spec = replace(predictor.spec, mean=(0.1,), std=(0.9,), size=(8, 8))

@@ -83,6 +83,7 @@ def test_mixing_mixes_the_numbers_too():
     assert not np.allclose(targets, values)
 
 
+@pytest.mark.slow
 def test_the_head_starts_at_the_mean_and_gives_the_datas_units():
     options = {"img_size": (16, 16), "patch_size": (4, 8), "embed_dim": (8, 8), "depth": ((1, 1, 0),)}
     options |= {"num_heads": (2, 2), "mlp_ratio": (1, 1, 1)}
@@ -143,6 +144,7 @@ def run(table, tmp_path_factory):
     return folder, result
 
 
+@pytest.mark.slow
 def test_a_run_beats_the_mean_predictor_by_far(run):
     folder, result = run
     assert result["r2"] > 0.8  # the mean predictor has 0
@@ -154,6 +156,7 @@ def test_a_run_beats_the_mean_predictor_by_far(run):
     assert "%, MAE" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_validation_prediction_and_report_agree(run, table, capsys):
     folder, result = run
     assert main(["validate", "--run", str(folder), "--json"]) == 0
@@ -194,6 +197,7 @@ def test_explain_and_export(run, table, tmp_path, capsys):
     assert exported["config"]["task"] == "regression"
 
 
+@pytest.mark.slow
 def test_serving(run, table):
     starlette = pytest.importorskip("starlette.testclient")
     from crosscale.serve.app import make_app
@@ -224,6 +228,7 @@ def one_line(capsys, *words):
     return line
 
 
+@pytest.mark.slow
 def test_requests_that_are_wrong(run, table, tmp_path, capsys):
     folder = run[0]
     smoke = ["train", "--config", "smoke", "--dry-run"]

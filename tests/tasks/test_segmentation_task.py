@@ -156,6 +156,7 @@ def test_a_pass_that_collects_makes_one_map_of_labels(monkeypatch: pytest.Monkey
     assert (state.keys(), rows.keys()) == (metric.init().keys(), {"intersect", "true", "predicted"})
 
 
+@pytest.mark.slow
 def test_ignored_pixels_count_in_neither_loss_nor_gradient() -> None:
     rng = np.random.default_rng(1)
     logits = jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32)

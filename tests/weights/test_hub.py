@@ -157,6 +157,7 @@ def test_given_hash(hub, tmp_path):
         fetch(REPO, cache_dir=tmp_path, sha256="0" * 64)
 
 
+@pytest.mark.slow
 def test_load_pretrained_by_name(hub, tmp_path):
     model = crosscale.create_model("crossvit_tiny_240")
     variables = seeded_variables(model)
@@ -170,6 +171,7 @@ def test_load_pretrained_by_name(hub, tmp_path):
     np.testing.assert_allclose(ten["backbone"]["embed_0"]["patches"]["kernel"], grey, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_preset_without_weights(tmp_path):
     with pytest.raises(RequestError, match="crossvit_18_dagger_480: no weights on the hub"):
         load_pretrained("crossvit_18_dagger_480", cache_dir=tmp_path)

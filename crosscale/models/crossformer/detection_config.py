@@ -23,10 +23,36 @@ class RetinaNetConfig(CrossFormerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes < 1:
-            raise RequestError(f"num_classes={self.num_classes}: a detector has one class or more")
-        check_numbers(self, ("neck_channels",), ())
-        if self.neck_channels < 1:
-            raise RequestError(f"neck_channels={self.neck_channels} must be 1 or more")
+        _check(self, ("neck_channels",))
         if len(self.depths) < READ_LEVELS:
             raise RequestError(f"depths={list(self.depths)}: the pyramid reads {READ_LEVELS} stages or more")
+
+
+@dataclass(unsafe_hash=True)
+class MaskRCNNConfig(CrossFormerConfig):
+    """The fields of `MaskRCNNCrossFormer`, which says what each means.
+
+    Raises RequestError for anything that cannot be built, naming the field.
+    """
+
+    img_size: Any = (800, 1216)
+    num_classes: int = 80
+    neck_channels: int = 256
+    fc_channels: int = 1024
+    mask_channels: int = 256
+    proposals_before_nms: int = 1000
+    proposals: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, ("neck_channels", "fc_channels", "mask_channels", "proposals_before_nms", "proposals"))
+
+
+def _check(config: Any, counts: tuple[str, ...]) -> None:
+    """Raises RequestError unless there is a class and each of `counts` is 1 or more."""
+    if config.num_classes < 1:
+        raise RequestError(f"num_classes={config.num_classes}: a detector has one class or more")
+    check_numbers(config, counts, ())
+    for name in counts:
+        if getattr(config, name) < 1:
+            raise RequestError(f"{name}={getattr(config, name)} must be 1 or more")

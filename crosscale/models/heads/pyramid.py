@@ -22,12 +22,14 @@ class PyramidNeck(nn.Module):
       extra_levels: maps beyond the coarsest, each a 3 x 3 convolution of stride 2 without ReLU: the first of the
         backbone's last map, the others of the one before (RetinaNet's P6 and P7).
       dtype: compute type.
+      thinned_levels: maps beyond those, each every second cell of the one before (Mask R-CNN's P6).
     """
 
     channels: int
     first_level: int = 0
     extra_levels: int = 0
     dtype: Any = None
+    thinned_levels: int = 0
 
     @nn.compact
     def __call__(self, features: Features, train: bool = False) -> Features:
@@ -41,6 +43,9 @@ class PyramidNeck(nn.Module):
         for extra in range(self.extra_levels):
             x = maps[-1] if extra else read[-1]
             maps.append(self._conv(3, f"output_{len(maps)}", stride=2)(x))
+            strides.append(2 * strides[-1])
+        for _ in range(self.thinned_levels):
+            maps.append(maps[-1][:, ::2, ::2])
             strides.append(2 * strides[-1])
         return features._replace(maps=tuple(maps), strides=tuple(strides))
 

@@ -16,6 +16,7 @@ from crosscale.data.object_examples import ObjectExamples
 from crosscale.data.object_source import open_objects
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
+from crosscale.models.detection import AnchorTraining
 from crosscale.tasks.checks import check_labels, check_test_options
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.detection.anchor_loss import batch_losses
@@ -278,9 +279,15 @@ class Detection(ChoosesNothing):
           outputs: `training_outputs` of the model, an `AnchorTraining`.
           targets: see `anchor_targets`.
         """
+        if not isinstance(outputs, AnchorTraining):
+            raise RequestError(
+                "the task detection trains models of one stage alone, such as retinanet_crossformer_small"
+            )
         options = self.options
-        given: tuple[Any, ...] = (outputs.logits, outputs.deltas, outputs.anchors, targets, weight)
-        classes, boxes, count = batch_losses(*given, options.box_loss)
+        said: Any = outputs  # arrays that jit traces
+        classes, boxes, count = batch_losses(
+            said.logits, said.deltas, said.anchors, targets, jnp.asarray(weight), options.box_loss
+        )
         return {"classes": classes, "boxes": options.box_weight * boxes}, count
 
     @cached_property

@@ -3,10 +3,11 @@
 python -m tests.golden.detection.make_goldens FOLDER
 
 FOLDER holds what mmcv-full 1.6.2, mmdet 2.26.0 and torch 2.12.1 answered: `ops.safetensors` of operations alone, and
-`retinanet_224.safetensors` of a narrow RetinaNet on the released detection backbone, float32 on a processor, at 224
-pixels, where the whole-map grouping and the one within regions are the same; `retinanet_train.safetensors` has its
-losses on two pictures of different sizes, and their gradients. Weights follow
-`../segmentation/segmentation_seeded.py`, but for the head's, which are kept; the picture is `backbone_224.npz`'s there.
+`retinanet_224.safetensors` and `maskrcnn_224.safetensors` of a narrow RetinaNet and a narrow Mask R-CNN on the released
+detection backbone, float32 on a processor, at 224 pixels, where the whole-map grouping and the one within regions are
+the same; `retinanet_train.safetensors` and `maskrcnn_train_all.safetensors` of a training step on two padded pictures
+with samplers that take everything, groups within regions. Weights follow `../segmentation/segmentation_seeded.py`, but
+for the heads', which are kept; the picture at 224 is `backbone_224.npz`'s there.
 """
 
 import json
@@ -21,6 +22,7 @@ from tests.golden.segmentation.segmentation_seeded import weight
 
 HERE = Path(__file__).parent
 KEPT = ("neck_", "cls_", "reg_", "boxes_input_scale", "scores_input_scale", "labels_input_scale")
+BETWEEN = ("anchors_", "base_anchors_", "roi_", "mask_roi_")  # what the stages after them show as well
 PARTS = ("anchors", "assign", "coder", "iou", "levels", "mask_target", "nms", "paste", "roi")
 
 
@@ -31,13 +33,23 @@ def main(folder: Path) -> None:
     np.savez_compressed(HERE / "operations.npz", **kept)
     outputs = load_file(folder / "retinanet_224.safetensors")
     wanted = {name: values for name, values in outputs.items() if name.startswith(KEPT)}
-    own = load_file(folder / "retinanet_weights.safetensors")
-    head = {f"weights/{name}": values for name, values in own.items() if not _by_rule(name, values)}
-    np.savez_compressed(HERE / "retinanet_224.npz", **wanted, **head)
-    trained = load_file(folder / "retinanet_train.safetensors")
+    np.savez_compressed(HERE / "retinanet_224.npz", **wanted, **_kept_weights(folder / "retinanet_weights.safetensors"))
+    outputs = load_file(folder / "maskrcnn_224.safetensors")
+    wanted = {name: values for name, values in outputs.items() if not name.startswith(BETWEEN)}
+    np.savez_compressed(HERE / "maskrcnn_224.npz", **wanted, **_kept_weights(folder / "maskrcnn_weights.safetensors"))
+    with safe_open(folder / "maskrcnn_train_all.safetensors", "numpy") as file:
+        names = json.loads(file.metadata()["names"])
+    step = load_file(folder / "maskrcnn_train_all.safetensors")
+    pictures = load_file(folder / "retinanet_train.safetensors")  # the same as there
+    images = {name: pictures[name] for name in ("images_0", "images_1")}
+    np.savez_compressed(HERE / "maskrcnn_train.npz", names=np.array(names), **step, **images)
     with safe_open(folder / "retinanet_train.safetensors", "numpy") as file:
         names = json.loads(file.metadata()["names"])
-    np.savez_compressed(HERE / "retinanet_train.npz", **trained, names=np.array(names))
+    np.savez_compressed(HERE / "retinanet_train.npz", names=np.array(names), **pictures)
+
+
+def _kept_weights(path: Path) -> dict[str, np.ndarray]:
+    return {f"weights/{name}": values for name, values in load_file(path).items() if not _by_rule(name, values)}
 
 
 def _by_rule(name: str, values: np.ndarray) -> bool:
