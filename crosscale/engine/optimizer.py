@@ -30,7 +30,8 @@ def make_schedule(
     """Learning rate of a step, counted from 0.
 
     A linear warm-up from `warmup_lr`, then lr (constant), or the power of what is left of the run that the settings
-    name (poly; the warm-up multiplies it, as in the released segmentation recipes), or
+    name (poly), or lr that drops at some epochs (steps; of both the warm-up is a factor, as in the released recipes
+    of segmentation and detection), or
     min_lr + (lr - min_lr) (1 + cos(pi t)) / 2 with t from 0 to 1 over the rest of the run (cosine;
     Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length), or over all of the run where
     `warmup_prefix` is false.
@@ -54,7 +55,7 @@ def make_schedule(
         raise RequestError(f"schedule.warmup_lr={schedule.warmup_lr} is above the learning rate {peak:g}")
     first = warmup if schedule.warmup_prefix else 0.0  # step of the cosine
     length = _cycle_length(schedule, first, total, steps_per_epoch, run)
-    cosine, poly = schedule.name == "cosine", schedule.name == "poly"
+    cosine, poly, drops = (schedule.name == name for name in ("cosine", "poly", "steps"))
     if (cosine or poly) and schedule.min_lr > peak:
         raise RequestError(f"schedule.min_lr={schedule.min_lr} is above the learning rate {peak:g}")
 
@@ -62,9 +63,10 @@ def make_schedule(
         at = jnp.asarray(step, jnp.float32)
         if schedule.per == "epoch":
             at = jnp.floor(at / steps_per_epoch) * steps_per_epoch
-        if poly:
+        if poly or drops:
             left = jnp.maximum(1.0 - at / max(total, 1), 0.0)
             rate = schedule.min_lr + (peak - schedule.min_lr) * left**schedule.power
+            rate = _dropped(schedule, peak, at / steps_per_epoch) if drops else rate
             lowest = schedule.warmup_lr / peak
             return rate * jnp.where(at < warmup, lowest + (1.0 - lowest) * at / max(warmup, 1.0), 1.0)
         rising = schedule.warmup_lr + (peak - schedule.warmup_lr) * at / max(warmup, 1.0)
@@ -75,6 +77,12 @@ def make_schedule(
         return jnp.where(at < warmup, rising, falling)
 
     return learning_rate
+
+
+def _dropped(schedule: ScheduleSettings, peak: float, epoch: Array) -> Array:
+    """The rate after the drops up to an epoch."""
+    passed = (jnp.asarray(schedule.drop_epochs, jnp.float32) <= jnp.asarray(epoch)[..., None]).sum(-1)
+    return peak * schedule.drop_factor**passed
 
 
 def warmup_length(schedule: ScheduleSettings, steps_per_epoch: int) -> float:

@@ -60,8 +60,9 @@ class OptimizerSettings:
 class ScheduleSettings:
     """The learning rate over time: a linear warm-up, then the schedule."""
 
-    name: Literal["cosine", "poly", "constant"] = "cosine"
-    """Half a cosine from lr to min_lr, a power of the share of the run that is left (poly), or lr throughout."""
+    name: Literal["cosine", "poly", "steps", "constant"] = "cosine"
+    """Half a cosine from lr to min_lr, a power of the share of the run that is left (poly), lr that drops at
+    drop_epochs (steps), or lr throughout."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
     """Length of the warm-up."""
     warmup_steps: Annotated[int | None, NOT_NEGATIVE] = None
@@ -72,6 +73,10 @@ class ScheduleSettings:
     """Learning rate at the end of the run (cosine, poly)."""
     power: Annotated[float, POSITIVE] = 1.0
     """Of poly: min_lr + (lr - min_lr) (1 - t)^power, t being the share of the run that is done."""
+    drop_epochs: Annotated[tuple[float, ...], POSITIVE] = ()
+    """Of steps: after how many epochs lr drops, each time by drop_factor."""
+    drop_factor: Annotated[float, POSITIVE] = 0.1
+    """Of steps: what lr is multiplied by at a drop."""
     decay_epochs: Annotated[float | None, POSITIVE] = None
     """Length of one cosine; null is all that is left of the run, shared by the cycles. min_lr follows the last."""
     cycles: Annotated[int, POSITIVE] = 1
@@ -84,6 +89,11 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         check_ranges("schedule", self)
+        if (self.name == "steps") != bool(self.drop_epochs):
+            raise RequestError(
+                f"schedule.drop_epochs={list(self.drop_epochs)} and schedule.name={self.name}: the schedule steps "
+                "drops at some epochs, and no other does"
+            )
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,23 @@ def test_poly_is_the_released_segmentation_schedule(power: float, warmup: int, r
         np.testing.assert_allclose(float(rate(jnp.int32(step))), regular * factor, rtol=2e-5)
 
 
+def test_drops_are_the_released_detection_schedule() -> None:
+    """mmcv's StepLrUpdaterHook at epochs 8 and 11, and its linear warm-up over 500 iterations from a thousandth."""
+    peak, per_epoch = 1e-4, 100
+    settings = ScheduleSettings("steps", warmup_steps=500, warmup_lr=peak / 1000, drop_epochs=(8.0, 11.0))
+    optimizer = OptimizerSettings(lr=peak)
+    rate = make_schedule(settings, optimizer, batch_size=16, steps_per_epoch=per_epoch, epochs=12)
+    for step in (0, 1, 499, 500, 799, 800, 1099, 1100, 1199):
+        regular = peak * 0.1 ** sum(step // per_epoch >= epoch for epoch in (8, 11))
+        factor = 1 - (1 - step / 500) * (1 - 0.001) if step < 500 else 1.0
+        np.testing.assert_allclose(float(rate(jnp.int32(step))), regular * factor, rtol=2e-5)
+    curve = rate(jnp.arange(1200))
+    assert curve.shape == (1200,)
+    for wrong in ({"name": "steps"}, {"drop_epochs": (3.0,)}):
+        with pytest.raises(RequestError, match="the schedule steps drops at some epochs"):
+            ScheduleSettings(**wrong)
+
+
 def test_lambs_trust_ratio_is_for_what_decays() -> None:
     """As timm's LAMB: parameters without decay keep Adam's step, the others are scaled to their own norm."""
     found = directions(OptimizerSettings("lamb", weight_decay=0.0, no_decay=(".*/bias", "embed/.*")), ONES)
