@@ -15,6 +15,7 @@ from crosscale.layers.boxes import box_areas
 Array = jax.Array
 
 CHUNK = 32  # boxes that are read together
+CELLS = 2**17  # cells, with repetitions, that are read together at most, be it in parts of a chunk
 WINDOWS = (2, 3, 5, 9, 17)  # cells along an axis that a bin reads; more than these take what the map has
 
 
@@ -79,9 +80,11 @@ def roi_align(
     def read(window: int, which: Array) -> Array:
         picked = jax.tree.map(lambda part: part[which], (y, x))
         read_one = jax.checkpoint(lambda y, x, at, width: _read(flat, y, x, at, width, window, size))
-        if window > WINDOWS[-1]:  # rare, and large: one after the other
-            return lax.map(lambda each: read_one(*each), (*picked, first[which], columns[which]))
-        return jax.vmap(read_one)(*picked, first[which], columns[which])
+        given = (*picked, first[which], columns[which])
+        together = 1 << (max(1, CELLS // (size * window) ** 2).bit_length() - 1)  # divides a chunk
+        if together < CHUNK:
+            return lax.map(lambda each: read_one(*each), given, batch_size=together)
+        return jax.vmap(read_one)(*given)
 
     def chunk(which: Array) -> Array:
         place = jnp.searchsorted(jnp.asarray(windows), needed[which].max())
@@ -128,7 +131,8 @@ def _read(flat: Array, y: _Axis, x: _Axis, begin: Array, width: Array, window: i
     cells = flat[index]
     if not jnp.issubdtype(cells.dtype, jnp.floating):  # bitmaps, which are large: no float of them all
         cells = cells.astype(jnp.float32)
-    return jnp.einsum("pyqxc,py,qx->pqc", cells, rows.astype(cells.dtype), columns.astype(cells.dtype))
+    weights = rows[:, :, None, None] * columns[None, None]
+    return (cells * weights[..., None].astype(cells.dtype)).sum((1, 3))
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:
