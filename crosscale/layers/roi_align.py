@@ -61,7 +61,7 @@ def roi_align(
       size: bins along each axis.
       levels: (R,) int, which map a box is read from; the first when None.
     """
-    levels = jnp.zeros(len(boxes), jnp.int32) if levels is None else levels
+    levels = jnp.zeros(boxes.shape[0], jnp.int32) if levels is None else levels
     flat = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     areas = [m.shape[1] * m.shape[2] for m in maps]
     begins = [sum(m.shape[0] * area for m, area in zip(maps[:i], areas[:i], strict=True)) for i in range(len(maps))]
@@ -91,7 +91,7 @@ def roi_align(
         branches = [lambda which, window=window: read(window, which) for window in windows]
         return lax.switch(jnp.minimum(place, len(windows) - 1), branches, which)
 
-    found = lax.map(chunk, chunks).reshape(-1, size, size, flat.shape[-1])[: len(boxes)]
+    found = lax.map(chunk, chunks).reshape(-1, size, size, flat.shape[-1])[: boxes.shape[0]]
     return jnp.zeros_like(found).at[order].set(found)
 
 
@@ -103,8 +103,9 @@ def _axis(start: Array, end: Array, cells: Array, size: int) -> _Axis:
 def _in_chunks(needed: Array) -> tuple[Array, Array]:
     """The boxes' order by what they need, and the same in rows of `CHUNK`, the last filled up with its last box."""
     order = jnp.argsort(needed, stable=True)
-    missing = -len(needed) % CHUNK
-    return order, jnp.pad(order, (0, missing), mode="edge").reshape(-1, CHUNK)
+    count = needed.shape[0]  # which may be symbolic in a program that is exported
+    chunks = (count + CHUNK - 1) // CHUNK
+    return order, jnp.pad(order, (0, chunks * CHUNK - count), mode="edge").reshape(chunks, CHUNK)
 
 
 def _weights(axis: _Axis, window: int, size: int) -> tuple[Array, Array]:
