@@ -63,8 +63,8 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
     """Counts parameters, and multiply-accumulates of `batch` images, from abstract traces.
 
     Counts the matrix products and convolutions of the traced model, as published figures do: normalisation,
-    activation functions and additions are left out, and so are products with a constant matrix, which is
-    how the branches' fixed bicubic rescale runs. FLOPs are about twice this number.
+    activation functions and additions are left out, and so are interpolations: RoIAlign, and products with a constant
+    matrix, which is how the branches' fixed bicubic rescale runs. FLOPs are about twice this number.
 
     Raises:
       RequestError: a matrix product stands in a loop whose length only the running program knows.

@@ -15,8 +15,8 @@ HELP = """\
 Lists the presets: parameters, GMACs, input size, published accuracy and where the weights are.
 
 Parameters and GMACs (10^9 multiply-accumulates of one image) are counted from the model itself, at its
-own input size and number of classes; top-1 (percent, ImageNet-1k validation) and mIoU (percent, ADE20K
-validation, at one scale and at several) are the published figures.
+own input size and number of classes; top-1 (percent, ImageNet-1k validation), mIoU (percent, ADE20K
+validation, at one scale and at several) and AP (percent, COCO validation) are the published figures.
 A preset's full name, or one of its aliases, shows that preset in full."""
 
 EPILOG = f"""\
@@ -78,9 +78,10 @@ def _describe(preset: "Preset") -> dict[str, Any]:
 
 def _print_all(models: Sequence[dict[str, Any]]) -> None:
     """A table for each kind of published figures."""
-    segmenters = [model for model in models if "miou" in model["published"]]
-    _print_table([model for model in models if model not in segmenters], {"top-1": "top1"})
+    segmenters, detectors = ([m for m in models if key in m["published"]] for key in ("miou", "box_ap"))
+    _print_table([model for model in models if model not in (*segmenters, *detectors)], {"top-1": "top1"})
     _print_table(segmenters, {"mIoU": "miou", "several scales": "miou_multi_scale"})
+    _print_table(detectors, {"box AP": "box_ap", "mask AP": "mask_ap"})
 
 
 def _print_table(models: Sequence[dict[str, Any]], measures: dict[str, str]) -> None:
@@ -143,6 +144,8 @@ def _published_macs(published: dict[str, Any]) -> str:
 def _published(published: dict[str, Any]) -> str:
     if "miou" in published:
         return f"mIoU {_number(published['miou'])}, of several scales {_number(published['miou_multi_scale'])}"
+    if "box_ap" in published:
+        return f"AP of boxes {_number(published['box_ap'])}, of masks {_number(published['mask_ap']) or 'none'}"
     return f"top-1 {_number(published['top1'])}, top-5 {_number(published['top5'])}"
 
 

@@ -15,6 +15,7 @@ from crosscale.layers.boxes import box_areas
 Array = jax.Array
 
 CHUNK = 32  # boxes that are read together
+CELLS = 2**17  # cells, with repetitions, that are read together at most, be it in parts of a chunk
 WINDOWS = (2, 3, 5, 9, 17)  # cells along an axis that a bin reads; more than these take what the map has
 
 
@@ -60,7 +61,7 @@ def roi_align(
       size: bins along each axis.
       levels: (R,) int, which map a box is read from; the first when None.
     """
-    levels = jnp.zeros(len(boxes), jnp.int32) if levels is None else levels
+    levels = jnp.zeros(boxes.shape[0], jnp.int32) if levels is None else levels
     flat = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     areas = [m.shape[1] * m.shape[2] for m in maps]
     begins = [sum(m.shape[0] * area for m, area in zip(maps[:i], areas[:i], strict=True)) for i in range(len(maps))]
@@ -79,16 +80,18 @@ def roi_align(
     def read(window: int, which: Array) -> Array:
         picked = jax.tree.map(lambda part: part[which], (y, x))
         read_one = jax.checkpoint(lambda y, x, at, width: _read(flat, y, x, at, width, window, size))
-        if window > WINDOWS[-1]:  # rare, and large: one after the other
-            return lax.map(lambda each: read_one(*each), (*picked, first[which], columns[which]))
-        return jax.vmap(read_one)(*picked, first[which], columns[which])
+        given = (*picked, first[which], columns[which])
+        together = 1 << (max(1, CELLS // (size * window) ** 2).bit_length() - 1)  # divides a chunk
+        if together < CHUNK:
+            return lax.map(lambda each: read_one(*each), given, batch_size=together)
+        return jax.vmap(read_one)(*given)
 
     def chunk(which: Array) -> Array:
         place = jnp.searchsorted(jnp.asarray(windows), needed[which].max())
         branches = [lambda which, window=window: read(window, which) for window in windows]
         return lax.switch(jnp.minimum(place, len(windows) - 1), branches, which)
 
-    found = lax.map(chunk, chunks).reshape(-1, size, size, flat.shape[-1])[: len(boxes)]
+    found = lax.map(chunk, chunks).reshape(-1, size, size, flat.shape[-1])[: boxes.shape[0]]
     return jnp.zeros_like(found).at[order].set(found)
 
 
@@ -100,8 +103,9 @@ def _axis(start: Array, end: Array, cells: Array, size: int) -> _Axis:
 def _in_chunks(needed: Array) -> tuple[Array, Array]:
     """The boxes' order by what they need, and the same in rows of `CHUNK`, the last filled up with its last box."""
     order = jnp.argsort(needed, stable=True)
-    missing = -len(needed) % CHUNK
-    return order, jnp.pad(order, (0, missing), mode="edge").reshape(-1, CHUNK)
+    count = needed.shape[0]  # which may be symbolic in a program that is exported
+    chunks = (count + CHUNK - 1) // CHUNK
+    return order, jnp.pad(order, (0, chunks * CHUNK - count), mode="edge").reshape(chunks, CHUNK)
 
 
 def _weights(axis: _Axis, window: int, size: int) -> tuple[Array, Array]:
@@ -128,7 +132,8 @@ def _read(flat: Array, y: _Axis, x: _Axis, begin: Array, width: Array, window: i
     cells = flat[index]
     if not jnp.issubdtype(cells.dtype, jnp.floating):  # bitmaps, which are large: no float of them all
         cells = cells.astype(jnp.float32)
-    return jnp.einsum("pyqxc,py,qx->pqc", cells, rows.astype(cells.dtype), columns.astype(cells.dtype))
+    weights = rows[:, :, None, None] * columns[None, None]
+    return (cells * weights[..., None].astype(cells.dtype)).sum((1, 3))
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:

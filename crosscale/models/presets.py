@@ -45,6 +45,25 @@ class PublishedSegmentation(Published):
 
 
 @dataclass(frozen=True)
+class PublishedDetection(Published):
+    """Of a detector, published to 0.1 million parameters.
+
+    Attributes:
+      params: number of parameters, exact: of the released code where that was counted, else of the model here.
+      rounded_params: in millions, as published.
+      gmacs: of one image of `gmacs_size` pixels.
+      gmacs_size: height and width.
+      box_ap: average precision of boxes on COCO's validation set of 2017 in percent, mean over overlaps of 0.5 to 0.95.
+      mask_ap: likewise of masks; None where there are none.
+    """
+
+    rounded_params: float | None = None
+    gmacs_size: tuple[int, int] = (800, 1280)
+    box_ap: float | None = None
+    mask_ap: float | None = None
+
+
+@dataclass(frozen=True)
 class Preset:
     """One named model.
 

@@ -154,7 +154,7 @@ class RegionDetector(Detector):
 
 def _limits(images: Array, sizes: Array | None) -> Array:
     """(B, 2): the sizes given, or those of the images."""
-    whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
+    whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
     return whole if sizes is None else jnp.asarray(sizes)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -161,6 +162,23 @@ def test_nothing_above_the_threshold_and_no_picture():
     assert none.masks.shape == (0, 7, 28, 28)
     raw = jax.eval_shape(model.apply, variables, images[:0])
     assert raw.logits.shape == (0, 20, 4)
+
+
+@pytest.mark.slow
+def test_one_exported_program_serves_any_number_of_pictures():
+    model = create_model("mask_rcnn_crossformer", **SMALL)
+    variables = seeded_variables(model)
+    detect = jax.jit(lambda x, s: model.apply(variables, x, s, score_threshold=0.01, count=9, method="detect"))
+    (count,) = jax.export.symbolic_shape("count")
+    program = jax.export.export(detect)(
+        jax.ShapeDtypeStruct((count, 64, 96, 3), jnp.float32), jax.ShapeDtypeStruct((count, 2), jnp.int32)
+    )
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 64, 96, 3)), jnp.float32)
+    sizes = jnp.array([[64, 96], [40, 50], [64, 80]])
+    wanted, found = detect(images, sizes), program.call(images, sizes)
+    assert (np.asarray(wanted.count) > 0).all()
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 @pytest.mark.parametrize(

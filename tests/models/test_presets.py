@@ -11,6 +11,7 @@ import pytest
 
 from crosscale.cli.main import main
 from crosscale.measure import count_costs, preset_costs
+from crosscale.models.crossformer.detection_presets import MASK_RCNN
 from crosscale.models.crossformer.segmentation_presets import SEMANTIC_FPN, UPERNET
 from crosscale.models.registry import create_model, get_preset, input_spec, list_models
 from crosscale.pretrained import parameter_shapes
@@ -44,9 +45,9 @@ def test_published_costs(name):
     assert abs(counted.formula_macs / 1e9 - expected) <= 0.1
 
 
-@pytest.mark.parametrize("name", variants([p.name for p in (*SEMANTIC_FPN, *UPERNET)], QUICK))
-def test_published_costs_of_segmentation(name):
-    """At the published size; parameters to the last one, which the released code's count says of four rows of each."""
+@pytest.mark.parametrize("name", variants([p.name for p in (*SEMANTIC_FPN, *UPERNET, *MASK_RCNN)], QUICK))
+def test_published_costs_at_the_published_size(name):
+    """Parameters to the last one, which the released code's count says of four rows of each segmentation."""
     preset = get_preset(name)
     published = preset.published
     counted = count_costs(create_model(name), replace(preset.input_spec, size=published.gmacs_size))
@@ -57,7 +58,7 @@ def test_published_costs_of_segmentation(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [preset.name for preset in (*SEMANTIC_FPN, *UPERNET)])
+@pytest.mark.parametrize("name", [preset.name for preset in (*SEMANTIC_FPN, *UPERNET, *MASK_RCNN)])
 def test_kept_costs_are_those_counted(name):
     assert preset_costs(name) == count_costs(create_model(name), get_preset(name).input_spec)
 
@@ -77,6 +78,18 @@ def test_segmentations_have_a_row_for_every_backbone():
             same = ("embed_dim", "depths", "num_heads", "use_acl")
             assert [preset.config.get(key) for key in same] == [backbone.get(key) for key in same]
             assert create_model(preset.name).input_size == preset.input_spec.size
+
+
+def test_detectors_have_the_backbones_that_were_published():
+    assert [preset.name.removeprefix("mask_rcnn_crossformer_") for preset in MASK_RCNN] == [
+        "small", "base", "pp_small", "pp_base"
+    ]  # fmt: skip
+    for preset in MASK_RCNN:
+        backbone = get_preset(f"crossformer_{preset.name.removeprefix('mask_rcnn_crossformer_')}_224").config
+        same = ("embed_dim", "depths", "num_heads", "use_acl")
+        assert [preset.config.get(key) for key in same] == [backbone.get(key) for key in same]
+        assert preset.config["grouping"] == "whole"
+        assert create_model(preset.name).input_size == preset.input_spec.size
 
 
 @pytest.mark.parametrize("name", variants(CLASSIFIERS, QUICK))
@@ -111,3 +124,15 @@ def test_the_table_of_segmentations_shows_their_own_measure(capsys):
     assert "48.400" in line
     assert "mIoU" in out
     assert "top-1" not in out
+
+
+def test_the_table_of_detectors_shows_their_own_measures(capsys):
+    assert main(["models", "mask_rcnn*"]) == 0
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.split()[:1] == ["mask_rcnn_crossformer_small"])
+    for shown in ("50,160,762", "45.400", "41.400"):
+        assert shown in line
+    assert "box AP" in out
+    assert "top-1" not in out
+    assert main(["models", "mask_rcnn_crossformer_small"]) == 0
+    assert "AP of boxes 45.400, of masks 41.400" in capsys.readouterr().out

@@ -16,7 +16,7 @@ _SOURCE = "released code's README (segmentation)"
 _SIZE = 512  # of the crops in training
 
 # variant: width, depths, first stage's heads, stochastic depth
-_BACKBONES: dict[str, tuple[int, tuple[int, ...], int, float]] = {
+BACKBONES: dict[str, tuple[int, tuple[int, ...], int, float]] = {
     "tiny": (64, (1, 1, 8, 6), 2, 0.1),
     "small": (96, (2, 2, 6, 2), 3, 0.2),
     "base": (96, (2, 2, 18, 2), 3, 0.3),
@@ -55,7 +55,7 @@ _FOURTEENS = {"group_size": (14, 14, 7, 7), "interval": (16, 8, 2, 1)}
 
 
 def _preset(name: str, variant: str, figures: tuple[Any, ...], groups: dict[str, Any]) -> Preset:
-    embed_dim, depths, heads, drop_path_rate = _BACKBONES[variant]
+    embed_dim, depths, heads, drop_path_rate = BACKBONES[variant]
     params, rounded, gmacs, miou, multi_scale = figures
     return Preset(
         name=name,

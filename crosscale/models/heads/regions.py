@@ -58,12 +58,12 @@ class BoxHead(nn.Module):
     @nn.compact
     def __call__(self, regions: Array) -> tuple[Array, Array]:
         """(R, 7, 7, C) -> (R, classes + 1) and (R, classes, 4)."""
-        x = regions.reshape(len(regions), -1)
+        x = regions.reshape(regions.shape[0], -1)
         for i in range(2):
             x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, kernel_init=XAVIER_UNIFORM, name=f"dense_{i}")(x))
         logits = nn.Dense(self.num_classes + 1, dtype=self.dtype, kernel_init=NORMAL, name="classifier")(x)
         deltas = nn.Dense(self.num_classes * 4, dtype=self.dtype, kernel_init=SMALL_NORMAL, name="boxes")(x)
-        return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(len(x), self.num_classes, 4)
+        return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(x.shape[0], self.num_classes, 4)
 
 
 class MaskHead(nn.Module):
@@ -107,7 +107,7 @@ class Doubled(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = jnp.einsum("rhwc,ijcf->rhiwjf", x, kernel)
-        return y.reshape(len(x), 2 * rows, 2 * columns, self.features) + bias
+        return y.reshape(x.shape[0], 2 * rows, 2 * columns, self.features) + bias
 
 
 class RegionHead(nn.Module):
@@ -147,7 +147,7 @@ class RegionHead(nn.Module):
         if sizes is None:
             finest, stride = features.maps[0], features.strides[0]
             whole = (finest.shape[1] * stride, finest.shape[2] * stride)
-            sizes = jnp.broadcast_to(jnp.asarray(whole), (len(finest), 2))
+            sizes = jnp.broadcast_to(jnp.asarray(whole), (finest.shape[0], 2))
         anchors, found = self.propose(features, sizes)
         logits, deltas = self.read_boxes(features, found.boxes)
         masks = self.read_masks(features, found.boxes[:, :MASKS])
@@ -179,5 +179,5 @@ def _cut_out(features: Features, boxes: Array, size: int) -> Array:
     images, count = boxes.shape[:2]
     flat = jax.lax.stop_gradient(jnp.asarray(boxes)).reshape(-1, 4)
     levels = pyramid_levels(flat, len(maps), FINEST * strides[0])
-    batch = jnp.repeat(jnp.arange(images), count)
+    batch = jnp.broadcast_to(jnp.arange(images)[:, None], (images, count)).reshape(-1)
     return roi_align(maps, flat, batch, strides=strides, size=size, levels=levels)

@@ -1,0 +1,44 @@
+"""Mask R-CNN on CrossFormer and CrossFormer++ for COCO's 80 classes, as rows.
+
+Figures are those of the released code's README, of training for 12 epochs (1x). Its weights and its counts of
+operations are of long-distance groups that span the whole map (`grouping="whole"`), unlike its later code.
+"""
+
+from crosscale.contracts import InputSpec
+from crosscale.models.crossformer.segmentation_presets import BACKBONES
+from crosscale.models.presets import Preset, PublishedDetection
+
+_SOURCE = "released code's README (detection, 1x)"
+_SIZE = (800, 1216)  # what a picture of 3 : 2 is fed as: 800 x 1200, filled up to whole groups of cells
+
+# variant: parameters, the same as published (millions), GMACs, AP of boxes and of masks
+_Figures = dict[str, tuple[int, float, float, float, float | None]]
+_MASK_RCNN: _Figures = {
+    "small": (50_160_762, 50.2, 301.0, 45.4, 41.4),
+    "base": (71_474_922, 71.5, 407.9, 47.2, 42.7),
+    "pp_small": (42_962_340, 43.0, 287.4, 46.4, 42.1),
+    "pp_base": (71_497_962, 71.5, 408.0, 47.7, 43.2),
+}
+
+
+def _preset(name: str, variant: str, figures: tuple[int, float, float, float, float | None]) -> Preset:
+    embed_dim, depths, heads, drop_path_rate = BACKBONES[variant]
+    params, rounded, gmacs, box_ap, mask_ap = figures
+    return Preset(
+        name=name,
+        config={
+            "embed_dim": embed_dim,
+            "depths": depths,
+            "num_heads": tuple(heads * 2**stage for stage in range(len(depths))),
+            "drop_path_rate": drop_path_rate,
+            "grouping": "whole",
+            **({"use_acl": True} if variant.startswith("pp_") else {}),
+        },
+        input_spec=InputSpec(size=_SIZE, crop_pct=1.0, interpolation="bilinear"),
+        published=PublishedDetection(
+            params, gmacs, source=_SOURCE, rounded_params=rounded, box_ap=box_ap, mask_ap=mask_ap
+        ),
+    )
+
+
+MASK_RCNN = tuple(_preset(f"mask_rcnn_crossformer_{variant}", variant, row) for variant, row in _MASK_RCNN.items())
