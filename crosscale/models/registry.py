@@ -8,7 +8,7 @@ from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.models.crossformer.backbone import CrossFormer
 from crosscale.models.crossformer.detection import RetinaNetCrossFormer
-from crosscale.models.crossformer.detection_presets import MASK_RCNN
+from crosscale.models.crossformer.detection_presets import MASK_RCNN, RETINANET
 from crosscale.models.crossformer.mask_rcnn import MaskRCNNCrossFormer
 from crosscale.models.crossformer.presets import PRESETS as CROSSFORMER
 from crosscale.models.crossformer.segmentation import SemanticFPNCrossFormer, UPerNetCrossFormer
@@ -24,8 +24,8 @@ FAMILIES: dict[str, tuple[type[ImageModel], tuple[Preset, ...]]] = {
     "crossformer": (CrossFormer, CROSSFORMER),
     "semantic_fpn_crossformer": (SemanticFPNCrossFormer, SEMANTIC_FPN),
     "upernet_crossformer": (UPerNetCrossFormer, UPERNET),
-    "retinanet_crossformer": (RetinaNetCrossFormer, ()),  # no task learns boxes yet: from Python alone
-    "mask_rcnn_crossformer": (MaskRCNNCrossFormer, MASK_RCNN),  # likewise
+    "retinanet_crossformer": (RetinaNetCrossFormer, RETINANET),
+    "mask_rcnn_crossformer": (MaskRCNNCrossFormer, MASK_RCNN),
     "semantic_fpn_crossvit": (SemanticFPNCrossViT, ()),
 }
 
