@@ -155,9 +155,9 @@ class Predictor:
         Args:
           sizes: the (height, width) of each picture as `read` gives it; None where the pictures fill the images.
         """
-        return self._outputs(self.variables, images, None if sizes is None else self._contents(sizes))
+        return self._outputs(self.variables, images, None if sizes is None else self.contents(sizes))
 
-    def _contents(self, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:
+    def contents(self, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:
         """(B, 2) height and width of pictures of these sizes within what is fed; None of a task without such."""
         found = [self.task.content(self.spec, (int(height), int(width))) for height, width in sizes]
         return None if None in found else np.array(found, np.int32)
@@ -252,7 +252,7 @@ class Predictor:
                 part = items[start : start + count]
                 batch = np.zeros((count, *shape), np.uint8)
                 batch[: len(part)] = np.stack([np.asarray(item.image) for item in part])
-                contents = self._contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
+                contents = self.contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
                 put = batch, contents
                 outputs = self._outputs(variables, *(put if rows is None else jax.device_put(put, rows)))
                 dispatched.append((part, outputs))

@@ -191,6 +191,7 @@ def _draw(
         part = pictures[start : start + count]
         batch = np.zeros((count, *part[0][0].shape), np.uint8)
         batch[: len(part)] = np.stack([image for image, _ in part])
+        sizes = [size for _, size in part]
         outputs, values = explain(
             predictor.model,
             predictor.variables,
@@ -199,9 +200,9 @@ def _draw(
             position=options.position,
             direction=options.direction,
             method=task.method,
+            sizes=predictor.contents(sizes + sizes[-1:] * (count - len(part))),
         )
         maps = describe_maps(predictor.model, batch.shape[1:3])
-        sizes = [size for _, size in part]
         results = predictor.results(outputs[: len(part)], names[start : start + count], sizes, **said)
         for i, ((image, _), result) in enumerate(zip(part, results, strict=True)):
             own = {name: x[i] for name, x in values.items()}

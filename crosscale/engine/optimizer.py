@@ -65,7 +65,7 @@ def make_schedule(
             at = jnp.floor(at / steps_per_epoch) * steps_per_epoch
         if poly or drops:
             left = jnp.maximum(1.0 - at / max(total, 1), 0.0)
-            rate = schedule.min_lr + (peak - schedule.min_lr) * left**schedule.power
+            rate: Array = schedule.min_lr + (peak - schedule.min_lr) * left**schedule.power
             rate = _dropped(schedule, peak, at / steps_per_epoch) if drops else rate
             lowest = schedule.warmup_lr / peak
             return rate * jnp.where(at < warmup, lowest + (1.0 - lowest) * at / max(warmup, 1.0), 1.0)

@@ -74,16 +74,18 @@ def explain(
     position: tuple[float, float] | None = None,
     direction: Direction = "received",
     method: str | None = None,
+    sizes: Array | None = None,
 ) -> Explained:
     """As `attention`, with the outputs of the very forward that the maps come from.
 
     Args:
       method: of the model, whose outputs are wanted; None is `__call__`.
+      sizes: (B, 2), for a method that asks for it: height and width of each image without what fills it up.
     """
     _check(model, images, spec, position, direction)
     where = None if position is None else jnp.asarray(position, jnp.float32)
     which: Direction = "given" if position is None else direction
-    outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which, method)
+    outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which, method, sizes)
     return Explained(jax.device_get(outputs), {name: np.asarray(x) for name, x in jax.device_get(found).items()})
 
 
@@ -99,7 +101,7 @@ def weights(
     """
     if jnp.issubdtype(images.dtype, jnp.integer) and spec is None:
         raise RequestError("uint8 images need spec=, the model's InputSpec, to be normalised with")
-    captured = jax.device_get(_captured(model, variables, images, spec or InputSpec(), None)[1])
+    captured = jax.device_get(_captured(model, variables, images, spec or InputSpec(), None, None)[1])
     return {name.removesuffix("/weights"): x[0] for name, x in flatten(captured).items()}
 
 
@@ -127,9 +129,10 @@ def describe_attention(model: nn.Module, size: tuple[int, int] | None = None) ->
 
 @partial(jax.jit, static_argnames=("model", "spec", "method"))
 def _captured(
-    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, method: str | None
+    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, method: str | None, sizes: Array | None
 ) -> tuple[Array, Any]:
-    outputs, state = forward(model, variables, images, spec, mutable=[ATTENTION], method=method)
+    options: dict[str, Any] = {} if sizes is None else {"sizes": sizes}
+    outputs, state = forward(model, variables, images, spec, mutable=[ATTENTION], method=method, **options)
     return outputs, state[ATTENTION]
 
 
@@ -142,8 +145,9 @@ def _explain(
     position: Array | None,
     direction: Direction,
     method: str | None,
+    sizes: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
-    outputs, captured = _captured(model, variables, images, spec, method)
+    outputs, captured = _captured(model, variables, images, spec, method, sizes)
     size = images.shape[1], images.shape[2]
     family = describe_attention(model, size)
     found = family.grids(captured, position, direction)

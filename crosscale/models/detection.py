@@ -70,14 +70,18 @@ class Detector(ImageModel):
     def packed(self, images: Array, train: bool = False, sizes: Array | None = None, **options: Any) -> Array:
         """What `detect` gives as one array, (B, K, 6) float32: x0 y0 x1 y1, score, label; zeros where there is none.
 
-        Boxes without a mask; of a model with masks (B, K, 6 + S * S), each mask's values behind the label.
+        Corners are shares of the picture's width and height, without what fills it up. Of a model with masks (B, K,
+        6 + S * S), each mask's values behind the label.
 
         Args:
           train: of no account.
           **options: those of `detect`.
         """
-        found = self.detect(images, sizes, **options)
-        columns = [found.boxes, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
+        whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
+        sides = whole if sizes is None else jnp.asarray(sizes)
+        found = self.detect(images, sides, **options)
+        corners = jnp.maximum(sides[:, None, jnp.array([1, 0, 1, 0])], 1)  # of padding they are 0
+        columns = [found.boxes / corners, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
         if found.masks is not None:
             columns.append(found.masks.reshape(*found.scores.shape, -1))
         return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)

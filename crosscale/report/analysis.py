@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -98,11 +99,11 @@ def _explain_some(predictor: Predictor, source: Source, seen: Examined) -> list[
             continue
         try:
             record, image = source[position], seen.picture(position)
+            _, size = predictor.read(record.image, name)
         except WorkError:
             continue
-        outputs, values = explain(
-            predictor.model, predictor.variables, image[None], spec=predictor.spec, method=task.method
-        )
+        how: dict[str, Any] = {"spec": predictor.spec, "method": task.method, "sizes": predictor.contents([size])}
+        outputs, values = explain(predictor.model, predictor.variables, image[None], **how)
         (result,) = predictor.results(outputs, [name])
         maps = describe_maps(predictor.model, image.shape[:2])
         drawn = figure(image, maps, {key: value[0] for key, value in values.items()}, result.caption()[:MAX_LINES])

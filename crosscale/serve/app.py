@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -130,7 +131,7 @@ class Service:
         return 200, result
 
     async def _predict_one(self, asked: Asked, name: str, prepared: Prepared) -> dict[str, Any]:
-        outputs = await self._batcher.submit(prepared.image)
+        outputs = await self._batcher.submit(prepared.image, np.array(prepared.size))
         return self.served.result(outputs, name, asked.options, prepared.size)
 
     async def _explain_one(self, asked: Asked, name: str, prepared: Prepared) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import numpy as np
 
-Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
+Example = tuple[np.ndarray, ...]  # one array, or several that go together
+Waiting = tuple[Example, "asyncio.Future[np.ndarray]"]
 
 
 class Batcher:
@@ -18,7 +19,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[np.ndarray], np.ndarray],
+        run: Callable[..., np.ndarray],
         *,
         sizes: Sequence[int],
         max_delay: float,
@@ -27,7 +28,7 @@ class Batcher:
     ) -> None:
         """
         Args:
-          run: a batch (n, ...) -> (n, ...) rows of results, n one of `sizes`.
+          run: a batch (n, ...) of each array of the examples -> (n, ...) rows of results, n one of `sizes`.
           sizes: the batch sizes that are compiled, rising.
           max_delay: seconds that an example waits for company.
           executor: where `run` runs.
@@ -51,8 +52,8 @@ class Batcher:
             await self._worker
             self._worker = None
 
-    def submit(self, example: np.ndarray) -> "asyncio.Future[np.ndarray]":
-        """The row of results of one example. Cancelling the future takes the example out of its batch."""
+    def submit(self, *example: np.ndarray) -> "asyncio.Future[np.ndarray]":
+        """The row of results of one example, its arrays. Cancelling the future takes the example out of its batch."""
         future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((example, future))
         return future
@@ -64,10 +65,10 @@ class Batcher:
             if first is None:
                 return
             batch, ended = await self._gather(first)
-            shapes: dict[tuple[int, ...], list[Waiting]] = {}
+            shapes: dict[tuple[tuple[int, ...], ...], list[Waiting]] = {}
             for example, future in batch:
                 if not future.done():
-                    shapes.setdefault(example.shape, []).append((example, future))
+                    shapes.setdefault(tuple(part.shape for part in example), []).append((example, future))
             for equal in shapes.values():
                 await self._answer(equal)
 
@@ -92,12 +93,13 @@ class Batcher:
     async def _answer(self, batch: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()
         size = next(size for size in self._sizes if size >= len(batch))
-        examples = np.zeros((size, *batch[0][0].shape), batch[0][0].dtype)
-        for row, (example, _) in zip(examples, batch, strict=False):
-            row[:] = example
+        stacked = [np.zeros((size, *part.shape), part.dtype) for part in batch[0][0]]
+        for row, (example, _) in enumerate(batch):
+            for whole, part in zip(stacked, example, strict=True):
+                whole[row] = part
         begun = loop.time()
         try:
-            results = await loop.run_in_executor(self._executor, self._run, examples)
+            results = await loop.run_in_executor(self._executor, self._run, *stacked)
         except Exception as error:  # every one of the batch is told, and the worker lives on
             for _, future in batch:
                 if not future.done():

@@ -78,9 +78,14 @@ class ServedModel:
         if width * height > max_pixels:
             raise Refused(413, f"{name}: too large: {width:,} x {height:,} pixels; the limit is {max_pixels:,} in all")
 
-    def outputs(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, C) uint8 -> the model's outputs, (B, ...) float32."""
-        return np.asarray(self.predictor.outputs(images), np.float32)
+    def outputs(self, images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) uint8 -> the model's outputs, (B, ...) float32.
+
+        Args:
+          sizes: (B, 2) heights and widths of the pictures as they came; 0 of what fills the batch up.
+        """
+        known = np.where(sizes > 0, sizes, sizes.max(0, initial=1))
+        return np.asarray(self.predictor.outputs(images, [(int(h), int(w)) for h, w in known]), np.float32)
 
     def result(
         self, outputs: Array, name: str, options: Mapping[str, Any], size: tuple[int, int] | None = None
@@ -123,6 +128,7 @@ class ServedModel:
                 spec=self.spec,
                 position=position,
                 method=self.task.method,
+                sizes=self.predictor.contents([size]),
             )
         except RequestError as error:
             raise Refused(422, str(error)) from None
@@ -157,7 +163,8 @@ class ServedModel:
         total = len(sizes) + bool(self.maps)
         for done, size in enumerate(sizes):
             on_shape(f"compiling for {size} picture{'s' if size > 1 else ''} at once", done, total)
-            outputs = self.outputs(np.zeros((size, *self.spec.size, self.spec.channels), np.uint8))
+            blank = np.zeros((size, *self.spec.size, self.spec.channels), np.uint8)
+            outputs = self.outputs(blank, np.tile(np.array(self.spec.size), (size, 1)))
             self.result(outputs[0], "", {})
         if self.maps:
             on_shape("compiling the attention maps", len(sizes), total)

@@ -261,16 +261,14 @@ class Detection(ChoosesNothing):
     def infer(self, apply: Callable[..., Any], images: Array, sizes: Array | None = None) -> Array:
         """(B, K, 6 or more): x0 y0 x1 y1 as shares of the picture's width and height, score, label; then the mask."""
         limits = self.options.limits
-        whole = jnp.broadcast_to(jnp.int32(images.shape[1:3]), (images.shape[0], 2))
-        sides = whole if sizes is None else sizes
-        found = apply(
+        found: Array = apply(
             images,
-            sizes=sides,
+            sizes=sizes,
             score_threshold=limits.score_threshold,
             iou_threshold=limits.nms_threshold,
             count=limits.max_detections,
         )
-        return jnp.concatenate([found[..., :SCORE] / corners(sides), found[..., SCORE:]], -1)
+        return found
 
     def loss(self, outputs: Any, targets: Any, weight: Array) -> tuple[Losses, Array]:
         """ "classes" (focal) and "boxes", each summed over the anchors; the number of anchors that are objects.
