@@ -1,0 +1,57 @@
+"""COCO's masks: run lengths and polygons become the pixels that COCO's own tools count."""
+
+import numpy as np
+import pytest
+
+from crosscale.data.coco_masks import bitmap, mask_area, run_lengths, sound_polygons
+
+
+def test_run_lengths_go_down_the_columns_and_begin_with_zeros():
+    mask = np.array([[1, 0, 0], [1, 1, 0]], bool)
+    assert run_lengths(mask) == {"size": [2, 3], "counts": [0, 2, 1, 1, 2]}
+    assert run_lengths(~mask) == {"size": [2, 3], "counts": [2, 1, 1, 2]}
+    assert run_lengths(np.zeros((2, 2), bool)) == {"size": [2, 2], "counts": [4]}
+
+
+def test_polygons_need_three_corners():
+    square = [1.0, 1, 5, 1, 5, 5]
+    assert sound_polygons([[1, 1, 5, 5], square, [1, 2, 3, 4, 5, 6, 7], [], [1, 1, 5, 5, float("nan"), 2]]) == [square]
+
+
+class TestWithTheLibrary:
+    @pytest.fixture(autouse=True)
+    def library(self):
+        return pytest.importorskip("faster_coco_eval.core.mask")
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_run_lengths_there_and_back(self, seed, library):
+        rng = np.random.default_rng(seed)
+        mask = rng.random(rng.integers(1, 30, 2)) < rng.random()
+        stored = run_lengths(mask)
+        np.testing.assert_array_equal(bitmap(stored, mask.shape), mask)
+        packed = library.encode(np.asfortranarray(mask.astype(np.uint8)))
+        for counts in (packed["counts"], packed["counts"].decode()):
+            np.testing.assert_array_equal(bitmap({"size": list(mask.shape), "counts": counts}, mask.shape), mask)
+
+    def test_a_polygon_covers_its_pixels(self):
+        square = [2.0, 3, 7, 3, 7, 5, 2, 5]
+        expected = np.zeros((8, 10), bool)
+        expected[3:5, 2:7] = True
+        np.testing.assert_array_equal(bitmap([square], (8, 10)), expected)
+        assert mask_area([square], (8, 10)) == 10
+
+    def test_a_polygon_of_two_points_covers_nothing(self):
+        assert mask_area([[1.0, 1, 5, 5]], (8, 10)) == 0  # COCO's own functions take four numbers for a box
+
+    @pytest.mark.parametrize(
+        "stored",
+        [
+            {"size": [3, 4], "counts": [2, 3]},
+            {"size": [3, 4], "counts": [2, 30]},
+            {"size": [3, 4], "counts": "zzz"},
+            {"size": [4, 3], "counts": [12]},
+        ],
+    )
+    def test_damaged_run_lengths_are_refused(self, stored):
+        with pytest.raises(ValueError, match=r"RLE|run lengths"):
+            bitmap(stored, (3, 4))
