@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction
+from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction, positive_int
 from crosscale.cli.data_labels import describe_labels
 from crosscale.cli.data_masks import describe_masks
+from crosscale.cli.data_objects import describe_objects
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
@@ -25,8 +26,11 @@ or .parquet shards, hf:owner/name, or an .npz file. --check reads every picture:
 equal content, also such that are both to train on and held out, and files that do not decode (exit status 1).
 Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
+Of pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and what
+is left out; --check names every annotation that is wrong (exit status 1), --draw N draws N pictures with them.
 --write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png.
-"scenes" are pictures with masks, digits over photographs, which --write composes: OUT/images and OUT/masks."""
+"scenes" are digits over photographs, which --write composes: OUT/images and OUT/masks, or with --boxes
+OUT/images and OUT/annotations."""
 
 EPILOG = f"""\
 examples:
@@ -35,6 +39,7 @@ examples:
   crosscale data photos.csv --root /data/photos --label-column breed --check
   crosscale data digits --write digits-folder
   crosscale data streets --check
+  crosscale data coco --check --draw 20 --write drawn
   crosscale data scenes --write scenes
 
 {EXIT_STATUS}"""
@@ -57,6 +62,15 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         help="share of each class held out where the data has no val/ (default 0.2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
+    parser.add_argument(
+        "--boxes", action="store_true", help="read boxes where there are masks of classes too; of scenes: write boxes"
+    )
+    parser.add_argument(
+        "--draw",
+        metavar="N",
+        type=positive_int,
+        help="draw N pictures with their boxes and masks into OUT (default: NAME-drawn)",
+    )
     parser.add_argument("--check", action="store_true", help="read every picture, and mask, and tell what is wrong")
     group = parser.add_argument_group("tables, as the recipe's keys of the same names")
     group.add_argument("--root", metavar="R", help="what the paths are relative to (default: the table's folder)")
@@ -71,6 +85,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     options = parser.parse(argv)
     if options.data == "scenes" and not Path("scenes").exists():
         return _compose(options, as_json)
+    if _has_objects(options):
+        return _objects(options, as_json)
     if _has_masks(options):
         return describe_masks(
             options.data,
@@ -123,11 +139,60 @@ def _compose(options: argparse.Namespace, as_json: bool) -> int:
     out = Path(options.write).expanduser()
     _check_writable(out)
     with progress_bar("composing") as report:
-        count = write_scenes(out, seed=options.seed, progress=report)
+        count = write_scenes(out, seed=options.seed, progress=report, kind="objects" if options.boxes else "masks")
+    classes = list(CLASSES[1:] if options.boxes else CLASSES)
     if as_json:
-        print_json({"data": "scenes", "classes": list(CLASSES), "scenes": count, "written": str(out)})
-    note(f"wrote {count:,} scenes to {out}; to train on them: crosscale train --config scenes --data-dir {out}")
+        print_json({"data": "scenes", "classes": classes, "scenes": count, "written": str(out)})
+    next_step = (
+        f"to see some with their boxes: crosscale data {out} --draw 8"
+        if options.boxes
+        else f"to train on them: crosscale train --config scenes --data-dir {out}"
+    )
+    note(f"wrote {count:,} scenes to {out}; {next_step}")
     return 0
+
+
+def _objects(options: argparse.Namespace, as_json: bool) -> int:
+    """Tells of pictures with boxes."""
+    out = None
+    if options.draw is not None:
+        out = Path(options.write or f"{Path(options.data.removeprefix('hf:')).resolve().stem}-drawn").expanduser()
+        _check_writable(out)
+    elif options.write is not None:
+        raise RequestError(
+            "--write makes a folder of labelled pictures; pictures with boxes are in files already, and --draw N "
+            "writes some of them with their boxes"
+        )
+    return describe_objects(
+        options.data,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        check=options.check,
+        draw=options.draw,
+        out=out,
+        as_json=as_json,
+    )
+
+
+def _has_objects(options: argparse.Namespace) -> bool:
+    """Whether the data is of pictures with boxes; raises RequestError for options that do not go with it."""
+    from crosscale.data.mask_folder import has_masks
+    from crosscale.data.mask_layouts import find_layout
+    from crosscale.data.object_layouts import KNOWN, has_objects
+
+    found = has_objects(options.data) or (options.boxes and options.data.startswith("hf:"))
+    if found and not options.boxes and has_masks(options.data):
+        try:
+            # Boxes lie in folders of the same names, so that only a pair of picture and mask tells.
+            found = not find_layout(Path(options.data).expanduser()).parts
+        except RequestError:
+            found = True
+    for option, given in (("--boxes", options.boxes), ("--draw", options.draw is not None)):
+        if given and not found:
+            raise RequestError(f"{option} is for pictures with boxes, and {options.data} holds none: {KNOWN}")
+    if found and options.reduce_zero_label is not None:
+        raise RequestError(f"--reduce-zero-label is for masks, and {options.data} holds boxes")
+    return found
 
 
 def _has_masks(options: argparse.Namespace) -> bool:

@@ -1,19 +1,21 @@
-"""Scenes for segmentation without a download: handwritten digits over photographs, with exact masks.
+"""Scenes without a download: handwritten digits over photographs, with exact masks of the classes or of each digit.
 
 The digits ship with scikit-learn, the photographs with scikit-learn and with this package. Nothing of a held-out scene
 is in a training scene: neither its digits nor its photograph.
 """
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from crosscale.data.arrays import open_digits
+from crosscale.data.coco_masks import run_lengths
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.errors import RequestError
 
@@ -31,15 +33,43 @@ _OURS = {"train": ("astronaut.jpg", "coffee.jpg", "hubble_deep_field.jpg"), "val
 _THEIRS = {"train": ("china.jpg",), "val": ("flower.jpg",)}
 
 Split = Literal["train", "val"]
+Kind = Literal["masks", "objects"]
 
 
-def write_scenes(out: Path, *, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-    """Writes images/{train,val}/*.jpg, masks/{train,val}/*.png and classes.csv; returns the number of scenes.
+class Scene(NamedTuple):
+    """Digits over a photograph.
+
+    Attributes:
+      picture: (SIDE, SIDE, 3) uint8.
+      instances: (SIDE, SIDE) uint8, which digit of `digits` is seen at each pixel, counted from 1; 0 is the photograph.
+      digits: 0..9, in the order in which they were laid, later ones over earlier ones.
+    """
+
+    picture: np.ndarray
+    instances: np.ndarray
+    digits: tuple[int, ...]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(SIDE, SIDE) uint8, positions in `CLASSES`."""
+        return np.array([0, *(digit + 1 for digit in self.digits)], np.uint8)[self.instances]
+
+
+def write_scenes(
+    out: Path,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    kind: Kind = "masks",
+) -> int:
+    """Writes images/{train,val}/*.jpg and what is to be learnt of them; returns the number of scenes.
 
     Args:
       out: a folder, made where it does not exist.
       seed: of the composition.
       progress: told (scenes done, all scenes).
+      kind: "masks" are masks/{train,val}/*.png and classes.csv; "objects" are annotations/instances_{train,val}.json,
+        as COCO has them, with the mask of what is seen of each digit.
 
     Raises:
       RequestError: scikit-learn is not installed, or the folder cannot be written.
@@ -48,27 +78,66 @@ def write_scenes(out: Path, *, seed: int = 0, progress: Callable[[int, int], Non
     splits: tuple[Split, ...] = ("train", "val")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_classes(out / "classes.csv")
+        if kind == "masks":
+            _write_classes(out / "classes.csv")
         for split in splits:
             digits, photographs = open_digits(split, HELD_OUT, 0), _photographs(split)
-            for kind in ("images", "masks"):
-                (out / kind / split).mkdir(parents=True, exist_ok=True)
+            for folder in ("images", kind) if kind == "masks" else ("images",):
+                (out / folder / split).mkdir(parents=True, exist_ok=True)
+            scenes: list[Scene] = []
             for number in range(COUNTS[split]):
                 rng = np.random.default_rng((seed, splits.index(split), number))
-                picture, mask = compose(rng, digits.images, digits.labels, photographs)
-                Image.fromarray(picture).save(out / "images" / split / f"{number:04d}.jpg", quality=92)
-                Image.fromarray(mask).save(out / "masks" / split / f"{number:04d}.png")
+                scene = compose(rng, digits.images, digits.labels, photographs)
+                Image.fromarray(scene.picture).save(out / "images" / split / f"{number:04d}.jpg", quality=92)
+                if kind == "masks":
+                    Image.fromarray(scene.mask).save(out / "masks" / split / f"{number:04d}.png")
+                scenes.append(scene)
                 done += 1
                 progress(done, total)
+            if kind == "objects":
+                (out / "annotations").mkdir(exist_ok=True)
+                (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco_of(scenes)))
     except OSError as error:
         raise RequestError(f"{out}: cannot be written ({error.strerror or error})") from None
     return total
 
 
+def coco_of(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """What COCO's file says of scenes, whose pictures are 0000.jpg, 0001.jpg, ...; categories are 1..10.
+
+    A digit's box and mask are of the pixels that are seen; one of which nothing is seen is left out.
+    """
+    annotations: list[dict[str, Any]] = []
+    for image_id, scene in enumerate(scenes, 1):
+        for number, digit in enumerate(scene.digits, 1):
+            seen = scene.instances == number
+            ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+            if not ys.size:
+                continue
+            x, y = int(xs[0]), int(ys[0])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": digit + 1,
+                    "bbox": [x, y, int(xs[-1]) + 1 - x, int(ys[-1]) + 1 - y],
+                    "area": int(seen.sum()),
+                    "iscrowd": 0,
+                    "segmentation": run_lengths(seen),
+                }
+            )
+    images = [
+        {"id": number, "file_name": f"{number - 1:04d}.jpg", "width": SIDE, "height": SIDE}
+        for number in range(1, len(scenes) + 1)
+    ]
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES) if label]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
 def compose(
     rng: np.random.Generator, digits: np.ndarray, labels: np.ndarray, photographs: Sequence[Image.Image]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A scene: (SIDE, SIDE, 3) uint8, and its labels (SIDE, SIDE) uint8, positions in `CLASSES`.
+) -> Scene:
+    """One scene.
 
     Args:
       digits: (N, 8, 8) uint8, the ink bright.
@@ -76,7 +145,8 @@ def compose(
       photographs: RGB, larger than a scene.
     """
     picture = _background(rng, photographs)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
+    instances = np.zeros((SIDE, SIDE), np.uint8)
+    laid: list[int] = []
     taken: list[tuple[int, int, int]] = []
     for _ in range(rng.integers(DIGITS[0], DIGITS[1] + 1)):
         size = int(rng.integers(SIZES[0], SIZES[1] + 1))
@@ -90,8 +160,9 @@ def compose(
         under = picture[rows, columns]
         colour = _contrasting(rng, under[shape > 0.5] if (shape > 0.5).any() else under.reshape(-1, 3))
         picture[rows, columns] = under * (1 - shape[..., None]) + colour * shape[..., None]
-        mask[rows, columns][shape > 0.5] = labels[which] + 1
-    return picture.round().astype(np.uint8), mask
+        laid.append(int(labels[which]))
+        instances[rows, columns][shape > 0.5] = len(laid)
+    return Scene(picture.round().astype(np.uint8), instances, tuple(laid))
 
 
 def _background(rng: np.random.Generator, photographs: Sequence[Image.Image]) -> np.ndarray:

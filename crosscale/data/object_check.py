@@ -1,0 +1,136 @@
+"""What is wrong with pictures and their objects, what they are like, and some of them drawn."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from crosscale.data.box_drawing import class_colours, draw_boxes
+from crosscale.data.coco_masks import bitmap
+from crosscale.data.decode import BadImage, decode
+from crosscale.data.mask_meaning import spread
+from crosscale.data.object_source import ObjectSource
+
+AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # pixels, as COCO has them
+
+
+@dataclass(frozen=True)
+class ObjectCheck:
+    """What a look at every picture and object found.
+
+    Attributes:
+      pictures: how many were looked at.
+      sizes: (N, 2) int32, height and width of those that can be used.
+      areas: COCO's name -> objects of that area, crowds left out.
+      problems: a line for each annotation or picture that is not as it should be.
+    """
+
+    pictures: int
+    sizes: np.ndarray
+    areas: Mapping[str, int]
+    problems: tuple[str, ...]
+
+
+class _Seen(NamedTuple):
+    size: tuple[int, int] | None
+    areas: np.ndarray
+    problems: tuple[str, ...]
+
+
+def check_objects(
+    sources: Mapping[str, ObjectSource], progress: Callable[[int, int], None] = lambda done, total: None
+) -> ObjectCheck:
+    """Decodes every picture and reads every object.
+
+    Args:
+      sources: the parts, opened with `checked=0`.
+      progress: told (pictures done, all pictures).
+    """
+    problems: list[str] = []
+    for source in sources.values():
+        problems += [*source.annotated.refused, *source.annotated.faults()]
+    positions = [(source, index) for source in sources.values() for index in range(len(source))]
+    seen: list[_Seen] = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # decoding frees the interpreter
+        for one in pool.map(lambda pair: _look(*pair), positions):
+            seen.append(one)
+            progress(len(seen), len(positions))
+    for one in seen:
+        problems += one.problems
+    areas = np.concatenate([np.zeros(0), *(one.areas for one in seen)])
+    return ObjectCheck(
+        pictures=len(seen),
+        sizes=np.array([one.size for one in seen if one.size], np.int32).reshape(-1, 2),
+        areas={name: int(((areas >= least) & (areas < most)).sum()) for name, (least, most) in AREAS.items()},
+        problems=tuple(dict.fromkeys(problems)),  # parts of one file tell the same lines
+    )
+
+
+def drawn_objects(sources: Mapping[str, ObjectSource], count: int) -> Iterator[tuple[str, Image.Image]]:
+    """Some pictures with their boxes and masks, spread over those with objects: (the part and its id, the picture).
+
+    What is to train on comes first; what cannot be decoded is passed over.
+
+    Args:
+      count: how many at most.
+    """
+    left = count
+    for part, source in sources.items():
+        with_objects = np.flatnonzero(source.counts)
+        for place in spread(len(with_objects), left):
+            index = int(with_objects[place])
+            try:
+                yield f"{part}/{source.record_id(index)}", drawn(source, index)
+            except BadImage:
+                continue
+            left -= 1
+
+
+def drawn(source: ObjectSource, index: int) -> Image.Image:
+    """One picture with its objects, crowds in broken lines. Raises BadImage."""
+    record = source[index]
+    picture = decode(record.image, 3, record.id)
+    objects = record.target
+    palette = class_colours(len(source.classes))
+    masks = None
+    if objects.masks is not None:
+        try:
+            masks = [bitmap(mask, (picture.height, picture.width)) for mask in objects.masks]
+        except ValueError as error:
+            raise BadImage(record.id, f"a mask is damaged ({error})") from None
+    texts = [
+        source.classes[label] + (" (crowd)" if c else "")
+        for label, c in zip(objects.labels, objects.crowd, strict=True)
+    ]
+    colours = [palette[label] for label in objects.labels]
+    return draw_boxes(picture, objects.boxes, texts, colours, objects.crowd.tolist(), masks)
+
+
+def _look(source: ObjectSource, index: int) -> _Seen:
+    try:
+        record = source[index]
+        decode(record.image, 3, record.id)
+    except BadImage as error:
+        return _Seen(None, np.zeros(0), (str(error),))
+    size = source.size(index)
+    objects = record.target
+    return _Seen(size, objects.areas[~objects.crowd], tuple(_damaged(source, index, size)))
+
+
+def _damaged(source: ObjectSource, index: int, size: tuple[int, int]) -> Iterator[str]:
+    """A line for each mask whose run lengths are none, or of another size."""
+    table = source.annotated.table
+    if table.masks is None:
+        return
+    for row in range(int(table.starts[index]), int(table.starts[index + 1])):
+        mask = table.mask(row, size)
+        if isinstance(mask, dict):
+            try:
+                bitmap(mask, size)
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                yield f"{source.annotated.entry(index, row)}: its mask is damaged ({reason}); draw it anew"
