@@ -305,7 +305,8 @@ class TestRefused:
         exif = picture().getexif()
         exif[0x0112] = 6  # a quarter turn
         write(root, {"train/1.jpg": jpeg(picture(), exif=exif)})
-        assert "it stands by its EXIF orientation, and the boxes were drawn without; turn the picture" in refused(root)
+        line = refused(root)
+        assert "its EXIF orientation turns it, and boxes are of the upright picture; where they are, exchange" in line
         write(root, {"train.json": coco([image(1, "1.jpg", width=H, height=W)], [A])})
         assert opened(root).size(0) == (W, H)  # boxes of the upright picture
 
