@@ -18,6 +18,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from crosscale.runtime import tell
+
 METRICS = "metrics.jsonl"
 _WIDE = 150  # columns of a terminal from which on the whole line fits beside the bar and the time
 _FLUSH_SECONDS = 60.0  # a flush waits for the disc
@@ -68,7 +70,7 @@ class RunLog:
         if self._display is not None:
             self._display.console.print(text, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
     def here(self, text: str) -> None:
         """A line about what only this process saw, of several that train together."""
@@ -134,7 +136,7 @@ class QuietLog(RunLog):
         pass
 
     def here(self, text: str) -> None:
-        print(f"process {self._process}: {text}", file=sys.stderr, flush=True)
+        tell(f"process {self._process}: {text}")
 
     def window_line(self, step: int, text: str, short: str = "") -> None:
         pass

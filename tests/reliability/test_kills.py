@@ -143,6 +143,15 @@ def test_a_signal_is_answered_within_the_grace(short: Path, tmp_path: Path, name
         assert_same_run(folder, short)
 
 
+def test_a_run_whose_reader_has_gone_goes_on(short: Path, tmp_path: Path) -> None:
+    process = start(*SHORT, "--output-dir", str(tmp_path / "run"))  # as with `crosscale train 2>&1 | head -1`
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.wait(300) == 0
+    assert_same_run(tmp_path / "run", short)
+
+
 def test_a_second_run_in_the_folder_is_refused(short: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = start(*SHORT, "--output-dir", str(folder))
