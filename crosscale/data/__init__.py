@@ -1,4 +1,4 @@
-"""Pictures with labels or masks in, batches of uint8 arrays out: sources, decoding, transforms, augmentation, loader.
+"""Pictures with labels, masks or boxes in, batches of uint8 arrays out: sources, decoding, transforms, loader.
 
 Names are imported when they are first used, so that importing this package stays cheap. The functions
 `decode.decode` and `mix.mix` share their file's name and are imported from there.
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosscale.data.augment import Augment as Augment
+    from crosscale.data.box_augment import BoxAugment as BoxAugment
     from crosscale.data.decode import BadImage as BadImage
     from crosscale.data.decode import open_image as open_image
     from crosscale.data.examples import ImageExamples as ImageExamples
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from crosscale.data.mask_examples import SegmentationExamples as SegmentationExamples
     from crosscale.data.mask_folder import MaskSource as MaskSource
     from crosscale.data.mask_folder import open_masks as open_masks
+    from crosscale.data.object_check import check_objects as check_objects
+    from crosscale.data.object_examples import ObjectExamples as ObjectExamples
+    from crosscale.data.object_source import ObjectSource as ObjectSource
+    from crosscale.data.object_source import open_objects as open_objects
+    from crosscale.data.objects import Objects as Objects
     from crosscale.data.pipeline import BatchIterator as BatchIterator
     from crosscale.data.pipeline import eval_batches as eval_batches
     from crosscale.data.pipeline import steps_per_epoch as steps_per_epoch
@@ -31,16 +37,22 @@ _HOME = {
     "Augment": "augment",
     "BadImage": "decode",
     "BatchIterator": "pipeline",
+    "BoxAugment": "box_augment",
     "ImageExamples": "examples",
     "ImageFolder": "image_folder",
     "JointAugment": "joint_augment",
     "MaskSource": "mask_folder",
+    "ObjectExamples": "object_examples",
+    "ObjectSource": "object_source",
+    "Objects": "objects",
     "SegmentationExamples": "mask_examples",
     "check_masks": "mask_check",
+    "check_objects": "object_check",
     "eval_batches": "pipeline",
     "eval_transform": "transforms",
     "open_image": "decode",
     "open_masks": "mask_folder",
+    "open_objects": "object_source",
     "open_source": "sources",
     "steps_per_epoch": "pipeline",
     "train_batches": "pipeline",

@@ -9,6 +9,7 @@ from crosscale.data.mask_sets import distinct_colours
 
 LEAST_HEIGHT = 11  # of a label's letters, in pixels
 NUMBERED = 255  # colours that are all different
+FARTHEST = 1_000_000  # pixels from the picture that Pillow can still draw to
 OPACITY = 0.45  # of a mask
 
 Colour = tuple[int, int, int]
@@ -38,6 +39,7 @@ def draw_boxes(
       masks: (height, width) bool of each, or None for it; laid over the picture, below all boxes.
     """
     drawn = picture.convert("RGB")
+    boxes = np.clip(boxes, -FARTHEST, FARTHEST)
     for place in reversed(range(len(masks or ()))):
         if masks is not None and (mask := masks[place]) is not None:
             drawn.paste(colours[place], mask=Image.fromarray((mask * round(255 * OPACITY)).astype(np.uint8)))

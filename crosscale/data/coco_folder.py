@@ -115,7 +115,7 @@ def _folder_of(root: Path, file: Path, names: Sequence[str]) -> str:
     places = [own, f"{own}/images", *places] if own not in (".", "annotations") else places
     places = list(dict.fromkeys(places))
     first = [names[int(i * len(names) / _LOOKED_AT)] for i in range(_LOOKED_AT)] if len(names) > _LOOKED_AT else names
-    found = Counter({place: sum((root / place / name).is_file() for name in first) for place in places})
+    found = Counter({place: sum(os.path.isfile(root / place / name) for name in first) for place in places})
     place, hits = found.most_common(1)[0]
     if not hits:
         told = ", ".join(f"{place}/" if place else "the folder itself" for place in places)

@@ -3,6 +3,7 @@
 What is learnt of them is what mmdetection's loader takes; what an evaluation counts is what COCO's own does.
 """
 
+import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
+from crosscale.data.coco_masks import sound_polygons
 from crosscale.data.object_table import Fault, ObjectTable, box_faults, make_table
 from crosscale.data.objects import Segmentation
 from crosscale.data.once import shared
@@ -22,6 +24,7 @@ PARTS = ("images", "annotations", "categories")
 
 _FEW = 8  # boxes: of fewer nothing is concluded
 _BEYOND = 0.2  # share of boxes that reach beyond their pictures, from which on corners are suspected
+_LARGEST = 1e12  # of a number that means something
 _SHOWN = 12  # category ids in a line
 
 Entries = list[dict[str, Any]]
@@ -39,6 +42,17 @@ def read_coco(file: Path, masks: bool) -> Annotated:
     Raises:
       RequestError: no JSON, not of COCO's form, or an id or name that stands twice.
     """
+    # The search for cycles, which JSON has none of, takes as long as all the rest of a large file.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return _read(file, masks)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _read(file: Path, masks: bool) -> Annotated:
     where = str(file)
     whole = _parsed(file)
     images, annotations, categories = (_entries(whole, part, where) for part in PARTS)
@@ -46,12 +60,11 @@ def read_coco(file: Path, masks: bool) -> Annotated:
     names = [_file_name(image, where) for image in images]
     sizes = np.array([[_side(image, "height"), _side(image, "width")] for image in images], np.int32).reshape(-1, 2)
     table, refused = _objects(annotations, _positions(images, where), names, sizes, category_ids, where, masks)
-    image_ids = [image["id"] if isinstance(image["id"], int) else number for number, image in enumerate(images, 1)]
     read = Annotated(
         pictures=Strings.of(names),
         table=table,
         sizes=sizes,
-        image_ids=np.array(image_ids, np.int64),
+        image_ids=_whole([image["id"] for image in images]),
         classes=classes,
         category_ids=category_ids,
         where=where,
@@ -92,13 +105,14 @@ def _objects(
         for i in np.flatnonzero(labels < 0).tolist()
     ]
     refused += _suspicious(boxes, sizes[of], faults, told)
-    segments = [_segmentation(entry) for entry in annotations]
+    # Millions of corners are looked at only where they are kept, or tell an area.
+    segments = [_segmentation(e) if masks or not _is_number(e.get("area")) else None for e in annotations]
     table = make_table(
         of,
         len(names),
         boxes=boxes,
         labels=labels,
-        ids=np.array([_id(e) if isinstance(_id(e), int) else i for i, e in enumerate(annotations)], np.int64),
+        ids=_whole([entry.get("id") for entry in annotations]),
         crowd=np.array([bool(entry.get("iscrowd")) for entry in annotations], bool),
         areas=np.array([_area(e, s) for e, s in zip(annotations, segments, strict=True)], np.float64),
         faults=faults,
@@ -119,7 +133,7 @@ def _boxes(annotations: Entries, sizes: np.ndarray, told: Sequence[str]) -> tupl
         else:
             unusable[i] = int(Fault.UNUSABLE)
             refused.append(
-                f"{told[i]}: bbox is {json.dumps(box)[:60]}; it is four finite numbers: x, y, width, height in pixels"
+                f"{told[i]}: bbox is {json.dumps(box)[:60]}; it is four numbers: x, y, width, height in pixels"
             )
     faults = np.where(unusable > 0, unusable, box_faults(boxes, sizes))
     without_area = np.array([_is_number(entry.get("area")) and entry["area"] <= 0 for entry in annotations], bool)
@@ -227,11 +241,16 @@ def _segmentation(entry: Mapping[str, Any]) -> Segmentation | None:
     """Polygons or run lengths; None where there are none, or nothing that is either."""
     found = entry.get("segmentation")
     if isinstance(found, dict):
-        return found if isinstance(found.get("counts"), (list, str)) and len(found.get("size", ())) == 2 else None
+        size = found.get("size")
+        return (
+            found
+            if isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
+            else None
+        )
     if not isinstance(found, list):
         return None
     # What is no polygon stays as an empty one, to be told.
-    return [x if isinstance(x, list) and all(map(_is_number, x)) else [] for x in found] or None
+    return [polygon if _are_numbers(polygon) else [] for polygon in found] or None
 
 
 def _area(entry: Mapping[str, Any], segmentation: Segmentation | None) -> float:
@@ -246,7 +265,7 @@ def area_of(segmentation: Segmentation | None) -> float:
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         return float(sum(counts[1::2])) if isinstance(counts, list) else math.nan
-    sound = [np.reshape(polygon, (-1, 2)) for polygon in segmentation or [] if len(polygon) % 2 == 0]
+    sound = [np.reshape(polygon, (-1, 2)) for polygon in sound_polygons(segmentation or [])]
     areas = [abs(np.dot(p[:, 0], np.roll(p[:, 1], 1)) - np.dot(p[:, 1], np.roll(p[:, 0], 1))) / 2 for p in sound]
     return float(sum(areas)) if areas else math.nan
 
@@ -261,13 +280,29 @@ def _id(entry: Mapping[str, Any]) -> Any:
     return entry.get("id", "without an id")
 
 
+def _whole(ids: Sequence[Any]) -> np.ndarray:
+    """(N,) int64; the position, from 1, stands for an id that is no such number."""
+    known = (_key(number) for number in ids)
+    return np.array([x if isinstance(x, int) and abs(x) < 2**63 else i for i, x in enumerate(known, 1)], np.int64)
+
+
 def _key(value: Any) -> Any:
-    """An id that can be looked up; None for what is none."""
+    """An id that can be looked up; None for what is none. Tables write whole numbers as 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+def _are_numbers(values: Any) -> bool:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of unequal lengths
+        return False
+    return isinstance(values, list) and array.ndim == 1 and array.dtype.kind in "iuf"
 
 
 def _listed(ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""COCO's masks, polygons and run lengths, as bitmaps: by faster-coco-eval, whose answers are pycocotools' own."""
+"""COCO's masks as bitmaps; polygons and packed run lengths by faster-coco-eval, whose answers are pycocotools' own."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from crosscale.data.objects import Segmentation
 from crosscale.errors import RequestError
 
 LEAST_CORNERS = 3  # of a polygon
+FARTHEST = 1_000_000  # pixels of a corner from the origin: an edge is drawn point by point, wherever it is
 
 
 def bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
@@ -20,20 +21,16 @@ def bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
       size: height and width of the picture.
 
     Raises:
-      RequestError: faster-coco-eval is not installed.
+      RequestError: faster-coco-eval is not installed, which all but run lengths as a list need.
       ValueError: run lengths that are damaged, or of another size.
     """
-    library = import_coco_masks()
     if isinstance(segmentation, dict):
-        runs = _runs(library, segmentation)
-        if tuple(runs["size"]) != tuple(size):
-            raise ValueError(f"run lengths of {runs['size'][1]} x {runs['size'][0]} pixels")
-    else:
-        polygons = sound_polygons(segmentation)
-        if not polygons:
-            return np.zeros(size, bool)
-        runs = library.merge(library.frPyObjects(polygons, *size))
-    return np.asarray(library.decode(runs)).astype(bool)
+        return _of_runs(segmentation["counts"], segmentation["size"], size)
+    polygons = sound_polygons(segmentation)
+    if not polygons:
+        return np.zeros(size, bool)
+    library = import_coco_masks()
+    return np.asarray(library.decode(library.merge(library.frPyObjects(polygons, *size)))).astype(bool)
 
 
 def mask_area(segmentation: Segmentation, size: tuple[int, int]) -> float:
@@ -54,11 +51,11 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
 
 
 def sound_polygons(polygons: list[list[float]]) -> list[list[float]]:
-    """Those that have three corners and whole pairs of finite numbers."""
+    """Those that have three corners and whole pairs of numbers that can be pixels."""
     return [
         polygon
         for polygon in polygons
-        if len(polygon) >= 2 * LEAST_CORNERS and len(polygon) % 2 == 0 and np.isfinite(polygon).all()
+        if len(polygon) >= 2 * LEAST_CORNERS and len(polygon) % 2 == 0 and (np.abs(polygon) <= FARTHEST).all()
     ]
 
 
@@ -73,8 +70,18 @@ def import_coco_masks() -> Any:
     return mask
 
 
-def _runs(library: Any, segmentation: dict[str, Any]) -> dict[str, Any]:
-    counts = segmentation["counts"]
+def _of_runs(counts: Any, said: Any, size: tuple[int, int]) -> np.ndarray:
+    if list(said) != list(size):
+        raise ValueError(f"run lengths of {said[1]} x {said[0]} pixels")
     if isinstance(counts, list):
-        return library.frPyObjects(segmentation, *segmentation["size"])
-    return {"size": segmentation["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
+        runs = np.array(counts)
+        if runs.dtype.kind != "i" or runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+            raise ValueError(f"run lengths that do not add up to {size[1]} x {size[0]} pixels")
+        ones = np.arange(len(runs)) % 2 == 1
+        return np.repeat(ones, runs).reshape(size, order="F")
+    library = import_coco_masks()
+    packed = {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+    try:
+        return np.asarray(library.decode(packed)).astype(bool)
+    except (RuntimeError, TypeError) as error:  # what is no text of run lengths
+        raise ValueError(f"run lengths that cannot be read ({error})") from None

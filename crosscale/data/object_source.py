@@ -134,8 +134,8 @@ class ObjectSource:
         where = self.annotated.files[index] if self.annotated.files is not None else self.annotated.where
         if size == (width, height):
             advice = (
-                "it stands by its EXIF orientation, and the boxes were drawn without; turn the picture for good, "
-                "without that entry, and draw the boxes on it"
+                "its EXIF orientation turns it, and boxes are of the upright picture; where they are, exchange the "
+                "declared sides, else turn the picture for good and draw them on it"
             )
         else:
             advice = "boxes are in pixels of the declared size; give the picture as it was, or scale both"

@@ -1,6 +1,6 @@
 """The objects of many pictures in columns, with what is wrong with each, and what follows from it."""
 
-import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntFlag
@@ -60,7 +60,7 @@ class ObjectTable:
       faults: (T,) uint8, `Fault`s.
       ids: (T,) int64, what each object is called in its file: an id or a line's number.
       starts: (N + 1,) int64, where each picture's objects begin.
-      masks: segmentations as JSON, "" for none; None where none were read.
+      masks: pickled segmentations, b"" for none; None where none were read.
       shares: boxes and masks are shares of the picture's sides.
     """
 
@@ -114,7 +114,8 @@ class ObjectTable:
     def mask(self, row: int, size: tuple[int, int]) -> Segmentation:
         """One object's segmentation in pixels; no polygons where it has none."""
         assert self.masks is not None
-        stored: Segmentation = json.loads(self.masks[row] or "[]")
+        packed = self.masks.stored(row)
+        stored: Segmentation = pickle.loads(packed) if packed else []
         if isinstance(stored, dict):
             return stored
         sound = sound_polygons(stored)
@@ -130,7 +131,7 @@ class ObjectTable:
             self,
             **{name: getattr(self, name)[rows] for name in ("boxes", "labels", "crowd", "areas", "faults", "ids")},
             starts=np.concatenate([[0], np.cumsum([len(span) for span in spans])]).astype(np.int64),
-            masks=None if self.masks is None else Strings.of([self.masks[int(row)] for row in rows]),
+            masks=None if self.masks is None else Strings.of([self.masks.stored(int(row)) for row in rows]),
         )
 
     def relabelled(self, labels: Sequence[int]) -> "ObjectTable":
@@ -180,7 +181,7 @@ def make_table(
             0 if is_crowd and not mask else _mask_faults(mask) for mask, is_crowd in zip(masks, crowds, strict=True)
         ]
         flags = flags | np.array(told, np.uint8).reshape(count)
-        texts = Strings.of([json.dumps(masks[int(i)], separators=(",", ":")) if masks[int(i)] else "" for i in order])
+        texts = Strings.of([pickle.dumps(masks[int(i)], 5) if masks[int(i)] else b"" for i in order])
     return ObjectTable(
         boxes=np.asarray(boxes, np.float64).reshape(-1, 4)[order],
         labels=np.asarray(labels, np.int64)[order],

@@ -20,8 +20,8 @@ class Strings(Sequence[str]):
         self.ends = ends
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> "Strings":
-        """Packs names."""
+    def of(cls, names: Iterable[str | bytes]) -> "Strings":
+        """Packs names, or any bytes."""
         encoded = [os.fsencode(name) for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
@@ -38,11 +38,15 @@ class Strings(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        return os.fsdecode(self.stored(index))
+
+    def stored(self, index: int) -> bytes:
+        """One of them as bytes."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} names")
         position = index % len(self)
         begin = int(self.ends[position - 1]) if position else 0
-        return os.fsdecode(self.data[begin : int(self.ends[position])].tobytes())
+        return self.data[begin : int(self.ends[position])].tobytes()
 
     def __iter__(self) -> Iterator[str]:
         whole, begin = self.data.tobytes(), 0

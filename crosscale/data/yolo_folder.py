@@ -270,13 +270,13 @@ def _pictures_of(root: Path, base: str, place: str, where: str) -> list[str]:
     """Relative to the root. Roboflow's "../train/images" is meant from the YAML file's own folder."""
     tried = dict.fromkeys(os.path.normpath(os.path.join(a, b)) for a in (base, "") for b in (place, place.lstrip("./")))
     for path in tried:
-        if (root / path).is_dir():
+        if os.path.isdir(root / path):
             return list(scan(root, [path]).paths)
-        if (root / path).is_file() and path.endswith(".txt"):
+        if os.path.isfile(root / path) and path.endswith(".txt"):
             lines = [line for line in read_lines(root / path) if line]
             folder = os.path.dirname(path)
             listed = [os.path.normpath(os.path.join(folder, line)) if line.startswith(".") else line for line in lines]
-            missing = next((name for name in listed if not is_picture(name) or not (root / name).is_file()), None)
+            missing = next((name for name in listed if not is_picture(name) or not os.path.isfile(root / name)), None)
             if missing is not None:
                 raise RequestError(f"{root / path}: lists {missing}, which is no picture in {root}")
             return listed

@@ -1,9 +1,12 @@
 """COCO's masks: run lengths and polygons become the pixels that COCO's own tools count."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from crosscale.data.coco_masks import bitmap, mask_area, run_lengths, sound_polygons
+from crosscale.errors import RequestError
 
 
 def test_run_lengths_go_down_the_columns_and_begin_with_zeros():
@@ -16,6 +19,22 @@ def test_run_lengths_go_down_the_columns_and_begin_with_zeros():
 def test_polygons_need_three_corners():
     square = [1.0, 1, 5, 1, 5, 5]
     assert sound_polygons([[1, 1, 5, 5], square, [1, 2, 3, 4, 5, 6, 7], [], [1, 1, 5, 5, float("nan"), 2]]) == [square]
+
+
+@pytest.mark.parametrize("counts", [[2, 3], [2, 30], [2, -1, 11], [1.5, 10.5], ["12"], [[12]], []])
+def test_run_lengths_that_do_not_add_up(counts):
+    with pytest.raises(ValueError, match="run lengths that do not add up to 4 x 3 pixels"):
+        bitmap({"size": [3, 4], "counts": counts}, (3, 4))
+
+
+def test_run_lengths_as_a_list_need_no_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core", None)
+    mask = np.random.default_rng(0).random((5, 7)) < 0.5
+    np.testing.assert_array_equal(bitmap(run_lengths(mask), (5, 7)), mask)
+    with pytest.raises(ValueError, match="run lengths of 4 x 3 pixels"):
+        bitmap({"size": [3, 4], "counts": [12]}, (4, 3))
+    with pytest.raises(RequestError, match="pip install 'crosscale"):
+        bitmap([[0, 0, 4, 0, 4, 4]], (5, 7))
 
 
 class TestWithTheLibrary:
@@ -43,15 +62,7 @@ class TestWithTheLibrary:
     def test_a_polygon_of_two_points_covers_nothing(self):
         assert mask_area([[1.0, 1, 5, 5]], (8, 10)) == 0  # COCO's own functions take four numbers for a box
 
-    @pytest.mark.parametrize(
-        "stored",
-        [
-            {"size": [3, 4], "counts": [2, 3]},
-            {"size": [3, 4], "counts": [2, 30]},
-            {"size": [3, 4], "counts": "zzz"},
-            {"size": [4, 3], "counts": [12]},
-        ],
-    )
-    def test_damaged_run_lengths_are_refused(self, stored):
+    @pytest.mark.parametrize("counts", ["zzz", "06", "\u00e9", ""])
+    def test_damaged_run_lengths_are_refused(self, counts):
         with pytest.raises(ValueError, match=r"RLE|run lengths"):
-            bitmap(stored, (3, 4))
+            bitmap({"size": [3, 4], "counts": counts}, (3, 4))

@@ -224,6 +224,11 @@ class TestRefused:
             in refused(tmp_path)
         )
 
+    @pytest.mark.parametrize("name", ["x" * 400 + ".jpg", "a\0.jpg", "/", "../../a.jpg"])
+    def test_a_name_that_no_file_can_have(self, tmp_path, name):
+        root = coco_folder(tmp_path / "a" / "b" / "c", [A])
+        assert "image 1 is " in refused(write(root, {"train.json": coco([image(1, name), image(2, "2.jpg")], [A])}))
+
     @pytest.mark.parametrize(
         ("wrong", "line"),
         [
@@ -232,9 +237,10 @@ class TestRefused:
                 "annotation 7 of 1.jpg: category_id 4 is none of the categories' ids (3, 90)",
             ),
             (annotation(7, image_id=99), "annotation 7 is of image 99, which images does not list; list it"),
-            (annotation(7, bbox=(1, 2, 3)), "annotation 7 of 1.jpg: bbox is [1, 2, 3]; it is four finite numbers"),
-            (annotation(7) | {"bbox": [1, 2, 3, float("nan")]}, "bbox is [1, 2, 3, NaN]; it is four finite numbers"),
+            (annotation(7, bbox=(1, 2, 3)), "annotation 7 of 1.jpg: bbox is [1, 2, 3]; it is four numbers"),
+            (annotation(7) | {"bbox": [1, 2, 3, float("nan")]}, "bbox is [1, 2, 3, NaN]; it is four numbers"),
             (annotation(7) | {"bbox": None}, "annotation 7 of 1.jpg: bbox is null"),
+            (annotation(7) | {"bbox": [1, 2, 1e300, 4]}, "annotation 7 of 1.jpg: bbox is [1, 2, 1e+300, 4]"),
         ],
     )
     def test_an_annotation_that_cannot_be_used(self, tmp_path, wrong, line):
@@ -305,7 +311,8 @@ class TestRefused:
         exif = picture().getexif()
         exif[0x0112] = 6  # a quarter turn
         write(root, {"train/1.jpg": jpeg(picture(), exif=exif)})
-        assert "it stands by its EXIF orientation, and the boxes were drawn without; turn the picture" in refused(root)
+        line = refused(root)
+        assert "its EXIF orientation turns it, and boxes are of the upright picture; where they are, exchange" in line
         write(root, {"train.json": coco([image(1, "1.jpg", width=H, height=W)], [A])})
         assert opened(root).size(0) == (W, H)  # boxes of the upright picture
 
