@@ -11,7 +11,7 @@ JOBS   ?= 2
 OLD_TESTS := tests/test_build.py tests/cli/test_main.py tests/weights/test_files.py tests/weights/test_hub.py \
   tests/data/test_pipeline.py tests/data/test_fast.py
 
-.PHONY: help install demo demo-segment test slow dist docs lowest parity parity-table weights-table bench lint format clean
+.PHONY: help install demo demo-segment demo-detect test slow dist docs lowest parity parity-table weights-table bench lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +31,10 @@ demo: install  ## train, validate and predict on real handwritten digits (a few 
 demo-segment: install  ## compose scenes of digits over photographs, learn to label their pixels, draw the masks (no download)
 	rm -rf $(RUN)-segment $(RUN)-segment-images $(RUN)-segment-masks
 	$(BIN)/crosscale demo segment --output-dir $(RUN)-segment
+
+demo-detect: install  ## compose the same scenes with boxes, learn to find the digits, draw their boxes (no download)
+	rm -rf $(RUN)-detect $(RUN)-detect-images $(RUN)-detect-boxes
+	$(BIN)/crosscale demo detect --output-dir $(RUN)-detect
 
 test: install  ## the default tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

@@ -31,17 +31,18 @@ STEPS = 10  # an epoch's, in the schedules below
 # Traced in the default run; the others' traces take minutes together.
 QUICK = ("smoke",)
 LARGE = {"scenes", "segment", "segment_fpn_ade20k", "segment_upernet_ade20k"}
+LARGE |= {"objects", "detect", "detect_retinanet_coco"}
 
 
 DECLARED = {"data.train_images": "1200", "data.val_images": "200", "data.num_classes": "11"}
 
 
 def own_data(name):
-    """What stands for data of one's own: the digits, or for pictures with masks their number; {} for published data."""
+    """What stands for data of one's own: the digits, or of pictures with masks or boxes a number; {} for published data."""
     recipe = load(name)
     if recipe.data.dir is not None or recipe.data.train_images is not None:
         return {}
-    return DECLARED if recipe.task.name == "segmentation" else {"data.dir": "digits"}
+    return DECLARED if recipe.task.name in ("segmentation", "detection") else {"data.dir": "digits"}
 
 
 def words(name):
@@ -96,7 +97,7 @@ def test_header_carries_command_source_and_result(name):
     assert f"crosscale train --config {name}" in header
     assert re.search(r"Source: |Data: ", header)
     if name not in ("digits", "smoke"):
-        assert re.search(r"Published (top-1|mIoU).*\d\d\.\d", header, re.S)
+        assert re.search(r"Published (top-1|mIoU|AP).*\d\d\.\d", header, re.S)
 
 
 def test_page_names_every_recipe():

@@ -17,12 +17,14 @@ Trains, validates and predicts with data that needs no download, in a few minute
 command is shown before it runs, so that it can be typed again with data of your own.
 
 digits:  a CrossViT learns 1,797 handwritten digits (they ship with scikit-learn: pip install 'crosscale[digits]')
-segment: a CrossFormer with a Semantic FPN learns to label the pixels of digits drawn over photographs"""
+segment: a CrossFormer with a Semantic FPN learns to label the pixels of digits drawn over photographs
+detect:  a CrossFormer with RetinaNet learns to find these digits (pip install 'crosscale[detect]')"""
 
 EPILOG = f"""\
 examples:
   crosscale demo
   crosscale demo segment --open
+  crosscale demo detect
   crosscale demo --epochs 5 --output-dir runs/quick
 
 {EXIT_STATUS}"""
@@ -43,7 +45,11 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Runs the demo's commands. Raises RequestError."""
     parser = Parser("demo", description=HELP, epilog=EPILOG)
     parser.add_argument(
-        "what", nargs="?", choices=("digits", "segment"), default="digits", help="what is learnt (default digits)"
+        "what",
+        nargs="?",
+        choices=("digits", "segment", "detect"),
+        default="digits",
+        help="what is learnt (default digits)",
     )
     parser.add_argument("--output-dir", metavar="RUN", help="the run folder; default runs/demo-<n>")
     parser.add_argument("--epochs", metavar="N", type=int, help="of the training; default the recipe's")
@@ -56,7 +62,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         if place.exists():
             raise RequestError(f"{place}: is there already; choose another --output-dir")
     epochs = [] if options.epochs is None else _shortened(options.epochs)
-    plan = (_digits if options.what == "digits" else _segment)(folder, pictures, epochs)
+    plan = {"digits": _digits, "segment": _segment, "detect": _detect}[options.what](folder, pictures, epochs)
     for words in plan.before:
         if status := _step(words, quiet=as_json):
             return status
@@ -117,6 +123,24 @@ def _segment(folder: Path, pictures: Path, epochs: list[str]) -> Plan:
     )
 
 
+def _detect(folder: Path, pictures: Path, epochs: list[str]) -> Plan:
+    boxes = folder.with_name(f"{folder.name}-boxes")
+    return Plan(
+        before=[
+            ["data", "scenes", "--boxes", "--write", str(pictures)],
+            ["train", "--config", "objects", "--data-dir", str(pictures), *epochs, "--output-dir", str(folder)],
+            ["validate", "--run", str(folder)],
+        ],
+        pictures="images/val/*.jpg",
+        predict=["predict", "--run", str(folder), "--output", str(boxes)],
+        next=[
+            f"look at the boxes in {boxes}",
+            f"crosscale serve --run {folder}",
+            "crosscale train --config detect --data-dir my-photos    # pictures with boxes: COCO, YOLO or Pascal VOC",
+        ],
+    )
+
+
 def _step(words: list[str], *, quiet: bool) -> int:
     """Shows a command and runs it as a process of its own, as a user's would be; returns its exit status."""
     note(f"\n$ crosscale {shlex.join(words)}")
@@ -127,6 +151,6 @@ def _step(words: list[str], *, quiet: bool) -> int:
 def _free_folder() -> Path:
     """runs/demo-1, or the next number whose folder is free."""
     number = 1
-    while any(Path("runs", f"demo-{number}{end}").exists() for end in ("", "-images", "-masks")):
+    while any(Path("runs", f"demo-{number}{end}").exists() for end in ("", "-images", "-masks", "-boxes")):
         number += 1
     return Path("runs", f"demo-{number}")

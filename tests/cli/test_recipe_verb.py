@@ -72,9 +72,14 @@ def test_explain_a_section_is_all_its_keys(capsys):
 def test_explain_knows_older_names_tasks_and_the_models_fields(capsys):
     assert [row["key"] for row in explained(capsys, "train.label_smoothing")] == ["task.label_smoothing"]
     assert explained(capsys, "task.huber_delta")[0]["tasks"] == ["regression"]
-    assert explained(capsys, "task.name")[0]["tasks"] == ["classification", "multilabel", "regression", "segmentation"]
+    assert explained(capsys, "task.name")[0]["tasks"] == [
+        "classification", "multilabel", "regression", "segmentation", "detection"
+    ]  # fmt: skip
     of = {row["family"]: row for row in explained(capsys, "model.options.drop_path_rate")}
-    on_crossformer = ["crossformer", *(f"{head}_crossformer" for head in ("semantic_fpn", "upernet", "retinanet"))]
+    on_crossformer = [
+        "crossformer",
+        *(f"{head}_crossformer" for head in ("semantic_fpn", "upernet", "retinanet", "mask_rcnn")),
+    ]
     defaults = {"crossvit": 0.0, "semantic_fpn_crossvit": 0.0, **dict.fromkeys(on_crossformer, 0.1)}
     assert {family: row["default"] for family, row in of.items()} == defaults
     assert "stochastic depth" in of["crossvit"]["description"]

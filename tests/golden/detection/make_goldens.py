@@ -7,7 +7,8 @@ FOLDER holds what mmcv-full 1.6.2, mmdet 2.26.0 and torch 2.12.1 answered: `ops.
 detection backbone, float32 on a processor, at 224 pixels, where the whole-map grouping and the one within regions are
 the same; `retinanet_train.safetensors` and `maskrcnn_train_all.safetensors` of a training step on two padded pictures
 with samplers that take everything, groups within regions. Weights follow `../segmentation/segmentation_seeded.py`, but
-for the heads', which are kept; the picture at 224 is `backbone_224.npz`'s there.
+for the heads', which are kept; the picture at 224 is `backbone_224.npz`'s there. `coco_ground_truth.json` and
+`coco_detections_boxes.json` are made-up boxes of a few pictures, which pycocotools 2.0.11 has compared.
 """
 
 import json
@@ -46,6 +47,14 @@ def main(folder: Path) -> None:
     with safe_open(folder / "retinanet_train.safetensors", "numpy") as file:
         names = json.loads(file.metadata()["names"])
     np.savez_compressed(HERE / "retinanet_train.npz", names=np.array(names), **pictures)
+    truth, found = (
+        json.loads((folder / f"coco_{name}.json").read_text()) for name in ("ground_truth", "detections_boxes")
+    )
+    plain = [{key: value for key, value in item.items() if key != "segmentation"} for item in truth["annotations"]]
+    told = [{key: item[key] for key in ("image_id", "category_id", "bbox", "score")} for item in found]
+    boxes = {"images": truth["images"], "categories": truth["categories"], "annotations": plain}
+    text = json.dumps({"truth": boxes, "found": told}, separators=(",", ":"))
+    (HERE / "coco_boxes.json").write_text(text + "\n")
 
 
 def _kept_weights(path: Path) -> dict[str, np.ndarray]:
