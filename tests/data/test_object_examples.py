@@ -12,9 +12,11 @@ from crosscale.data.box_transforms import BoxTransform, resized
 from crosscale.data.coco_masks import run_lengths
 from crosscale.data.decode import BadImage
 from crosscale.data.object_examples import ObjectExamples
+from crosscale.data.object_source import open_objects
 from crosscale.data.objects import Objects
+from crosscale.data.pipeline import eval_batches, train_batches
 from crosscale.errors import RequestError
-from tests.data.object_files import picture
+from tests.data.object_files import annotation, coco, image, jpeg, picture, write
 
 STILL = BoxAugment.none()
 FLIPPED = BoxAugment(hflip=1.0)
@@ -256,3 +258,52 @@ def test_what_cannot_work_is_refused(wrong):
 def test_a_transform_can_be_pickled():
     made = BoxTransform((8, 8), (8, 8), STILL)
     assert pickle.loads(pickle.dumps(made)) == made
+
+
+class TestBatches:
+    """Through the loader, from a COCO folder with pictures of several sizes."""
+
+    @pytest.fixture
+    def root(self, tmp_path):
+        images, annotations = [], []
+        for number, (height, width) in enumerate([(48, 64), (64, 48), (48, 64), (50, 50), (40, 90)], 1):
+            images.append(image(number, f"{number}.jpg", height=height, width=width))
+            annotations += [annotation(10 * number + k, number, bbox=(k, k, 9, 9)) for k in range(number)]
+            for part in ("train", "val"):
+                write(tmp_path, {f"{part}/{number}.jpg": jpeg(picture(height, width, seed=number))})
+        for part in ("train", "val"):
+            write(tmp_path, {f"{part}.json": coco(images, annotations)})
+        return tmp_path
+
+    def opened(self, root, split):
+        return open_objects(root, split, val_fraction=0.2, seed=0)
+
+    def test_training_batches_have_one_shape_and_depend_on_the_step_alone(self, root):
+        source = self.opened(root, "train")
+        made = examples(BoxAugment(mosaic=0.5), size=(64, 96), scale=(96, 64), most=source.most_objects, source=source)
+
+        def steps(first):
+            with train_batches(source, made, batch_size=2, seed=1, start_step=first) as batches:
+                return [next(batches) for _ in range(3)]
+
+        early, late = steps(0), steps(2)
+        assert {name: a.shape for name, a in early[0].arrays.items()} == {
+            "image": (2, 64, 96, 3), "size": (2, 2), "boxes": (2, 5, 4), "labels": (2, 5), "crowd": (2, 5),
+        }  # fmt: skip
+        for name, array in early[2].arrays.items():
+            np.testing.assert_array_equal(array, late[0].arrays[name])
+
+    def test_validation_batches_hold_every_picture_once_by_shape(self, root):
+        source = self.opened(root, "val")
+        made = examples(scale=(128, 64), most=8)
+        seen = {}
+        with eval_batches(source, made, batch_size=2) as batches:
+            for batch in batches:
+                for row in np.flatnonzero(batch.weight):
+                    index = int(batch.index[row])
+                    assert index not in seen
+                    seen[index] = batch.image.shape[1:3]
+                    assert made.network_size(source.size(index)) == seen[index]
+                    assert (batch.arrays["labels"][row] >= 0).sum() == index + 1
+                    assert batch.arrays["original"][row].tolist() == list(source.size(index))
+        assert seen == {0: (64, 96), 1: (96, 64), 2: (64, 96), 3: (64, 64), 4: (64, 128)}
