@@ -48,7 +48,10 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             if opset != OPSET:
                 raise _wrong_opset(opset, reason) from None
-            raise WorkError(f"jax2onnx cannot convert {type(program.predictor.model).__name__}: {reason}") from None
+            other = "; --format stablehlo exports it" if program.predictor.task.exports_inferred else ""
+            raise WorkError(
+                f"jax2onnx cannot convert {type(program.predictor.model).__name__}: {reason}{other}"
+            ) from None
     # jax2onnx notes some intermediate shapes wrongly; onnxruntime infers them itself.
     del model.graph.value_info[:]
     config = program.describe(format="onnx", opset=opset)
