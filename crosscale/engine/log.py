@@ -18,6 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from crosscale.errors import WorkError
 from crosscale.runtime import tell
 
 METRICS = "metrics.jsonl"
@@ -37,6 +38,7 @@ class RunLog:
           total_steps: of the whole run, for the display.
         """
         self._started = time.monotonic()
+        self._folder = folder
         truncate_metrics(folder / METRICS, start_step, start_epoch)
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         self._text = (folder / "log.txt").open("a", encoding="utf-8")
@@ -93,6 +95,18 @@ class RunLog:
         if self._display is not None:
             self._display.update(self._bar, completed=step)
 
+    def check_place(self) -> None:
+        """Raises WorkError where the run's folder was moved or deleted: what is saved now would lie elsewhere."""
+        try:
+            there = os.path.samestat(os.fstat(self._metrics.fileno()), (self._folder / METRICS).stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise WorkError(
+                f"{self._folder}: was moved or deleted while the run was writing there; where it is moved to, "
+                "--resume goes on from the last checkpoint"
+            )
+
     def close(self) -> None:
         """Ends the display and closes the files."""
         if self._display is not None:
@@ -139,6 +153,9 @@ class QuietLog(RunLog):
         tell(f"process {self._process}: {text}")
 
     def window_line(self, step: int, text: str, short: str = "") -> None:
+        pass
+
+    def check_place(self) -> None:
         pass
 
     def tick(self, step: int) -> None:
