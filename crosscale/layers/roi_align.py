@@ -14,9 +14,9 @@ from crosscale.layers.boxes import box_areas
 
 Array = jax.Array
 
-CHUNK = 32  # boxes that are read together
+CHUNK = 16  # boxes that are read together
 CELLS = 2**17  # cells, with repetitions, that are read together at most, be it in parts of a chunk
-WINDOWS = (2, 3, 5, 9, 17)  # cells along an axis that a bin reads; more than these take what the map has
+WINDOWS = (2, 3, 4, 5, 9, 17)  # cells along an axis that a bin reads; more than these take what the map has
 
 
 def pyramid_levels(boxes: Array, levels: int, finest: float = 56.0) -> Array:
