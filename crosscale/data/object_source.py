@@ -11,7 +11,6 @@ from crosscale.data.annotated import Annotated
 from crosscale.data.coco_masks import import_coco_masks
 from crosscale.data.decode import BadImage, upright_size
 from crosscale.data.mask_meaning import spread
-from crosscale.data.mask_sets import distinct_colours
 from crosscale.data.object_layouts import PictureReader, read_parts
 from crosscale.data.object_table import REASONS, Fault
 from crosscale.data.sources import HUB, download
@@ -73,11 +72,6 @@ class ObjectSource:
     def has_masks(self) -> bool:
         """Whether masks were asked for and are there."""
         return self.annotated.table.masks is not None
-
-    @property
-    def palette(self) -> np.ndarray:
-        """(classes, 3) uint8, the colour in which each class is drawn."""
-        return distinct_colours(len(self.classes), first=1)
 
     @property
     def counts(self) -> np.ndarray:
