@@ -34,14 +34,12 @@ class ObjectSource:
       annotated: their objects.
       layout: what the data was recognised as.
       learn: whether it is to train on.
-      notes: lines on how the data was read.
     """
 
     reader: PictureReader
     annotated: Annotated
     layout: str
     learn: bool
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -72,6 +70,13 @@ class ObjectSource:
     def has_masks(self) -> bool:
         """Whether masks were asked for and are there."""
         return self.annotated.table.masks is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines on how the data was read and what of it is left out, for the beginning of a run's log."""
+        told = told_summary(self)
+        part = "to train on" if self.learn else "held out"
+        return (*self.annotated.notes, *[f"{part}: {told}"] * bool(told))
 
     @property
     def counts(self) -> np.ndarray:
@@ -193,7 +198,7 @@ def open_objects(
         annotated = annotated.with_classes(parts["train"][1].classes)
     if masks and annotated.table.masks is None:
         raise RequestError(f"{root}: its objects have no masks; give data with segmentations, or learn boxes alone")
-    source = ObjectSource(reader, annotated, layout, split == "train", annotated.notes)
+    source = ObjectSource(reader, annotated, layout, split == "train")
     if "all" in parts:
         ids = list(annotated.pictures)
         source = part_of(source, ids, np.zeros(len(ids), np.int32), split, val_fraction, seed, str(root))
