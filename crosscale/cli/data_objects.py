@@ -74,7 +74,7 @@ def _json(place: str, sources: "Mapping[str, ObjectSource]", found: "ObjectCheck
     result: dict[str, Any] = {
         "data": place,
         "layout": source.layout,
-        "notes": list(source.notes),
+        "notes": list(source.annotated.notes),
         "masks": source.has_masks,
         "classes": list(source.classes),
         "splits": {
@@ -111,7 +111,7 @@ def _print(sources: "Mapping[str, ObjectSource]", found: "ObjectCheck | None") -
 
     source = sources["train"]
     print(f"layout: {printable(source.layout)}{', with masks' if source.has_masks else ''}")
-    for line in source.notes:
+    for line in source.annotated.notes:
         print(printable(line))
     for split, part in sources.items():
         per = _spread(part.counts)

@@ -1,24 +1,29 @@
 """Boxes and masks over a picture, with labels that can be read."""
 
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from crosscale.data.mask_sets import distinct_colours
-
 LEAST_HEIGHT = 11  # of a label's letters, in pixels
-NUMBERED = 255  # colours that are all different
+GOLDEN = 0.618034
+HUES = 12  # classes of one shade
 FARTHEST = 1_000_000  # pixels from the picture that Pillow can still draw to
 OPACITY = 0.45  # of a mask
 
 Colour = tuple[int, int, int]
+_SHADES = ((1.0, 0.9), (0.75, 1.0), (1.0, 0.5), (0.85, 0.7))  # value and saturation
 
 
 def class_colours(count: int) -> list[Colour]:
-    """A colour for each class; beyond 255 they come again."""
-    palette = distinct_colours(min(count, NUMBERED), first=1) if count else np.zeros((0, 3), np.uint8)
-    return [(int(r), int(g), int(b)) for r, g, b in (palette[i % NUMBERED] for i in range(count))]
+    """A bright colour for each class: hues apart by the golden ratio, so that neighbours differ most."""
+    colours = []
+    for number in range(count):
+        value, saturation = _SHADES[number // HUES % len(_SHADES)]
+        red, green, blue = hsv_to_rgb(number * GOLDEN % 1, saturation, value)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colours
 
 
 def draw_boxes(
@@ -44,7 +49,7 @@ def draw_boxes(
         if masks is not None and (mask := masks[place]) is not None:
             drawn.paste(colours[place], mask=Image.fromarray((mask * round(255 * OPACITY)).astype(np.uint8)))
     pen = ImageDraw.Draw(drawn)
-    height = max(LEAST_HEIGHT, min(drawn.size) // 30)
+    height = max(LEAST_HEIGHT, min(drawn.size) // 26)
     width = max(1, height // 7)
     font = ImageFont.load_default(height)
     for place in reversed(range(len(boxes))):

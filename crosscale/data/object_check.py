@@ -10,11 +10,14 @@ import numpy as np
 from PIL import Image
 
 from crosscale.data.box_drawing import class_colours, draw_boxes
+from crosscale.data.box_transforms import scaled
 from crosscale.data.coco_masks import bitmap
 from crosscale.data.decode import BadImage, decode
 from crosscale.data.mask_meaning import spread
 from crosscale.data.object_source import ObjectSource
 
+READABLE = 384  # pixels of a drawn picture's shorter side, from which labels leave room
+LARGEST = 1600  # pixels of a drawn picture's longer side
 AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # pixels, as COCO has them
 
 
@@ -91,23 +94,31 @@ def drawn_objects(sources: Mapping[str, ObjectSource], count: int) -> Iterator[t
 
 
 def drawn(source: ObjectSource, index: int) -> Image.Image:
-    """One picture with its objects, crowds in broken lines. Raises BadImage."""
+    """One picture with its objects, crowds in broken lines. Raises BadImage.
+
+    A small picture is enlarged by a whole factor, pixel by pixel, so that its labels do not hide it, and a large one is
+    made smaller.
+    """
     record = source[index]
     picture = decode(record.image, 3, record.id)
     objects = record.target
-    palette = class_colours(len(source.classes))
+    size = (picture.height, picture.width)
+    factor = min(1.0, LARGEST / max(size)) if max(size) > LARGEST else max(1, READABLE // min(size))
+    shown = (max(1, round(size[1] * factor)), max(1, round(size[0] * factor)))
+    filter_ = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
     masks = None
     if objects.masks is not None:
         try:
-            masks = [bitmap(mask, (picture.height, picture.width)) for mask in objects.masks]
+            bitmaps = [Image.fromarray(bitmap(mask, size)) for mask in objects.masks]
         except ValueError as error:
             raise BadImage(record.id, f"a mask is damaged ({error})") from None
-    texts = [
-        source.classes[label] + (" (crowd)" if c else "")
-        for label, c in zip(objects.labels, objects.crowd, strict=True)
-    ]
+        masks = [np.asarray(one.resize(shown, Image.Resampling.NEAREST)) for one in bitmaps]
+    told = zip(objects.labels.tolist(), objects.crowd.tolist(), strict=True)
+    texts = [source.classes[label] + (" (crowd)" if is_crowd else "") for label, is_crowd in told]
+    palette = class_colours(len(source.classes))
     colours = [palette[label] for label in objects.labels]
-    return draw_boxes(picture, objects.boxes, texts, colours, objects.crowd.tolist(), masks)
+    boxes = scaled(objects.boxes, size, (shown[1], shown[0]))
+    return draw_boxes(picture.resize(shown, filter_), boxes, texts, colours, objects.crowd.tolist(), masks)
 
 
 def _look(source: ObjectSource, index: int) -> _Seen:

@@ -11,7 +11,6 @@ from crosscale.data.annotated import Annotated
 from crosscale.data.coco_masks import import_coco_masks
 from crosscale.data.decode import BadImage, upright_size
 from crosscale.data.mask_meaning import spread
-from crosscale.data.mask_sets import distinct_colours
 from crosscale.data.object_layouts import PictureReader, read_parts
 from crosscale.data.object_table import REASONS, Fault
 from crosscale.data.sources import HUB, download
@@ -35,14 +34,12 @@ class ObjectSource:
       annotated: their objects.
       layout: what the data was recognised as.
       learn: whether it is to train on.
-      notes: lines on how the data was read.
     """
 
     reader: PictureReader
     annotated: Annotated
     layout: str
     learn: bool
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -75,9 +72,11 @@ class ObjectSource:
         return self.annotated.table.masks is not None
 
     @property
-    def palette(self) -> np.ndarray:
-        """(classes, 3) uint8, the colour in which each class is drawn."""
-        return distinct_colours(len(self.classes), first=1)
+    def notes(self) -> tuple[str, ...]:
+        """Lines on how the data was read and what of it is left out, for the beginning of a run's log."""
+        told = told_summary(self)
+        part = "to train on" if self.learn else "held out"
+        return (*self.annotated.notes, *[f"{part}: {told}"] * bool(told))
 
     @property
     def counts(self) -> np.ndarray:
@@ -199,7 +198,7 @@ def open_objects(
         annotated = annotated.with_classes(parts["train"][1].classes)
     if masks and annotated.table.masks is None:
         raise RequestError(f"{root}: its objects have no masks; give data with segmentations, or learn boxes alone")
-    source = ObjectSource(reader, annotated, layout, split == "train", annotated.notes)
+    source = ObjectSource(reader, annotated, layout, split == "train")
     if "all" in parts:
         ids = list(annotated.pictures)
         source = part_of(source, ids, np.zeros(len(ids), np.int32), split, val_fraction, seed, str(root))

@@ -101,27 +101,33 @@ def test_without_check_what_cannot_be_used_is_refused_by_training_alone(capsys, 
 
 
 class TestDraw:
+    def changed(self, drawn, stored, factor):
+        """Which pixels differ from those of the picture, enlarged."""
+        pixels = np.asarray(Image.open(stored).convert("RGB")).repeat(factor, 0).repeat(factor, 1)
+        return (np.asarray(Image.open(drawn).convert("RGB")) != pixels).any(-1)
+
     def test_pictures_with_their_boxes(self, capsys, tmp_path):
         root = coco_folder(tmp_path / "pets", list(GOOD), pictures=3)
         out = tmp_path / "out"
         data(capsys, root, "--draw", 3, "--write", out)
         files = sorted(out.iterdir())
         assert [file.name for file in files] == ["000-train-train-1.png", "001-train-train-2.png", "002-val-val-1.png"]
-        drawn = np.asarray(Image.open(files[1]).convert("RGB")).astype(int)
-        stored = np.asarray(Image.open(root / "train/2.jpg").convert("RGB")).astype(int)
-        assert drawn.shape == stored.shape
-        changed = (drawn != stored).any(-1)
-        assert changed[39, 20:40].all()  # the lower edge of the box 0 0 40 40
-        assert not changed[42:, :28].any()
+        changed = self.changed(files[1], root / "train/2.jpg", 8)  # 48 pixels are enlarged to 384
+        assert changed[319, 160:320].all()  # the lower edge of the box 0 0 40 40
+        assert not changed[320:, :240].any()
 
     def test_masks_are_laid_over(self, capsys, tmp_path):
         pytest.importorskip("faster_coco_eval")
         polygon = [[4, 6, 24, 6, 24, 16, 4, 16]]
         root = coco_folder(tmp_path / "pets", [annotation(1, segmentation=polygon)])
         data(capsys, root, "--draw", 1, "--write", tmp_path / "out")
-        drawn = np.asarray(Image.open(next((tmp_path / "out").iterdir())).convert("RGB")).astype(int)
-        stored = np.asarray(Image.open(root / "train/1.jpg").convert("RGB")).astype(int)
-        assert (drawn != stored).any(-1)[8:15, 12:22].mean() > 0.9
+        changed = self.changed(next((tmp_path / "out").iterdir()), root / "train/1.jpg", 8)
+        assert changed[56:120, 64:184].mean() > 0.9
+
+    def test_a_large_picture_is_made_smaller(self, capsys, tmp_path):
+        root = coco_folder(tmp_path / "pets", [annotation(1)], height=100, width=4000)
+        data(capsys, root, "--draw", 1, "--write", tmp_path / "out")
+        assert Image.open(next((tmp_path / "out").iterdir())).size == (1600, 40)
 
     def test_beside_the_current_folder_by_default(self, capsys, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

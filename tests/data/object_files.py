@@ -54,10 +54,11 @@ def coco(images, annotations, categories=((3, "cat"), (90, "dog"))):
     }
 
 
-def coco_folder(root, annotations, pictures=2, **changes):
+def coco_folder(root, annotations, pictures=2, height=H, width=W, **changes):
     """train.json and val.json of the same annotations, beside train/ and val/."""
+    numbers = range(1, pictures + 1)
     for split in ("train", "val"):
-        images = [image(number, f"{number}.jpg") for number in range(1, pictures + 1)]
-        write(root, {f"{split}/{number}.jpg": jpeg(picture(seed=number)) for number in range(1, pictures + 1)})
+        images = [image(number, f"{number}.jpg", height=height, width=width) for number in numbers]
+        write(root, {f"{split}/{number}.jpg": jpeg(picture(height, width, seed=number)) for number in numbers})
         write(root, {f"{split}.json": coco(images, annotations) | changes})
     return root

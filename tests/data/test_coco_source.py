@@ -151,6 +151,7 @@ class TestObjects:
         assert len(val[0].target) == 8
         assert val[0].target.areas[1] == 0
         told = told_summary(train)
+        assert train.notes == (f"to train on: {told}",)
         assert "4 are less than a pixel wide or high, or of no area (not learnt)" in told
         assert "1 lie outside their picture (not learnt)" in told
         assert "1 are marked to be ignored (not learnt)" in told

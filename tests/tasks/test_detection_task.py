@@ -113,13 +113,13 @@ def test_boxes_are_drawn_in_their_class_s_colour():
     grey = Image.new("RGB", (200, 100), (90, 90, 90))
     files = found.files(grey)
     assert list(files) == ["_boxes.jpg"]
-    assert Image.open(io.BytesIO(files["_boxes.jpg"])).size == (200, 100)
+    assert Image.open(io.BytesIO(files["_boxes.jpg"])).size == (600, 300)  # enlarged
     drawn = np.asarray(found.draw(grey))
     colours = found.attachments()["colours"]
     assert len(set(colours)) == 2
-    for place, (x, y) in enumerate(((60, 59), (100, 99))):
+    for place, (x, y) in enumerate(((180, 179), (300, 299))):
         assert "#" + bytes(drawn[y, x]).hex() == colours[place]
-    assert tuple(drawn[45, 150]) == (90, 90, 90)
+    assert tuple(drawn[135, 450]) == (90, 90, 90)
 
 
 def test_what_a_picture_s_boxes_agree_in():

@@ -14,6 +14,7 @@ from crosscale.data.box_drawing import class_colours, draw_boxes
 from crosscale.tasks.task import CaptionLine
 
 QUALITY = 92  # of the drawn JPEG
+READABLE = 384  # pixels of a drawn picture's shorter side, from which labels leave room
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,17 @@ class Detected:
         return lines or [CaptionLine("nothing found", "")]
 
     def draw(self, picture: Image.Image) -> Image.Image:
-        """The boxes over the picture, each with its class and score, in its class's colour."""
+        """The boxes over the picture, each with its class and score, in its class's colour.
+
+        A small picture is enlarged by a whole factor, pixel by pixel, so that the labels do not hide it.
+        """
         if self.boxes is None:
             return picture
+        factor = max(1, READABLE // min(picture.size))
+        shown = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
         colours = class_colours(len(self.labels))
         texts = [f"{name} {100 * score:.0f} %" for name, score in zip(self.classes, self.scores, strict=True)]
-        return draw_boxes(picture, self.boxes, texts, [colours[int(label)] for label in self.found])
+        return draw_boxes(shown, factor * self.boxes, texts, [colours[int(label)] for label in self.found])
 
     def files(self, picture: Image.Image) -> dict[str, bytes]:
         """ "_boxes.jpg": the boxes over the picture."""
