@@ -54,6 +54,7 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
             ) from None
     # jax2onnx notes some intermediate shapes wrongly; onnxruntime infers them itself.
     del model.graph.value_info[:]
+    _refuse_empty(model.graph)
     config = program.describe(format="onnx", opset=opset)
     for key, value in config.items():
         entry = model.metadata_props.add()
@@ -66,6 +67,36 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
         except Exception as error:  # onnxruntime's errors are of many types, below Exception alone
             raise _wrong_opset(opset, " ".join(str(error).split("\n", 1)[0].split())[-120:]) from None
     return config
+
+
+def _refuse_empty(graph: Any) -> None:
+    """Has the runtime refuse a batch of no pictures, by which onnxruntime's Reshape divides: that ends the process.
+
+    Element 0 of a list of one is read where there are pictures, and element 1, which is an error, where there are none.
+    The pictures wait for that element as the start of a slice that keeps all of them.
+    """
+    from onnx import helper, numpy_helper
+
+    name = graph.input[0].name
+    own = f"{name}_there"
+    for node in graph.node:
+        node.input[:] = [own if used == name else used for used in node.input]
+    for value in (0, 1, np.iinfo(np.int64).max):
+        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"{own}/{value}"))
+    zero, one, last = (tensor.name for tensor in graph.initializer[-3:])
+
+    def step(operation: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(operation, inputs, [output], name=output, **attributes)
+
+    first = [
+        step("Shape", [name], f"{own}/count", start=0, end=1),
+        step("Min", [f"{own}/count", one], f"{own}/any"),
+        step("Sub", [one, f"{own}/any"], f"{own}/none"),
+        step("Gather", [zero, f"{own}/none"], f"{own}/start"),
+        step("Slice", [name, f"{own}/start", last, zero], own),
+    ]
+    for node in reversed(first):
+        graph.node.insert(0, node)
 
 
 def _wrong_opset(opset: int, reason: str) -> RequestError:

@@ -9,6 +9,7 @@ from test_stablehlo import probabilities
 
 from crosscale.errors import RequestError
 from crosscale.export import export
+from crosscale.export.onnx import open_onnx
 
 pytest.importorskip("jax2onnx")
 onnx = pytest.importorskip("onnx")
@@ -53,6 +54,17 @@ def test_runs_with_onnxruntime_alone(artifact, digits, tmp_path):
     assert not [name for name in said["loaded"] if name.split(".")[0] in ("crosscale", "jax", "flax")]
     assert json.loads(said["properties"]["classes"]) == list(digits.classes)
     np.testing.assert_allclose(said["outputs"], probabilities(digits, pictures), atol=1e-6)
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_a_batch_of_none_is_an_error_of_the_runtime(artifact, pictures):
+    run = open_onnx(artifact.file)  # in this process, which it must not end
+    images = np.zeros((pictures, 16, 16, 1), np.uint8)
+    if pictures:
+        assert run(images).shape == (pictures, 10)
+    else:
+        with pytest.raises(Exception, match="out of data bounds"):
+            run(images)
 
 
 @pytest.mark.slow
