@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 from functools import cache
@@ -29,6 +30,16 @@ def package_version() -> str:
         return version("crosscale")
     except PackageNotFoundError:  # run from a source tree
         return "0+source"
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Prints text on standard error. Work goes on where nobody reads it any more, as behind `2>&1 | head`."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        # What is left in the stream, and all that follows, needs a place to go.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def shown_duration(seconds: float) -> str:

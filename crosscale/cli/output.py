@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from crosscale.runtime import tell
+
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
 
@@ -124,7 +126,7 @@ def bar(share: float, width: int) -> str:
 
 def note(message: str) -> None:
     """Prints a line that is not a result, on standard error."""
-    print(printable(message), file=sys.stderr)
+    tell(printable(message))
 
 
 def printable(text: str) -> str:

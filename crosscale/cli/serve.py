@@ -18,6 +18,7 @@ from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
 TOKEN_VARIABLE = "CROSSCALE_SERVE_TOKEN"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # this machine alone
 
 HELP = f"""\
 Serves one model over HTTP until it is interrupted: POST /v1/predict and /v1/explain with pictures, a page at /
@@ -35,6 +36,7 @@ examples:
   crosscale serve --run runs/digits
   crosscale serve --run runs/birds --host 0.0.0.0 --port 80 --token-file token.txt --max-batch 32
   curl -F images=@photo.jpg -F top_k=3 http://127.0.0.1:8000/v1/predict
+  curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/v1/predict?top_k=3"
 
 JSON: one object when the service is ready: {"url", "model", "classes" (their number)}
 
@@ -66,6 +68,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         max_batch=options.max_batch,
         max_delay=options.max_delay_ms / 1000 or 1e-6,
         token=token,
+        origins=tuple(options.allow_origin),
+        hosts=_hosts(options.host, options.allow_host),
     )
     predictor = open_predictor(options)
     from crosscale.serve.served import ServedModel
@@ -82,7 +86,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
             print_json({"url": url, "model": name, "classes": len(predictor.classes)})
         else:
             note(f"crosscale serve: {name}, {len(predictor.classes)} classes, ready at {url}")
-        if token is None and options.host not in ("127.0.0.1", "::1", "localhost"):
+        if token is None and options.host not in LOOPBACK:
             note(f"crosscale serve: anyone who reaches {options.host} may use it; --token-file asks for a token")
 
     with compiling:
@@ -97,6 +101,11 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         )
     note(f"crosscale serve: stopped after {answered:,} answers")
     return 0
+
+
+def _hosts(address: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """The names that requests may use: on an address of this machine alone its own, and those that are allowed."""
+    return (*LOOPBACK, *(name.lower() for name in allowed)) if address in LOOPBACK else tuple(allowed)
 
 
 def _token(file: str | None) -> str | None:
@@ -119,6 +128,20 @@ def _parser() -> Parser:
     place.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     place.add_argument("--port", metavar="N", type=count, default=8000, help="0 takes a free one (default 8000)")
     place.add_argument("--token-file", metavar="FILE", help="a file that holds the token to ask clients for")
+    place.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="of a page elsewhere that may read the answers, such as https://example.org; '*' is any (repeatable)",
+    )
+    place.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name by which it may be addressed, besides localhost, where --host is this machine alone; '*' is any",
+    )
     batch = parser.add_argument_group("batching")
     batch.add_argument(
         "--max-batch", metavar="N", type=positive_int, default=16, help="pictures per forward (default 16)"

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from crosscale.runtime import cache_folder
+from crosscale.runtime import cache_folder, tell
 
 log = logging.getLogger("crosscale.data")
 
@@ -87,7 +87,7 @@ class Counter:
     def _show(self, now: float) -> None:
         rate = self.count / max(now - self._began, 1e-9)
         text = f"{self._what}: {self.count:,} {self._unit}, {rate:,.0f}/s"
-        print(f"\r{text}\x1b[K" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True)
+        tell(f"\r{text}\x1b[K" if self._live else text, end="" if self._live else "\n")
         self._shown = True
 
     def __enter__(self) -> "Counter":
@@ -97,4 +97,4 @@ class Counter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shown and self._live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            tell("\r\x1b[K", end="")

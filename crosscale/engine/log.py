@@ -18,6 +18,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from crosscale.errors import WorkError
+from crosscale.runtime import tell
+
 METRICS = "metrics.jsonl"
 _WIDE = 150  # columns of a terminal from which on the whole line fits beside the bar and the time
 _FLUSH_SECONDS = 60.0  # a flush waits for the disc
@@ -35,6 +38,7 @@ class RunLog:
           total_steps: of the whole run, for the display.
         """
         self._started = time.monotonic()
+        self._folder = folder
         truncate_metrics(folder / METRICS, start_step, start_epoch)
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         self._text = (folder / "log.txt").open("a", encoding="utf-8")
@@ -72,7 +76,7 @@ class RunLog:
         if self._display is not None:
             self._display.console.print(text, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
     def here(self, text: str) -> None:
         """A line about what only this process saw, of several that train together."""
@@ -94,6 +98,18 @@ class RunLog:
         """Moves the bar only."""
         if self._display is not None:
             self._display.update(self._bar, completed=step)
+
+    def check_place(self) -> None:
+        """Raises WorkError where the run's folder was moved or deleted: what is saved now would lie elsewhere."""
+        try:
+            there = os.path.samestat(os.fstat(self._metrics.fileno()), (self._folder / METRICS).stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise WorkError(
+                f"{self._folder}: was moved or deleted while the run was writing there; where it is moved to, "
+                "--resume goes on from the last checkpoint"
+            )
 
     def close(self) -> None:
         """Ends the display and closes the files."""
@@ -138,9 +154,12 @@ class QuietLog(RunLog):
         pass
 
     def here(self, text: str) -> None:
-        print(f"process {self._process}: {text}", file=sys.stderr, flush=True)
+        tell(f"process {self._process}: {text}")
 
     def window_line(self, step: int, text: str, short: str = "") -> None:
+        pass
+
+    def check_place(self) -> None:
         pass
 
     def tick(self, step: int) -> None:

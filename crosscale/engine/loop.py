@@ -160,7 +160,7 @@ class Loop:
 
         Raises:
           WorkError: a loss or gradient was not finite, or a picture did not decode, and the settings do
-            not say to skip that.
+            not say to skip that; the folder was moved.
         """
         settings, length = self.parts.settings, self.length
         batches: Batches | None = None
@@ -182,10 +182,13 @@ class Loop:
                     if every and self.step % every == 0 and self.step != length.end(done + 1):
                         self._checkpoint()
                 self._checkpoint()
+                self._checkpoints.wait()
+            except FileNotFoundError:  # whatever is written to where the folder was
+                self._log.check_place()
+                raise
             finally:
                 if batches is not None:
                     batches.close()
-            self._checkpoints.wait()
             if self.progress.epoch < length.spans and not self._out_of_patience():
                 self.stopped = signals.requested
 
@@ -316,6 +319,7 @@ class Loop:
 
     def _finish_span(self, signals: Stop) -> None:
         """Validates where that is due, keeps the best, and saves."""
+        self._log.check_place()
         self._flush()
         self.meter.pause()
         done, length = self.progress.epoch + 1, self.length
@@ -386,6 +390,7 @@ class Loop:
         return self.length.end(self.progress.epoch) - best["step"] >= patience * self.length.per_epoch
 
     def _checkpoint(self, score: tuple[float, ...] | None = None) -> None:
+        self._log.check_place()
         self._flush()
         self.meter.pause()
         self._checkpoints.save(self.step, self.state.stored(), asdict(self.progress), score)

@@ -139,12 +139,15 @@ def _read(flat: Array, y: _Axis, x: _Axis, begin: Array, width: Array, window: i
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:
     """Masks drawn into their boxes: (N, m, m) and (N, 4) -> (N, height, width), bilinear, 0 outside.
 
-    Sampled at the pixels' centres, so that the rim fades over half a cell (Mask R-CNN's released code).
+    Sampled at the pixels' centres, so that the rim fades over half a cell (Mask R-CNN's released code). Nothing is
+    drawn into a box without width or height.
     """
     side = masks.shape[1]
 
     def hats(start: Array, end: Array, count: int) -> Array:
-        at = (jnp.arange(count) + 0.5 - start[:, None]) / (end - start)[:, None] * side - 0.5
+        length = jnp.where(end > start, end - start, 1.0)[:, None]
+        at = (jnp.arange(count) + 0.5 - start[:, None]) / length * side - 0.5
+        at = jnp.where((end > start)[:, None], at, -1.0)
         return jnp.maximum(0.0, 1.0 - jnp.abs(at[..., None] - jnp.arange(side)))
 
     down, right = hats(boxes[:, 1], boxes[:, 3], size[0]), hats(boxes[:, 0], boxes[:, 2], size[1])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array, Features
+from crosscale.errors import RequestError
 from crosscale.layers.boxes import decode_boxes
 from crosscale.layers.nms import best_nms
 from crosscale.models.detection import Detections, Detector
@@ -118,6 +119,13 @@ class RegionDetector(Detector):
         own = jnp.take_along_axis(masks, labels[:, :, None, None, None], -1)[..., 0]
         masks = jnp.where(real[:, :, None, None], jax.nn.sigmoid(own), 0.0)
         return Detections(boxes, scores, labels, masks, real.sum(1, dtype=jnp.int32))
+
+    def training_outputs(self, images: Array, train: bool = True) -> Any:
+        """Refused: what is learnt from depends on the objects, so that `learn` takes its place."""
+        raise RequestError(
+            f"no task trains {type(self).__name__} yet: it is trained from Python alone, by "
+            "model.apply(..., method='learn') and crosscale.tasks.detection.roi_loss"
+        )
 
     def learn(
         self,

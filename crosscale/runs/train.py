@@ -118,7 +118,7 @@ def _claimed(folder: Path, experiment: Experiment, *, resume: bool, extend: bool
             wait_for_all("folder")
             yield
         except BaseException:
-            if fresh and not (folder / METRICS).exists():
+            if fresh and folder.exists() and not (folder / METRICS).exists():
                 _remove(folder, missing)
             raise
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -101,7 +103,14 @@ class Service:
             body = await read_body(request, settings, hold)
             try:
                 async with asyncio.timeout(settings.answer_seconds):
-                    asked = await parse(kind, request.headers, body, settings, self.served.task.result_options)
+                    asked = await parse(
+                        kind,
+                        request.headers,
+                        body,
+                        settings,
+                        self.served.task.result_options,
+                        request.query_params.multi_items(),
+                    )
                     with self.pictures.hold(len(asked.uploads)):
                         results = await asyncio.gather(*(self._one(asked, item, work) for item in asked.uploads))
             except TimeoutError:
@@ -207,10 +216,27 @@ def make_app(
     app = Starlette(
         routes=[Route(path, _guarded(service, path, handler), methods=[method]) for method, path, handler in routes],
         exception_handlers={HTTPException: _http_error},
+        middleware=_shared_with(settings.origins),
         lifespan=service.running,
     )
     app.state.service = service
     return app
+
+
+def _shared_with(origins: tuple[str, ...]) -> list[Middleware]:
+    """Lets pages of these origins read the answers (CORS); without it a browser keeps them from other pages."""
+    if not origins:
+        return []
+    headers = ["Authorization", "Content-Type"]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=headers,
+            expose_headers=["Retry-After"],
+        )
+    ]
 
 
 def _guarded(service: Service, path: str, handler: Handler) -> Handler:
@@ -219,6 +245,7 @@ def _guarded(service: Service, path: str, handler: Handler) -> Handler:
     async def handle(request: Request) -> Response:
         begun = time.perf_counter()
         try:
+            _check_host(request, service.settings.hosts)
             if path.startswith(_GUARDED):
                 _check_token(request, service.settings.token)
             response = await handler(request)
@@ -233,6 +260,12 @@ def _guarded(service: Service, path: str, handler: Handler) -> Handler:
         return response
 
     return handle
+
+
+def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
+    name = request.url.hostname or ""
+    if hosts and "*" not in hosts and name.lower() not in hosts:
+        raise Refused(421, f"this service is not called '{name[:100]}'; --allow-host NAME lets it be addressed so")
 
 
 def _check_token(request: Request, token: str | None) -> None:

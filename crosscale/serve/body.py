@@ -1,11 +1,11 @@
-"""From a request's body to the pictures in it: JSON with base64, or a multipart form."""
+"""From a request to the pictures in it: JSON with base64, a multipart form, or one picture as it is."""
 
 import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -48,16 +48,18 @@ class Asked:
 
 
 def body_kind(request: Request) -> str:
-    """ "json" or "multipart". Raises Refused (415)."""
+    """ "json", "multipart" or "picture". Raises Refused (415)."""
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if kind == "application/json":
         return "json"
     if kind == "multipart/form-data":
         return "multipart"
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return "picture"
     raise Refused(
         415,
-        f"content type '{kind or 'none'}': send multipart/form-data with image files, or application/json "
-        'as {"images": ["<base64>", ...]}',
+        f"content type '{kind or 'none'}': send multipart/form-data with image files, one file as image/png or the "
+        'like, or application/json as {"images": ["<base64>", ...]}',
     )
 
 
@@ -91,20 +93,46 @@ async def read_body(request: Request, settings: Settings, hold: Callable[[int], 
     return b"".join(parts)
 
 
-async def parse(kind: str, headers: Any, body: bytes, settings: Settings, options: Options) -> Asked:
-    """The pictures and options in a body. Raises Refused: 400 malformed, 413 too many pictures.
+async def parse(
+    kind: str,
+    headers: Any,
+    body: bytes,
+    settings: Settings,
+    options: Options,
+    query: Iterable[tuple[str, str]] = (),
+) -> Asked:
+    """The pictures and options in a request. Raises Refused: 400 malformed, 413 too many pictures.
 
     Args:
       options: of the task's results.
+      query: names and values behind the address's question mark: options too, whatever the body is.
     """
-    if kind == "json":
+    if kind == "picture":
+        asked = Asked((Upload("image/0", body),))
+    elif kind == "json":
         asked = await asyncio.to_thread(_parse_json, body, settings, options)
     else:
         asked = await _parse_multipart(headers, body, settings, options)
+    asked = _with_query(asked, list(query), options)
     if not asked.uploads:
         raise Refused(400, 'no pictures in the request; send files, or {"images": ["<base64>", ...]}')
     _check_count(len(asked.uploads), settings)
     return asked
+
+
+def _with_query(asked: Asked, query: list[tuple[str, str]], options: Options) -> Asked:
+    """What is asked for, with the options in the address. Raises Refused for one that is unknown, or given twice."""
+    texts = dict(query)
+    if unknown := sorted(set(texts) - {*options, "position"}):
+        known = ", ".join((*options, "position"))
+        raise Refused(400, f"unknown option '{clean_name(unknown[0], 0)}' in the address; there are {known}")
+    given, position = _given(texts, options), _position_text(texts.get("position"))
+    both = sorted(set(given) & set(asked.options))
+    if position is not None and asked.position is not None:
+        both.append("position")
+    if len(texts) < len(query) or both:
+        raise Refused(400, f"{both[0] if both else 'an option in the address'}: given twice; give it once")
+    return replace(asked, options={**asked.options, **given}, position=asked.position or position)
 
 
 def _check_count(pictures: int, settings: Settings) -> None:
@@ -187,10 +215,7 @@ async def _read_form(form: FormData, options: Options) -> Asked:
             400, f"unknown field '{clean_name(unknown[0], 0)}'; beside the files there are {', '.join(known)}"
         )
     texts: Mapping[str, Any] = {key: value for key, value in form.multi_items() if isinstance(value, str)}
-    position: Any = texts.get("position") or None
-    if position is not None:
-        position = position.split(",")
-    return Asked(tuple(uploads), _given(texts, options), _position(position))
+    return Asked(tuple(uploads), _given(texts, options), _position_text(texts.get("position")))
 
 
 def clean_name(name: Any, index: int) -> str:
@@ -215,6 +240,11 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise Refused(400, f"{name}={str(value)[:20]}: a whole number of at least {least}")
     return value
+
+
+def _position_text(text: str | None) -> tuple[float, float] | None:
+    """Of "y,x"; None of an empty text."""
+    return _position(text.split(",") if text else None)
 
 
 def _position(value: Any) -> tuple[float, float] | None:

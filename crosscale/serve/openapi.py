@@ -11,6 +11,7 @@ _REASONS = {
     408: "The body did not arrive in time.",
     413: "Too many bytes, pictures, or pixels in a picture.",
     415: "Neither multipart/form-data nor application/json, or no picture in a known format.",
+    421: "The service is addressed by a name that it does not go by.",
     422: "No picture of the request could be used: empty or damaged.",
     429: "Too much is under way; Retry-After says when to come back.",
     500: "The service failed.",
@@ -31,9 +32,11 @@ def openapi(settings: Settings, task: Task) -> dict[str, Any]:
             "description": f"{task.title} of pictures by a cross-scale vision transformer, and where it looked.",
         },
         "paths": {
-            "/v1/predict": {"post": _post(f"{task.title} of pictures", "Predictions", settings, security)},
+            "/v1/predict": {"post": _post(f"{task.title} of pictures", "Predictions", settings, security, task)},
             "/v1/explain": {
-                "post": _post("As predict, with the attention over each picture", "Explanations", settings, security)
+                "post": _post(
+                    "As predict, with the attention over each picture", "Explanations", settings, security, task
+                )
             },
             "/v1/model": {"get": _get("What is served", "Model", security, 401)},
             "/healthz": {"get": _get("The process answers", "Status", [])},
@@ -65,16 +68,20 @@ def openapi(settings: Settings, task: Task) -> dict[str, Any]:
     }
 
 
-def _post(summary: str, schema: str, settings: Settings, security: list[Any]) -> dict[str, Any]:
+def _post(summary: str, schema: str, settings: Settings, security: list[Any], task: Task) -> dict[str, Any]:
     return {
         "summary": summary,
         "description": f"At most {settings.max_bytes:,} bytes and {settings.max_images} pictures of "
         f"{settings.max_pixels:,} pixels. A picture that cannot be used has its error in its place; the status is "
         "an error only if none can be used.",
         "security": security,
+        "parameters": [
+            {"name": name, "in": "query", "schema": described} for name, described in _options(task, "y,x").items()
+        ],
         "requestBody": {
             "required": True,
             "content": {
+                "image/*": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}},
                 "application/json": {"schema": _ref("Request")},
                 "multipart/form-data": {"schema": _ref("Form")},
             },
@@ -104,14 +111,27 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _options(task: Task, position: str | None = None) -> dict[str, Any]:
+    """What can be asked for beside pictures, by name.
+
+    Args:
+      position: how a form and an address write a place; None is JSON's list.
+    """
+    options: dict[str, Any] = {
+        name: {"type": "integer", "minimum": option.minimum, "default": option.default, "description": option.help}
+        for name, option in task.result_options.items()
+    }
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    place = {"type": "array", "items": share, "minItems": 2, "maxItems": 2} if position is None else {"type": "string"}
+    told = f"{position or 'y and x'} as fractions; where the model takes_position"
+    return {**options, "position": {**place, "description": told}}
+
+
 def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
     text, number = {"type": "string"}, {"type": "number"}
     base64 = {"type": "string", "contentEncoding": "base64"}
     image = {"anyOf": [base64, _object({"name": text, "data": base64}, "data")]}
-    options = {
-        name: {"type": "integer", "minimum": option.minimum, "default": option.default, "description": option.help}
-        for name, option in task.result_options.items()
-    }
+    options, form = _options(task), _options(task, "y,x")
     line = _object({"text": text, "value": text, "share": {"type": ["number", "null"]}})
     found = {
         "source": text,
@@ -120,7 +140,6 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
         "caption": {"type": "array", "items": line, "description": "the result in lines for people"},
         "error": {"type": ["string", "null"]},
     }
-    place = {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 2, "maxItems": 2}
     named = {"name": text, "kind": text, "scale": text}
     failed = {"type": "integer", "minimum": 0}
     drawn = _object({**named, "peak": number, "png": base64})
@@ -132,15 +151,13 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
             {
                 "images": {"type": "array", "minItems": 1, "maxItems": settings.max_images, "items": image},
                 **options,
-                "position": {**place, "description": "y and x as fractions; where the model takes_position"},
             },
             "images",
         ),
         "Form": _object(
             {
                 "images": files,
-                **options,
-                "position": {"type": "string", "description": "y,x as fractions; where the model takes_position"},
+                **form,
             }
         ),
         "Predictions": _object({"predictions": {"type": "array", "items": _object(found)}, "failed": failed}),

@@ -1,6 +1,7 @@
 """The service's limits and its ways of saying no."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from crosscale.errors import RequestError
 
@@ -22,6 +23,9 @@ class Settings:
       max_batch: pictures per forward; the compiled batch sizes are the powers of two up to it.
       max_delay: seconds that a picture waits for others to share its forward.
       token: asked of the clients as "Authorization: Bearer ..."; None asks nothing.
+      origins: of pages elsewhere that may read the answers in a browser, such as "https://example.org"; "*" is any.
+      hosts: names by which the service may be addressed; empty, or "*" among them, is any. A page elsewhere reaches a
+        service on the user's own machine by a name of its own that it points there ("DNS rebinding").
     """
 
     max_bytes: int = 16 * MEGABYTE
@@ -34,10 +38,12 @@ class Settings:
     max_batch: int = 16
     max_delay: float = 0.005
     token: str | None = None
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "token" and value <= 0:
+            if name not in ("token", "origins", "hosts") and value <= 0:
                 raise RequestError(f"{name}={value}: must be above 0")
         if self.max_images > self.queue:
             raise RequestError(f"max_images={self.max_images} exceeds queue={self.queue}: such a request never fits")
@@ -45,6 +51,11 @@ class Settings:
             raise RequestError(f"max_bytes={self.max_bytes} exceeds held_bytes={self.held_bytes}")
         if self.token is not None and not self.token.strip():
             raise RequestError("the token is empty; give one, or leave it out")
+        for origin in self.origins:
+            parts = urlsplit(origin)
+            whole = f"{parts.scheme}://{parts.netloc}"
+            if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or origin != whole):
+                raise RequestError(f"the origin {origin!r}: write https://example.org, without a path, or '*' for any")
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -1,11 +1,13 @@
 """The run's files: one line per record, none twice after a resume, readable by TensorBoard's own format."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from crosscale.engine.log import RunLog, truncate_metrics
+from crosscale.errors import WorkError
 
 
 def open_log(folder: Path, start_step: int = 0, start_epoch: int = 0) -> RunLog:
@@ -78,3 +80,19 @@ def test_tensorboard_holds_the_numbers(tmp_path: Path) -> None:
         found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
         data = data[16 + length :]
     assert found == [("train/loss", 3, 0.25)]
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+def test_a_folder_that_is_gone_is_told(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open_log(folder) as log:
+        log.check_place()
+        folder.rename(tmp_path / "moved")
+        if how == "replaced":
+            folder.mkdir()
+            (folder / "metrics.jsonl").touch()
+        if how == "deleted":
+            shutil.rmtree(tmp_path / "moved")
+        with pytest.raises(WorkError, match="moved or deleted"):
+            log.check_place()

@@ -78,3 +78,8 @@ def test_pasted_masks_are_the_references():
     np.testing.assert_allclose(soft, GOLDEN["paste/soft"], atol=1e-5)
     wrong = (soft >= 0.5) != GOLDEN["paste/hard"].astype(bool)
     assert (np.abs(soft[wrong] - 0.5) < 1e-4).all()
+
+
+def test_nothing_is_drawn_into_a_box_without_area():
+    boxes = jnp.array([[2.0, 3, 2, 9], [2, 3, 8, 3], [0, 0, 0, 0]])
+    assert not np.asarray(paste_masks(jnp.ones((3, 4, 4)), boxes, (10, 12))).any()

@@ -193,3 +193,9 @@ def test_one_exported_program_serves_any_number_of_pictures():
 def test_what_cannot_be_built_is_one_line(options, told):
     with pytest.raises(RequestError, match=told):
         create_model("mask_rcnn_crossformer", **SMALL | options)
+
+
+def test_what_trains_from_pictures_alone_is_refused():
+    model = create_model("mask_rcnn_crossformer", **SMALL)
+    with pytest.raises(RequestError, match="no task trains MaskRCNNCrossFormer yet"):
+        model.apply({"params": {}}, jnp.zeros((1, 64, 96, 3)), method="training_outputs")

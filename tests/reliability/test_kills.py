@@ -143,6 +143,30 @@ def test_a_signal_is_answered_within_the_grace(short: Path, tmp_path: Path, name
         assert_same_run(folder, short)
 
 
+def test_a_run_whose_reader_has_gone_goes_on(short: Path, tmp_path: Path) -> None:
+    process = start(*SHORT, "--output-dir", str(tmp_path / "run"))  # as with `crosscale train 2>&1 | head -1`
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.wait(300) == 0
+    assert_same_run(tmp_path / "run", short)
+
+
+def test_a_run_whose_folder_is_moved_says_so_and_goes_on_there(short: Path, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "moved"
+    process = start(*SHORT, "--output-dir", str(folder))
+    until(lambda: bool(checkpoints(folder)), process)
+    folder.rename(elsewhere)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"{folder}: was moved or deleted while the run was writing there" in error
+    assert "Traceback" not in error
+    assert not folder.exists()
+    done = train("--output-dir", str(elsewhere), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(elsewhere, short)
+
+
 def test_a_second_run_in_the_folder_is_refused(short: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = start(*SHORT, "--output-dir", str(folder))

@@ -9,6 +9,7 @@ import pytest
 from client import form
 from starlette.datastructures import Headers
 
+from crosscale.errors import RequestError
 from crosscale.serve.body import parse
 from crosscale.serve.settings import Refused, Settings
 from crosscale.tasks.classification.task import Classification
@@ -17,14 +18,14 @@ OPTIONS = Classification.result_options
 PICTURE = bytes(range(256)) + b"\xff\xfe"
 
 
-def parsed(kind, body, headers=None):
-    return asyncio.run(parse(kind, Headers(headers), body, Settings(), OPTIONS))
+def parsed(kind, body, headers=None, query=()):
+    return asyncio.run(parse(kind, Headers(headers), body, Settings(), OPTIONS, query))
 
 
-def refused(kind, body, headers=None):
+def refused(kind, body, headers=None, query=()):
     began = time.process_time()
     with pytest.raises(Refused) as caught:
-        parsed(kind, body, headers)
+        parsed(kind, body, headers, query)
     return caught.value.status, str(caught.value), time.process_time() - began
 
 
@@ -77,3 +78,36 @@ def test_fields_that_are_not_known_are_refused_as_keys_are():
     )
     asked = parsed("multipart", form([("a.png", b"x")], top_k=3, position="0.5,0.5")[0], FORM)
     assert (asked.options, asked.position) == ({"top_k": 3}, (0.5, 0.5))
+
+
+def test_a_body_that_is_one_picture_and_options_in_the_address():
+    asked = parsed("picture", PICTURE, query=[("top_k", "3"), ("position", "0.25,0.5")])
+    assert [upload.data for upload in asked.uploads] == [PICTURE]
+    assert (asked.options, asked.position) == ({"top_k": 3}, (0.25, 0.5))
+    body = json.dumps({"images": [base64.b64encode(PICTURE).decode()]}).encode()
+    assert parsed("json", body, query=[("top_k", "2")]).options == {"top_k": 2}
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ([("topk", "3")], "unknown option 'topk' in the address; there are top_k, position"),
+        ([("top_k", "3"), ("top_k", "4")], "given twice"),
+        ([("top_k", "4")], "top_k: given twice"),
+        ([("position", "1,0")], "position: given twice"),
+        ([("top_k", "many")], "top_k=many: a whole number"),
+        ([("position", "far")], "position: give y and x"),
+    ],
+)
+def test_options_in_the_address_that_cannot_be(query, reason):
+    text = base64.b64encode(PICTURE).decode()
+    body = json.dumps({"images": [text], "top_k": 1, "position": [0, 0]}).encode()
+    status, said, _ = refused("json", body, query=query)
+    assert status == 400
+    assert reason in said
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "ftp://example.org", "https://", ""])
+def test_an_origin_that_is_none(origin):
+    with pytest.raises(RequestError, match="without a path"):
+        Settings(origins=(origin,))

@@ -177,10 +177,14 @@ def test_bad_forms(service, photos):
         answer = request(service.url, "/v1/predict", method="POST", body=wrong, headers=headers)
         assert answer.status == status, answer.body
         assert words in answer.json["error"]
-    for kind in ("text/plain", "image/png", "multipart/form-data", ""):
+    for kind in ("text/plain", "image/png", "multipart/form-data", ""):  # a form is no PNG
         headers = {"Content-Type": kind} if kind else {}
         answer = request(service.url, "/v1/predict", method="POST", body=body, headers=headers)
         assert answer.status == (400 if kind.startswith("multipart") else 415), answer.body
+    plain = request(
+        service.url, "/v1/predict?top_k=2", method="POST", body=photos["cat.png"], headers={"Content-Type": "image/png"}
+    )
+    assert [len(found["classes"]) for found in plain.json["predictions"]] == [2]
     assert alive(service)
 
 
@@ -223,11 +227,13 @@ def received(connection):
     return b"".join(parts)
 
 
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+
+
 def test_slow_clients_are_told_and_let_go(service):
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     begun = time.monotonic()
     with connect(service) as body, connect(service) as headers, connect(service) as silent:
-        body.sendall(head + b'{"images": ')
+        body.sendall(HEAD + b'{"images": ')
         headers.sendall(b"POST /v1/predict HTTP/1.1\r\nHost:")
         answer = received(body)
         assert b" 408 " in answer.split(b"\r\n")[0]
@@ -239,10 +245,9 @@ def test_slow_clients_are_told_and_let_go(service):
 
 
 def test_connections_that_end_half_way_leave_nothing_behind(service):
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     for _ in range(20):
         with connect(service) as connection:
-            connection.sendall(head + b'{"images": ["')
+            connection.sendall(HEAD + b'{"images": ["')
     with connect(service) as connection:
         connection.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
         assert b" 400 " in received(connection).split(b"\r\n")[0]
@@ -302,11 +307,21 @@ def test_the_page_loads_nothing_from_elsewhere(service):
     assert "http" not in html.replace("http-equiv", "")
 
 
-def test_token(tiny_run, photos, tmp_path):
+def test_token_origin_and_host(tiny_run, photos, tmp_path):
     file = tmp_path / "token"
     file.write_text("s3cret\n")
-    with serving(tiny_run, "--token-file", file, "--max-batch", 1) as service:
+    origin = "https://example.org"
+    with serving(tiny_run, "--token-file", file, "--max-batch", 1, "--allow-origin", origin) as service:
         body, headers = form([("cat.png", photos["cat.png"])])
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        asked["Access-Control-Request-Headers"] = "authorization"
+        assert request(service.url, "/v1/predict", method="OPTIONS", headers=asked).status == 200
+        elsewhere = asked | {"Origin": "https://elsewhere.org"}
+        assert request(service.url, "/v1/predict", method="OPTIONS", headers=elsewhere).status == 400
+        assert request(service.url, "/healthz", headers=asked).headers["access-control-allow-origin"] == origin
+        assert "access-control-allow-origin" not in request(service.url, "/healthz", headers=elsewhere).headers
+        for name, status in (("rebound.example.org", 421), ("localhost:1", 200)):
+            assert request(service.url, "/healthz", headers={"Host": name}).status == status
         for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
             answer = request(service.url, "/v1/predict", method="POST", body=body, headers={**headers, **given})
             assert answer.status == 401
