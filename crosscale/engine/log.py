@@ -63,6 +63,10 @@ class RunLog:
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
         self._metrics.flush()
         for name, value in values.items():
+            if (
+                kind == "validate" and value != value
+            ):  # NaN: nothing to count, of which TensorBoard would warn each time
+                continue
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._board.add(f"{kind}/{name}", value, step)
 

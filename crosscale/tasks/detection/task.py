@@ -241,8 +241,8 @@ class Detection(ChoosesNothing):
         self, place: str | Path, split: Split, *, val_fraction: float, seed: int, root: str | Path | None = None
     ) -> Source:
         """Boxes of this task's classes, in its order. Raises RequestError where they are others."""
-        source: Any = self.open(place, split, val_fraction=val_fraction, seed=seed, root=root)
-        check_labels(self.labels, source.classes, f"classes: {{}} in {place}", one="class", many="classes")
+        check_no_root(root, place)
+        source = open_objects(place, split, val_fraction=val_fraction, seed=seed, classes=self.labels)
         if source.most_objects > (room := max(self.max_objects, HELD_OUT)):
             raise RequestError(
                 f"{place}: a picture has {source.most_objects} objects, and there is room for {room}; give "
