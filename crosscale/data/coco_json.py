@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
-from crosscale.data.coco_masks import sound_polygons
+from crosscale.data.coco_masks import bitmap, sound_polygons
+from crosscale.data.decode import MAX_PIXELS
 from crosscale.data.object_table import Fault, ObjectTable, box_faults, make_table
 from crosscale.data.objects import Segmentation
 from crosscale.data.once import shared
@@ -261,10 +262,15 @@ def _area(entry: Mapping[str, Any], segmentation: Segmentation | None) -> float:
 
 
 def area_of(segmentation: Segmentation | None) -> float:
-    """What polygons or uncompressed run lengths enclose, in their own unit; NaN where neither is given."""
+    """What polygons (in their own unit) or run lengths enclose; NaN where there is nothing or it is damaged.
+
+    Raises RequestError where packed run lengths need a library that is not installed.
+    """
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        return float(sum(counts[1::2])) if isinstance(counts, list) else math.nan
+        try:
+            return float(np.count_nonzero(bitmap(segmentation, tuple(segmentation["size"]))))
+        except ValueError:  # a check names it
+            return math.nan
     sound = [np.reshape(polygon, (-1, 2)) for polygon in sound_polygons(segmentation or [])]
     areas = [abs(np.dot(p[:, 0], np.roll(p[:, 1], 1)) - np.dot(p[:, 1], np.roll(p[:, 0], 1))) / 2 for p in sound]
     return float(sum(areas)) if areas else math.nan
@@ -295,6 +301,12 @@ def _key(value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is the height and width of a picture that can be read."""
+    sides = value if isinstance(value, list) and len(value) == 2 else ()
+    return len(sides) == 2 and all(type(s) is int and s > 0 for s in sides) and sides[0] * sides[1] <= MAX_PIXELS
 
 
 def _are_numbers(values: Any) -> bool:

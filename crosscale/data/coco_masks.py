@@ -33,11 +33,6 @@ def bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(library.decode(library.merge(library.frPyObjects(polygons, *size)))).astype(bool)
 
 
-def mask_area(segmentation: Segmentation, size: tuple[int, int]) -> float:
-    """The pixels of one mask. Raises as `bitmap` does."""
-    return float(np.count_nonzero(bitmap(segmentation, size)))
-
-
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """A bitmap as COCO's uncompressed run lengths: down the columns, the first run of zeros.
 

@@ -18,7 +18,6 @@ from crosscale.data.split import part_of
 from crosscale.errors import RequestError
 
 CHECKED = 32  # pictures that are looked at before a training starts
-MEASURED = 256  # pictures whose sizes tell the usual one
 
 
 @dataclass(frozen=True)
@@ -146,12 +145,6 @@ class ObjectSource:
     def select(self, indices: np.ndarray) -> "ObjectSource":
         """The same data with only these examples."""
         return replace(self, reader=self.reader.select(indices), annotated=self.annotated.select(indices))
-
-
-def usual_size(source: ObjectSource) -> tuple[int, int]:
-    """The medians of the pictures' longer and shorter sides in pixels, of up to 256 of them. Raises BadImage."""
-    sizes = np.array([source.size(index) for index in spread(len(source), MEASURED)])
-    return int(np.median(sizes.max(1))), int(np.median(sizes.min(1)))
 
 
 def open_objects(

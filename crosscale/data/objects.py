@@ -30,19 +30,3 @@ class Objects:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @classmethod
-    def none(cls, *, masks: bool = False) -> "Objects":
-        """A picture without objects."""
-        empty = np.zeros(0)
-        return cls(empty.reshape(0, 4), empty.astype(np.int64), empty.astype(bool), empty, () if masks else None)
-
-    def select(self, chosen: np.ndarray) -> "Objects":
-        """Some of the objects.
-
-        Args:
-          chosen: (N,) bool, or positions.
-        """
-        which = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        masks = None if self.masks is None else tuple(self.masks[int(index)] for index in which)
-        return Objects(self.boxes[which], self.labels[which], self.crowd[which], self.areas[which], masks)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crosscale.data.object_layouts import has_objects
-from crosscale.data.object_source import open_objects, told_summary, usual_size
+from crosscale.data.object_source import open_objects, told_summary
 from crosscale.data.once import read_once
 from crosscale.errors import RequestError
 from tests.data.object_files import H, W, annotation, coco, coco_folder, image, jpeg, picture, write
@@ -164,6 +164,15 @@ class TestObjects:
         source = opened(coco_folder(tmp_path, [annotation(1, area=None), triangle, runs]))
         assert source[0].target.areas.tolist() == [200, 50, 12]
 
+    def test_the_area_of_packed_run_lengths(self, tmp_path):
+        library = pytest.importorskip("faster_coco_eval.core.mask")
+        mask = np.zeros((H, W), np.uint8)
+        mask[10:13, 20:25] = 1
+        packed = {"size": [H, W], "counts": library.encode(np.asfortranarray(mask))["counts"].decode()}
+        wrong = {"size": [H, W], "counts": "zzz"}
+        objects = [annotation(n, area=None, segmentation=one) for n, one in enumerate((packed, wrong), 1)]
+        assert opened(coco_folder(tmp_path, objects))[0].target.areas.tolist() == [15, 200]
+
     def test_masks_only_where_asked_for(self, tmp_path):
         root = coco_folder(tmp_path, [annotation(1, segmentation=[[4, 6, 24, 6, 24, 16]]), annotation(2)])
         plain, both = opened(root), opened(root, masks=None)
@@ -189,7 +198,6 @@ class TestObjects:
         assert part[0].id == "train/2.jpg"
         assert part[0].target.boxes.tolist() == [[4, 6, 24, 16]]
         assert part.annotated.table.ids.tolist() == [5]
-        assert usual_size(part) == (W, H)
 
     def test_roboflows_category_of_all_is_left_out(self, tmp_path):
         categories = [{"id": 0, "name": "pets", "supercategory": "none"}]
