@@ -4,8 +4,9 @@
 
 PEER_PYTHON is a Python with torch and torchvision (2.14.1 and 0.29.1 were used: pip install torch==2.14.1
 torchvision==0.29.1 into an environment of its own, 5.5 GB). Both run in one go and take turns, call by call, on the
-same inputs and with all the cores that they see; ours are compiled beforehand. It prints the tables for
-docs/performance.md and keeps the numbers in benchmarks/results. A minute or two on two processor cores.
+same inputs and on the same core; ours are compiled beforehand. Times are of the processor, so that other work on the
+machine counts little. It prints the table of docs/detection.md and keeps the numbers in benchmarks/results. A minute on
+a quiet machine.
 """
 
 import argparse
@@ -153,9 +154,9 @@ def measured(python: str, rounds: int) -> tuple[list[dict], dict]:
                 apart = None if name == "paste" else deviation(name, found, theirs)
                 times: dict[str, list[float]] = {"crosscale": [], "torchvision": []}
                 for _ in range(rounds):
-                    began = time.perf_counter()
+                    began = time.process_time()
                     own[name]()
-                    times["crosscale"].append(time.perf_counter() - began)
+                    times["crosscale"].append(time.process_time() - began)
                     times["torchvision"].append(ask(name))
                 row = {"case": name, "what": what, "apart": apart}
                 for who, seconds in times.items():
@@ -171,8 +172,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     asked = parser.parse_args()
     before = os.getloadavg()[0]
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before either side starts its threads
     rows, about = measured(asked.peer_python, asked.rounds)
     result = {"machine": describe_machine(), "peer": about, "load_before": before, "rounds": asked.rounds, "rows": rows}
+    result["load_after"] = os.getloadavg()[0]
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("| operation | ours, best ms | median | torchvision, best ms | median | apart |")
     print("|---|---:|---:|---:|---:|---:|")
