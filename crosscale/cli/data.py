@@ -143,12 +143,8 @@ def _compose(options: argparse.Namespace, as_json: bool) -> int:
     classes = list(CLASSES[1:] if options.boxes else CLASSES)
     if as_json:
         print_json({"data": "scenes", "classes": classes, "scenes": count, "written": str(out)})
-    next_step = (
-        f"to see some with their boxes: crosscale data {out} --draw 8"
-        if options.boxes
-        else f"to train on them: crosscale train --config scenes --data-dir {out}"
-    )
-    note(f"wrote {count:,} scenes to {out}; {next_step}")
+    recipe = "objects" if options.boxes else "scenes"
+    note(f"wrote {count:,} scenes to {out}; to train on them: crosscale train --config {recipe} --data-dir {out}")
     return 0
 
 
