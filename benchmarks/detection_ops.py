@@ -104,7 +104,7 @@ def compiled(given: dict[str, np.ndarray]) -> dict[str, Callable[[], jax.Array]]
         program = jax.jit(function).lower(*arguments).compile()
         return lambda: program(*arguments).block_until_ready()
 
-    return {name: ready(function, tuple(arguments)) for name, (function, *arguments) in functions.items()}
+    return {name: ready(functions[name][0], functions[name][1:]) for name in CASES}
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def measured(python: str, rounds: int) -> tuple[list[dict], dict]:
                     own[name]()
                     times["crosscale"].append(time.process_time() - began)
                     times["torchvision"].append(ask(name))
-                row = {"case": name, "what": what, "apart": apart}
+                row = {"case": name, "what": what, "apart": apart, "rounds": rounds}
                 for who, seconds in times.items():
                     row |= {f"{who}_best_ms": 1e3 * min(seconds), f"{who}_median_ms": 1e3 * median(seconds)}
                 rows.append(row)
@@ -174,7 +174,7 @@ def main() -> None:
     before = os.getloadavg()[0]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before either side starts its threads
     rows, about = measured(asked.peer_python, asked.rounds)
-    result = {"machine": describe_machine(), "peer": about, "load_before": before, "rounds": asked.rounds, "rows": rows}
+    result = {"machine": describe_machine(), "peer": about, "load_before": before, "rows": rows}
     result["load_after"] = os.getloadavg()[0]
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("| operation | ours, best ms | median | torchvision, best ms | median | apart |")

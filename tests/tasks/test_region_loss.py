@@ -15,7 +15,8 @@ from crosscale.tasks.detection import roi_loss, rpn_loss
 from tests.golden.segmentation.segmentation_seeded import array, normalised
 from tests.models.test_mask_rcnn import reference_model
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "detection" / "maskrcnn_train.npz"))
+FOLDER = Path(__file__).parents[1] / "golden" / "detection"
+GOLDEN, PICTURES = (dict(np.load(FOLDER / f"{name}_train.npz")) for name in ("maskrcnn", "retinanet"))
 SIZE = (224, 320)
 STRIDES = (4, 8, 16, 32, 64)
 OBJECTS = 8  # rows of a picture; the others fill up
@@ -38,7 +39,7 @@ def batch():
     found |= {"masks": np.zeros((2, OBJECTS, SIZE[0], SIZE[1] // 8), np.uint8), "crowd": np.zeros((2, OBJECTS), bool)}
     images, sizes = np.zeros((2, *SIZE, 3), np.float32), []
     for i in range(2):
-        picture, masks = GOLDEN[f"images_{i}"], GOLDEN[f"gt_masks_packed_{i}"]
+        picture, masks = PICTURES[f"images_{i}"], GOLDEN[f"gt_masks_packed_{i}"]
         found["boxes"][i, : len(masks)] = GOLDEN[f"gt_boxes_{i}"]
         found["labels"][i, : len(masks)] = GOLDEN[f"gt_labels_{i}"]
         found["masks"][i, : len(masks), : masks.shape[1], : masks.shape[2]] = masks

@@ -40,13 +40,13 @@ def main(folder: Path) -> None:
     np.savez_compressed(HERE / "maskrcnn_224.npz", **wanted, **_kept_weights(folder / "maskrcnn_weights.safetensors"))
     with safe_open(folder / "maskrcnn_train_all.safetensors", "numpy") as file:
         names = json.loads(file.metadata()["names"])
-    step = load_file(folder / "maskrcnn_train_all.safetensors")
-    pictures = load_file(folder / "retinanet_train.safetensors")  # the same as there
-    images = {name: pictures[name] for name in ("images_0", "images_1")}
-    np.savez_compressed(HERE / "maskrcnn_train.npz", names=np.array(names), **step, **images)
+    step = load_file(folder / "maskrcnn_train_all.safetensors")  # on the same pictures as RetinaNet's
+    np.savez_compressed(HERE / "maskrcnn_train.npz", names=np.array(names), **step)
     with safe_open(folder / "retinanet_train.safetensors", "numpy") as file:
         names = json.loads(file.metadata()["names"])
-    np.savez_compressed(HERE / "retinanet_train.npz", names=np.array(names), **pictures)
+    np.savez_compressed(
+        HERE / "retinanet_train.npz", names=np.array(names), **load_file(folder / "retinanet_train.safetensors")
+    )
     truth, found = (
         json.loads((folder / f"coco_{name}.json").read_text()) for name in ("ground_truth", "detections_boxes")
     )
