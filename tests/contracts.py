@@ -18,7 +18,7 @@ from crosscale import explain
 from crosscale.artifact import Artifact, read_artifact, write_artifact
 from crosscale.contracts import InputSpec, Record, SizedExamples, Variables
 from crosscale.data.augment import Augment
-from crosscale.export.export import export
+from crosscale.export.export import TOLERANCE, export
 from crosscale.models.detection import Detector
 from crosscale.models.model import ImageModel
 from crosscale.predictor import Predictor
@@ -143,8 +143,10 @@ def check_export(model: ImageModel, variables: Variables, folder: Path) -> None:
     labels = [f"class {label}" for label in range(model.num_classes)]
     task = task_kind("segmentation" if dense(model) else model.usual_task).from_artifact(labels, {})
     predictor = Predictor(model, variables, spec, task=task)
-    done = export(predictor, folder / "m.zip", format="stablehlo", platforms=("cpu",))
-    assert done.deviation < (1e-4 if detects(model) else 1e-5)  # boxes are exponentials of what the head says
+    # Boxes are exponentials of what a head says, those of two stages twice; seeded heads say large numbers.
+    tolerance, most = (5e-4, 5e-4) if detects(model) else (TOLERANCE, 1e-5)
+    done = export(predictor, folder / "m.zip", format="stablehlo", platforms=("cpu",), tolerance=tolerance)
+    assert done.deviation < most
     assert done.config["classes"] == labels
 
 
