@@ -19,15 +19,17 @@ from crosscale.data.coco_masks import run_lengths
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.errors import RequestError
 
-COUNTS = {"train": 1200, "val": 200}
-SIDE = 128  # of a scene, in pixels
-DIGITS = (2, 4)  # in a scene, least and most
-SIZES = (40, 76)  # side of a digit's square
-TURN = 25.0  # degrees to either side
-INK = 0.35  # share of the darkest from which a pixel belongs to the digit
+COUNTS = {"train": 2400, "val": 200}
+SIDE = 96  # of a scene, in pixels
+DIGITS = (2, 3)  # in a scene, least and most
+SIZES = (50, 70)  # side of a digit's square
+TURN = 15.0  # degrees to either side
+INK = 0.3  # share of the darkest from which a pixel belongs to the digit
 OVERLAP = 0.15  # of the smaller square, at most
 TRIES = 30  # for a free place
 HELD_OUT = 0.2  # of the digits
+DIMMED = 0.5  # of a photograph's brightness, so that a narrow network finds the digits within minutes
+BRIGHT = (170, 255)  # of a digit's colours
 CLASSES = ("background", *(str(digit) for digit in range(10)))
 _OURS = {"train": ("astronaut.jpg", "coffee.jpg", "hubble_deep_field.jpg"), "val": ("chelsea.jpg",)}
 _THEIRS = {"train": ("china.jpg",), "val": ("flower.jpg",)}
@@ -127,8 +129,8 @@ def coco_of(scenes: Sequence[Scene]) -> dict[str, Any]:
                 }
             )
     images = [
-        {"id": number, "file_name": f"{number - 1:04d}.jpg", "width": SIDE, "height": SIDE}
-        for number in range(1, len(scenes) + 1)
+        {"id": number, "file_name": f"{number - 1:04d}.jpg", "width": width, "height": height}
+        for number, (height, width) in enumerate((scene.instances.shape for scene in scenes), 1)
     ]
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES) if label]
     return {"images": images, "annotations": annotations, "categories": categories}
@@ -157,9 +159,8 @@ def compose(
         which = int(rng.integers(len(digits)))
         shape = _ink(digits[which], size, float(rng.uniform(-TURN, TURN)))
         rows, columns = slice(place[0], place[0] + size), slice(place[1], place[1] + size)
-        under = picture[rows, columns]
-        colour = _contrasting(rng, under[shape > 0.5] if (shape > 0.5).any() else under.reshape(-1, 3))
-        picture[rows, columns] = under * (1 - shape[..., None]) + colour * shape[..., None]
+        colour = rng.uniform(*BRIGHT, 3)
+        picture[rows, columns] = picture[rows, columns] * (1 - shape[..., None]) + colour * shape[..., None]
         laid.append(int(labels[which]))
         instances[rows, columns][shape > 0.5] = len(laid)
     return Scene(picture.round().astype(np.uint8), instances, tuple(laid))
@@ -170,7 +171,7 @@ def _background(rng: np.random.Generator, photographs: Sequence[Image.Image]) ->
     side = int(rng.integers(SIDE, min(photograph.size) + 1))
     left, top = (int(rng.integers(0, whole - side + 1)) for whole in photograph.size)
     crop = photograph.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return np.asarray(crop, np.float64)
+    return np.asarray(crop, np.float64) * DIMMED
 
 
 def _free_place(rng: np.random.Generator, size: int, taken: Sequence[tuple[int, int, int]]) -> tuple[int, int] | None:
@@ -195,14 +196,6 @@ def _ink(digit: np.ndarray, size: int, degrees: float) -> np.ndarray:
     rise = 8 / size  # ink rises over about a cell of the eight: so much of it from one pixel to the next
     shape: np.ndarray = np.clip((turned - INK) / rise + 0.5, 0, 1)
     return shape
-
-
-def _contrasting(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    """A colour that stands out from the pixels below it."""
-    mean = under.mean(0)
-    colours = rng.uniform(0, 255, (8, 3))
-    chosen: np.ndarray = colours[np.linalg.norm(colours - mean, axis=1).argmax()]
-    return chosen
 
 
 def _photographs(split: Split) -> list[Image.Image]:
