@@ -40,6 +40,7 @@ REFERENCE = {
             *("open_source", "open_image", "write_image_folder", "train_batches", "eval_batches", "steps_per_epoch"),
             *("train_transform", "eval_transform", "Augment", "BatchIterator", "ImageExamples", "ImageFolder"),
             *("BadImage", "JointAugment", "SegmentationExamples", "open_masks", "MaskSource", "check_masks"),
+            *("open_objects", "Objects", "ObjectSource", "BoxAugment", "ObjectExamples", "check_objects"),
         )
     ],
     "Exported programs": ["export.export", "export.Exported"],

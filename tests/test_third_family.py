@@ -185,7 +185,8 @@ def test_the_registry_knows_it(capsys):
     assert input_spec("toy", create_model("toy", img_size=32)).size == (32, 32)
     segmentations = "SemanticFPNCrossFormer, UPerNetCrossFormer"
     assert families_that("open_sizes") == f"CrossFormer, {segmentations} and Toy"
-    described = f"CrossViT, CrossFormer, {segmentations}, RetinaNetCrossFormer, SemanticFPNCrossViT and Toy"
+    detectors = "RetinaNetCrossFormer, MaskRCNNCrossFormer"
+    described = f"CrossViT, CrossFormer, {segmentations}, {detectors}, SemanticFPNCrossViT and Toy"
     assert families_that("attention_maps") == described
     assert families_that("timm_model") == "CrossViT"
     with pytest.raises(RequestError, match="toy_16 has no option 'widht'; did you mean 'width'"):
