@@ -256,6 +256,7 @@ def test_a_loss_that_is_not_finite_is_named_or_left_out(tmp_path: Path, policy: 
     assert len(lines(tmp_path / "r", "nonfinite")) == result["skipped_steps"]
 
 
+@pytest.mark.slow
 def test_early_stop_ends_after_its_patience(tmp_path: Path) -> None:
     overrides = {"train.epochs": "50", "train.early_stop_epochs": "2", "optimizer.frozen": "['.*']"}
     result = run_training(small(overrides), tmp_path / "r")

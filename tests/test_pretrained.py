@@ -53,6 +53,7 @@ def info(caplog):
     return caplog
 
 
+@pytest.mark.slow
 def test_other_number_of_classes(file, info):
     with pytest.raises(RequestError, match=r"head/branch_0/bias has shape \(5,\)"):
         load_weights(file, model(num_classes=3))

@@ -227,6 +227,7 @@ except (RequestError, WorkError) as error:
 """
 
 
+@pytest.mark.slow
 def test_data_set_of_the_hub(make_parquet, tmp_path):
     file = make_parquet("files/data/train-0.parquet", [1, 0] * 5, ["a", "b"]).read_bytes()
     sha = "0123456789abcdef0123456789abcdef01234567"

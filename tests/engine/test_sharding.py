@@ -58,6 +58,7 @@ def assert_split(sizes: Any, parts: int) -> None:
     assert sizes["declared"] == split
 
 
+@pytest.mark.slow
 def test_losses_metrics_and_weights_are_those_of_one_device(found: Any) -> None:
     assert_as_one_device(found["layouts"], "2 x 4")
 

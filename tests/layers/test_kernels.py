@@ -117,6 +117,7 @@ def test_padding_behind_the_keys_changes_nothing(form):
         close(value_and_gradient(lambda *given: padded(*given)[:, :13], (q, k, v), cotangent), expected)
 
 
+@pytest.mark.slow
 def test_carried_tokens_change_nothing():
     """A whole model of two branches, with 17 and 5 tokens, and its gradients."""
     model = create_model("crossvit", num_classes=3, **CROSSVIT)

@@ -111,6 +111,7 @@ def test_names_go_both_ways(reference):
         np.testing.assert_array_equal(back[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_shapes_of_tensors_are_the_released_ones():
     """Also of the first layer over a flattened map and the transposed convolution; 50.2 M in all on CrossFormer-S."""
     model = create_model("mask_rcnn_crossformer", img_size=224)
@@ -125,6 +126,7 @@ def test_shapes_of_tensors_are_the_released_ones():
     assert theirs["roi_head.mask_head.conv_logits.weight"] == (80, 256, 1, 1)
 
 
+@pytest.mark.slow
 def test_boxes_lie_in_their_own_picture_and_batches_change_nothing():
     model = create_model("mask_rcnn_crossformer", **SMALL)
     variables = seeded_variables(model)

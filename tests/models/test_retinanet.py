@@ -80,6 +80,7 @@ def test_parameters_are_those_published():
     assert sum(int(np.prod(shape)) for shape in parameter_shapes(model).values()) == 40_824_958
 
 
+@pytest.mark.slow
 def test_boxes_lie_in_their_own_picture_and_batches_change_nothing():
     model = create_model("retinanet_crossformer", **SMALL)
     variables = seeded_variables(model)

@@ -39,6 +39,7 @@ def quick_compilation() -> Any:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 def test_a_map_becomes_four_of_doubling_strides() -> None:
     """Made of the level that is named; the largest by two transposed convolutions, as ViTDet's."""
     rng = np.random.default_rng(0)

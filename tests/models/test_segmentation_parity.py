@@ -139,6 +139,7 @@ def test_statistics_after_a_step_equal_the_reference(step):
         assert seeded.deviation(found[key], value) < 1e-5, key
 
 
+@pytest.mark.slow
 def test_gradients_equal_the_reference(step):
     golden, _, found = step
     rounding = 1e-7 * golden["grad_norms"].max()  # position networks of one and two channels

@@ -80,6 +80,7 @@ def test_training_leaves_the_whole_page(trained):
     assert environment["peak_host_bytes"] > 10**8
 
 
+@pytest.mark.slow
 def test_the_page_is_written_after_every_epoch_and_whole_at_the_end(refreshed):
     assert [(final, epochs) for final, epochs, _ in refreshed] == [(False, 1.0), (False, 2.0), (True, 2.0)]
     assert refreshed[-1][2]

@@ -88,6 +88,7 @@ def run(tiny_run, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_the_command_keeps_it_with_the_weights(run, tmp_path, capsys):
     words = ["calibrate", "--run", str(run), "--data-dir", "digits"]
     before = (
