@@ -63,9 +63,8 @@ class RunLog:
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
         self._metrics.flush()
         for name, value in values.items():
-            if (
-                kind == "validate" and value != value
-            ):  # NaN: nothing to count, of which TensorBoard would warn each time
+            # Nothing to count is NaN, of which TensorBoard would warn each time.
+            if kind == "validate" and value != value:
                 continue
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._board.add(f"{kind}/{name}", value, step)
