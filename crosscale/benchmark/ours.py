@@ -151,6 +151,19 @@ def _task(model: ImageModel, shape: tuple[int, ...], rng: np.random.Generator) -
     return task_kind("classification").from_artifact(labels, {}), targets
 
 
+def _boxes(classes: int, shape: tuple[int, ...], rng: np.random.Generator, count: int = 10) -> dict[str, np.ndarray]:
+    """Targets of a detection, `count` objects for each of the pictures (B, H, W)."""
+    batch, height, width = shape
+    corners = rng.uniform(0, 0.7, (batch, count, 2)), rng.uniform(0.1, 0.3, (batch, count, 2))
+    shares = np.concatenate([corners[0], corners[0] + corners[1]], -1)
+    return {
+        "boxes": (shares * np.array([width, height, width, height])).astype(np.float32),
+        "labels": rng.integers(0, classes, (batch, count)).astype(np.int32),
+        "crowd": np.zeros((batch, count), bool),
+        "size": np.tile(np.array([height, width], np.int32), (batch, 1)),
+    }
+
+
 def matmul_flops(dtype: Any, side: int) -> float:
     """FLOP/s of the quickest of several products of two square matrices."""
     a, b = (jax.random.normal(jax.random.key(seed), (side, side)).astype(dtype) for seed in (0, 1))
@@ -202,16 +215,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def _boxes(classes: int, shape: tuple[int, ...], rng: np.random.Generator, count: int = 10) -> dict[str, np.ndarray]:
-    """Targets of a detection, `count` objects for each of the pictures (B, H, W)."""
-    batch, height, width = shape
-    corners = rng.uniform(0, 0.7, (batch, count, 2)), rng.uniform(0.1, 0.3, (batch, count, 2))
-    shares = np.concatenate([corners[0], corners[0] + corners[1]], -1)
-    return {
-        "boxes": (shares * np.array([width, height, width, height])).astype(np.float32),
-        "labels": rng.integers(0, classes, (batch, count)).astype(np.int32),
-        "crowd": np.zeros((batch, count), bool),
-        "size": np.tile(np.array([height, width], np.int32), (batch, 1)),
-    }
