@@ -14,7 +14,6 @@ import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
 from crosscale.data.coco_masks import bitmap, sound_polygons
-from crosscale.data.decode import MAX_PIXELS
 from crosscale.data.object_table import Fault, ObjectTable, box_faults, make_table
 from crosscale.data.objects import Segmentation
 from crosscale.data.once import shared
@@ -301,12 +300,6 @@ def _key(value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
-
-
-def _is_size(value: Any) -> bool:
-    """Whether it is the height and width of a picture that can be read."""
-    sides = value if isinstance(value, list) and len(value) == 2 else ()
-    return len(sides) == 2 and all(type(s) is int and s > 0 for s in sides) and sides[0] * sides[1] <= MAX_PIXELS
 
 
 def _are_numbers(values: Any) -> bool:
