@@ -49,6 +49,34 @@ class AnchorTraining:
     anchors: Array
 
 
+def own_sizes(images: Array, sizes: Array | None) -> jax.Array:
+    """(B, 2): the heights and widths given, or those of the images."""
+    whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
+    return whole if sizes is None else jnp.asarray(sizes)
+
+
+def kept_boxes(
+    boxes: jax.Array, scores: jax.Array, labels: jax.Array, valid: jax.Array, overlap: float, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """One image's best boxes after suppression within each class: boxes, scores, labels, and which are real.
+
+    Args:
+      boxes: (N, 4).
+      scores: (N,).
+      labels: (N,) int32.
+      valid: (N,) bool, those that are looked at.
+      overlap: boxes of a class that overlap a better one by more than this are left out.
+      count: rows of what comes out; those that are not real are zeros.
+    """
+    best, real = best_nms(boxes, scores, overlap, count, labels=labels, valid=valid)
+    return (
+        jnp.where(real[:, None], boxes[best], 0.0),
+        jnp.where(real, scores[best], 0.0),
+        jnp.where(real, labels[best], 0),
+        real,
+    )
+
+
 class Detector(ImageModel):
     """Base of all detectors: a neck between backbone and head, and `detect`, which gives boxes."""
 
@@ -77,8 +105,7 @@ class Detector(ImageModel):
           train: of no account.
           **options: those of `detect`.
         """
-        whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
-        sides = whole if sizes is None else jnp.asarray(sizes)
+        sides = own_sizes(images, sizes)
         found = self.detect(images, sides, **options)
         corners = jnp.maximum(sides[:, None, jnp.array([1, 0, 1, 0])], 1)  # of padding they are 0
         columns = [found.boxes / corners, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
@@ -170,8 +197,7 @@ class AnchorDetector(Detector):
         if images.shape[:1] == (0,):
             none: Detections = jax.tree.map(lambda leaf: leaf[:0], self.detect(one_blank(images), count=count))
             return none
-        whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
-        limits = whole if sizes is None else jnp.asarray(sizes)
+        limits = own_sizes(images, sizes)
         read = self.neck(self.backbone(images, False), False)
         outputs: AnchorOutputs = self.head(read, False)
         anchors = self._anchors(read)
@@ -183,14 +209,8 @@ class AnchorDetector(Detector):
             ]
             boxes, scores, labels = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
             valid = (scores > score_threshold) & (box_areas(boxes) > 0)
-            best, real = best_nms(boxes, scores, iou_threshold, count, labels=labels, valid=valid)
-            return Detections(
-                jnp.where(real[:, None], boxes[best], 0.0),
-                jnp.where(real, scores[best], 0.0),
-                jnp.where(real, labels[best], 0),
-                None,
-                real.sum(dtype=jnp.int32),
-            )
+            boxes, scores, labels, real = kept_boxes(boxes, scores, labels, valid, iou_threshold, count)
+            return Detections(boxes, scores, labels, None, real.sum(dtype=jnp.int32))
 
         return jax.vmap(one)(*outputs, limits)
 

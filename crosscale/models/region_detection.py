@@ -10,8 +10,7 @@ from flax import linen as nn
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
 from crosscale.layers.boxes import decode_boxes
-from crosscale.layers.nms import best_nms
-from crosscale.models.detection import Detections, Detector
+from crosscale.models.detection import Detections, Detector, kept_boxes, own_sizes
 from crosscale.models.heads.proposals import Proposals, proposal_anchors
 from crosscale.models.heads.regions import STD, RegionHead, RegionOutputs
 from crosscale.models.heads.retina import AnchorOutputs
@@ -69,7 +68,7 @@ class RegionDetector(Detector):
         if images.shape[:1] == (0,):
             none: RegionOutputs = jax.tree.map(lambda leaf: leaf[:0], self(one_blank(images), train))
             return none
-        return self.decode(self.backbone(images, train), train, _limits(images, sizes))
+        return self.decode(self.backbone(images, train), train, own_sizes(images, sizes))
 
     def decode(  # type: ignore[override]
         self, features: Features, train: bool = False, sizes: Array | None = None
@@ -106,7 +105,7 @@ class RegionDetector(Detector):
         if images.shape[:1] == (0,):
             none: Detections = jax.tree.map(lambda leaf: leaf[:0], self.detect(one_blank(images), count=count))
             return none
-        limits = _limits(images, sizes)
+        limits = own_sizes(images, sizes)
         read = self.neck(self.backbone(images, False), False)
         _, proposals = self.head.propose(read, limits)
         logits, deltas = self.head.read_boxes(read, proposals.boxes)
@@ -152,18 +151,12 @@ class RegionDetector(Detector):
           RequestError: the images' shape does not fit the model.
         """
         read = self.neck(self.backbone(images, train), train)
-        outputs, proposals = self.head.propose(read, _limits(images, sizes), before_nms)
+        outputs, proposals = self.head.propose(read, own_sizes(images, sizes), before_nms)
         anchors = jnp.concatenate(proposal_anchors(read.maps, read.strides))
         sample = choose(proposals)
         logits, deltas = self.head.read_boxes(read, sample.boxes)
         seen = self.head.read_masks(read, sample.boxes[:, :masks])
         return RegionTraining(outputs, anchors, sample, logits, deltas, seen)
-
-
-def _limits(images: Array, sizes: Array | None) -> Array:
-    """(B, 2): the sizes given, or those of the images."""
-    whole = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (images.shape[0], 2))
-    return whole if sizes is None else jnp.asarray(sizes)
 
 
 def _best(
@@ -181,11 +174,4 @@ def _best(
     boxes = decode_boxes(deltas, jnp.asarray(proposals.boxes)[:, None], STD, size)
     valid = (scores > threshold) & (proposals.scores > 0)[:, None]
     labels = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), scores.shape).reshape(-1)
-    boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)
-    best, real = best_nms(boxes, scores, overlap, count, labels=labels, valid=valid.reshape(-1))
-    return (
-        jnp.where(real[:, None], boxes[best], 0.0),
-        jnp.where(real, scores[best], 0.0),
-        jnp.where(real, labels[best], 0),
-        real,
-    )
+    return kept_boxes(boxes.reshape(-1, 4), scores.reshape(-1), labels, valid.reshape(-1), overlap, count)

@@ -12,6 +12,7 @@ from crosscale.models.heads.proposals import Proposals, proposal_anchors
 from crosscale.models.heads.retina import AnchorOutputs
 from crosscale.pretrained import from_variables
 from crosscale.tasks.detection import roi_loss, rpn_loss
+from crosscale.tasks.detection.matching import learnable
 from tests.golden.segmentation.segmentation_seeded import array, normalised
 from tests.models.test_mask_rcnn import reference_model
 
@@ -151,7 +152,7 @@ def test_anchors_are_matched_as_by_the_reference():
 def toy(labels, *, crowd=(False, False)):
     """Two objects, and proposals of which one is the first object but for a pixel."""
     boxes = jnp.array([[0.0, 0, 40, 40], [60, 60, 90, 90]])
-    real = rpn_loss.learnable(boxes, jnp.array(labels), jnp.array(crowd))
+    real = learnable(boxes, jnp.array(labels), jnp.array(crowd))
     proposals = Proposals(jnp.array([[1.0, 0, 40, 40], [50, 0, 60, 10], [0, 0, 0, 0]]), jnp.array([0.9, 0.5, 0.0]))
     return proposals, boxes, jnp.array(labels), real
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from crosscale.layers.boxes import box_areas, box_iou, decode_boxes, encode_boxes, generalized_box_iou, match_boxes
+from crosscale.layers.boxes import box_iou, decode_boxes, encode_boxes, generalized_box_iou, match_boxes
+from crosscale.tasks.detection.matching import in_picture, learnable
 
 Array = jax.Array
 
 POSITIVE, NEGATIVE = 0.5, 0.4  # overlaps from which an anchor is an object, and below which it is background
 GAMMA, ALPHA = 2.0, 0.25  # of the focal loss
-STEP = 32  # a picture's own area is its size raised to multiples of it: anchors further out learn nothing
 
 BoxLoss = Literal["l1", "giou"]
 
@@ -48,10 +48,7 @@ def anchor_targets(anchors: Array, boxes: Array, labels: Array, crowd: Array, si
       crowd: (M,) bool.
       size: (2,) height and width of the image without what fills it up.
     """
-    real = (labels >= 0) & ~crowd & (box_areas(boxes) > 0)  # a box without area would take every anchor
-    height, width = (jnp.ceil(side / STEP) * STEP for side in (size[0], size[1]))
-    x, y = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
-    inside = (x < width - 0.5) & (y < height - 0.5)  # centres stand on whole pixels but for rounding
+    real, inside = learnable(boxes, labels, crowd), in_picture(anchors, size)
     overlaps = box_iou(boxes, anchors)
     matched = match_boxes(overlaps, real, positive=POSITIVE, negative=NEGATIVE, lowest=0.0, candidates=inside)
     which = jnp.maximum(matched - 1, 0)

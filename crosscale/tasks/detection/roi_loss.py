@@ -18,7 +18,8 @@ from crosscale.models.heads.proposals import Proposals
 from crosscale.models.heads.regions import STD
 from crosscale.models.region_detection import RegionTraining
 from crosscale.tasks.detection import rpn_loss
-from crosscale.tasks.detection.rpn_loss import AnchorSample, LossParts, learnable, rpn_losses, sample_anchors
+from crosscale.tasks.detection.matching import learnable
+from crosscale.tasks.detection.rpn_loss import AnchorSample, LossParts, rpn_losses, sample_anchors
 
 OVERLAP = 0.5  # from which a proposal is an object; an object's best ones of as much are its own
 COUNT, SHARE = 512, 0.25  # proposals learnt from, and of them at most this share objects
@@ -62,7 +63,7 @@ def sample_regions(
       proposals: (P, 4) boxes and (P,) scores.
       boxes: (M, 4) in pixels of the image fed.
       labels: (M,).
-      real: (M,) bool, see `rpn_loss.learnable`.
+      real: (M,) bool, see `matching.learnable`.
       classes: how many.
       count: how many boxes; fewer are real where there are fewer.
       share: 0..1, of objects at most; background fills up.

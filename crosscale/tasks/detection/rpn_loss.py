@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from crosscale.contracts import Array
-from crosscale.layers.boxes import box_areas, box_iou, encode_boxes, match_boxes, sample_boxes
+from crosscale.layers.boxes import box_iou, encode_boxes, match_boxes, sample_boxes
 from crosscale.models.heads.retina import AnchorOutputs
+from crosscale.tasks.detection.matching import in_picture
 
 POSITIVE, NEGATIVE = 0.7, 0.3  # overlaps from which an anchor is an object, and below which it is background
 LOWEST = 0.3  # an object's best anchors are its own from this overlap on
 COUNT, SHARE = 256, 0.5  # anchors learnt from, and of them at most this share objects
-STEP = 32  # a picture's own area is its size raised to multiples of it: anchors further out learn nothing
 
 # By name: (B,) sums over each picture, and (B,) what they are divided by when both are summed (`averaged`).
 LossParts = dict[str, tuple[Array, Array]]
@@ -40,12 +40,6 @@ class AnchorSample(NamedTuple):
     deltas: Array
 
 
-def learnable(boxes: Array, labels: Array, crowd: Array) -> Array:
-    """(...) bool: the objects that are learnt from: (..., 4) boxes with an area, no crowds, and none that fills up."""
-    real: Array = (labels >= 0) & ~crowd & (box_areas(jnp.asarray(boxes)) > 0)
-    return real
-
-
 def sample_anchors(
     key: Array,
     anchors: jax.Array,
@@ -62,15 +56,13 @@ def sample_anchors(
       key: of the choice.
       anchors: (N, 4), of all levels.
       boxes: (M, 4) in pixels of the image fed.
-      real: (M,) bool, see `learnable`.
+      real: (M,) bool, see `matching.learnable`.
       size: (2,) height and width of the image without its padding.
       count: how many; fewer are real where there are fewer.
       share: 0..1, of objects at most; background fills up.
     """
-    height, width = (jnp.ceil(side / STEP) * STEP for side in (size[0], size[1]))
-    x, y = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
-    inside = (x < width - 0.5) & (y < height - 0.5)  # centres stand on whole pixels but for rounding
     overlaps = box_iou(boxes, anchors)
+    inside = in_picture(anchors, size)
     matched = match_boxes(overlaps, real, positive=POSITIVE, negative=NEGATIVE, lowest=LOWEST, candidates=inside)
     chosen, taken = sample_boxes(jnp.asarray(key), matched, count, share)
     positive = taken & (matched[chosen] > 0)
