@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crosscale.errors import RequestError
-from crosscale.tasks.task import Task
+from crosscale.tasks.task import DeclaredData, Task
 
 
 def check_labels(wanted: Sequence[str], found: Sequence[str], message: str, *, one: str, many: str) -> None:
@@ -24,6 +24,36 @@ def check_labels(wanted: Sequence[str], found: Sequence[str], message: str, *, o
     else:
         what = f"there is a further {one} '{further[0]}'" if further else f"the {many} stand in another order"
     raise RequestError(message.format(what))
+
+
+def classes_option(given: Mapping[str, Any], count: int, place: Any, noun: str = "classes") -> dict[str, Any]:
+    """A model's `num_classes`, of so many. Raises RequestError where another number was given.
+
+    Args:
+      given: the recipe's constructor fields.
+      place: of the data, for the error.
+      noun: what they are called there.
+    """
+    if given.get("num_classes", count) != count:
+        raise RequestError(f"model.options.num_classes={given['num_classes']}, but {place} has {count} {noun}")
+    return {"num_classes": count}
+
+
+def declared_sizes(data: DeclaredData, place: str = "FOLDER") -> tuple[Sequence[str], int, int]:
+    """The names of the classes, and the numbers of examples to train on and held out.
+
+    Args:
+      place: what could be given instead, for the error.
+
+    Raises:
+      RequestError: a size is missing.
+    """
+    if data.outputs is None or data.train_images is None or data.val_images is None:
+        raise RequestError(
+            f"data.dir is not set: give --data-dir {place}, or for a dry run data.train_images, data.val_images and "
+            "data.num_classes"
+        )
+    return data.labels or tuple(str(label) for label in range(data.outputs)), data.train_images, data.val_images
 
 
 def check_test_options(task: Task | type[Task], options: Mapping[str, Any]) -> None:

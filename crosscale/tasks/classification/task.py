@@ -21,7 +21,7 @@ from crosscale.data.mix import erase, mix
 from crosscale.data.sources import open_source
 from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.errors import RequestError
-from crosscale.tasks.checks import check_labels
+from crosscale.tasks.checks import check_labels, classes_option, declared_sizes
 from crosscale.tasks.classification.calibration import (
     best_temperature,
     calibration_error,
@@ -116,13 +116,8 @@ class Classification(PlainTask):
     @classmethod
     def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
         """Sources of the declared sizes, without examples. Raises RequestError where a size is missing."""
-        if data.outputs is None or data.train_images is None or data.val_images is None:
-            raise RequestError(
-                "data.dir is not set: give --data-dir FOLDER (or digits), or for a dry run data.train_images, "
-                "data.val_images and data.num_classes"
-            )
-        classes = data.labels or tuple(str(label) for label in range(data.outputs))
-        return DeclaredSource(classes, data.train_images), DeclaredSource(classes, data.val_images)
+        classes, train, val = declared_sizes(data, "FOLDER (or digits)")
+        return DeclaredSource(classes, train), DeclaredSource(classes, val)
 
     @classmethod
     def from_data(cls, options: Any, augment: Augment, source: Any) -> "Classification":
@@ -217,11 +212,7 @@ class Classification(PlainTask):
 
     def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
         """`num_classes`. Raises RequestError where another number was given."""
-        if given.get("num_classes", self.num_classes) != self.num_classes:
-            raise RequestError(
-                f"model.options.num_classes={given['num_classes']}, but {place} has {self.num_classes} classes"
-            )
-        return {"num_classes": self.num_classes}
+        return classes_option(given, self.num_classes, place)
 
     def check_outputs(self, shape: Sequence[int]) -> None:
         """Raises RequestError unless the logits are as many as the classes."""

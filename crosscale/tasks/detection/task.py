@@ -17,7 +17,7 @@ from crosscale.data.object_source import open_objects
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
 from crosscale.models.detection import AnchorTraining
-from crosscale.tasks.checks import check_labels, check_test_options
+from crosscale.tasks.checks import check_labels, check_test_options, classes_option, declared_sizes
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.detection.anchor_loss import batch_losses
 from crosscale.tasks.detection.evaluation import check_library
@@ -125,13 +125,8 @@ class Detection(ChoosesNothing):
     @classmethod
     def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
         """Sources of the declared sizes, without examples. Raises RequestError where a size is missing."""
-        if data.outputs is None or data.train_images is None or data.val_images is None:
-            raise RequestError(
-                "data.dir is not set: give --data-dir FOLDER, or for a dry run data.train_images, data.val_images and "
-                "data.num_classes"
-            )
-        classes = data.labels or tuple(str(label) for label in range(data.outputs))
-        return DeclaredObjects(classes, data.train_images), DeclaredObjects(classes, data.val_images)
+        classes, train, val = declared_sizes(data)
+        return DeclaredObjects(classes, train), DeclaredObjects(classes, val)
 
     @classmethod
     def from_data(cls, options: Any, augment: Augment, source: Any) -> "Detection":
@@ -185,11 +180,7 @@ class Detection(ChoosesNothing):
 
     def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
         """`num_classes`. Raises RequestError where another number was given."""
-        if given.get("num_classes", len(self.labels)) != len(self.labels):
-            raise RequestError(
-                f"model.options.num_classes={given['num_classes']}, but {place} has {len(self.labels)} classes"
-            )
-        return {"num_classes": len(self.labels)}
+        return classes_option(given, len(self.labels), place)
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is: the shape that training pictures are filled up to."""

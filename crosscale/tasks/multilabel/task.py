@@ -17,7 +17,7 @@ from crosscale.data.mix import erase, mix_targets
 from crosscale.data.table_rows import RECOGNISED, TableColumns
 from crosscale.data.tag_table import TagTable, open_tag_table
 from crosscale.errors import RequestError
-from crosscale.tasks.checks import check_labels
+from crosscale.tasks.checks import check_labels, classes_option
 from crosscale.tasks.defaults import PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
@@ -150,10 +150,7 @@ class MultiLabel(PlainTask):
 
     def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
         """`num_classes`. Raises RequestError where another number was given."""
-        count = len(self.labels)
-        if given.get("num_classes", count) != count:
-            raise RequestError(f"model.options.num_classes={given['num_classes']}, but {place} has {count} labels")
-        return {"num_classes": count}
+        return classes_option(given, len(self.labels), place, self.noun)
 
     def check_outputs(self, shape: Sequence[int]) -> None:
         """Raises RequestError unless there is an output per label."""

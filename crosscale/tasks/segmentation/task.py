@@ -18,7 +18,7 @@ from crosscale.data.mask_folder import open_masks
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
-from crosscale.tasks.checks import check_labels, check_test_options
+from crosscale.tasks.checks import check_labels, check_test_options, classes_option, declared_sizes
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
@@ -116,13 +116,8 @@ class Segmentation(ChoosesNothing):
     @classmethod
     def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
         """Sources of the declared sizes, without examples. Raises RequestError where a size is missing."""
-        if data.outputs is None or data.train_images is None or data.val_images is None:
-            raise RequestError(
-                "data.dir is not set: give --data-dir FOLDER, or for a dry run data.train_images, data.val_images and "
-                "data.num_classes"
-            )
-        classes = data.labels or tuple(str(label) for label in range(data.outputs))
-        return DeclaredMasks(classes, data.train_images), DeclaredMasks(classes, data.val_images)
+        classes, train, val = declared_sizes(data)
+        return DeclaredMasks(classes, train), DeclaredMasks(classes, val)
 
     @classmethod
     def from_data(cls, options: Any, augment: Augment, source: Any) -> "Segmentation":
@@ -184,11 +179,7 @@ class Segmentation(ChoosesNothing):
 
     def model_options(self, given: Mapping[str, Any], place: str | Path | None = None) -> dict[str, Any]:
         """`num_classes`. Raises RequestError where another number was given."""
-        if given.get("num_classes", len(self.labels)) != len(self.labels):
-            raise RequestError(
-                f"model.options.num_classes={given['num_classes']}, but {place} has {len(self.labels)} classes"
-            )
-        return {"num_classes": len(self.labels)}
+        return classes_option(given, len(self.labels), place)
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """Of the size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
