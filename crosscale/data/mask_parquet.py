@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crosscale.data.decode import upright_size
-from crosscale.data.parquet import IMAGE_NAMES, LABEL_NAMES, RowGroups, import_parquet
+from crosscale.data.parquet import IMAGE_NAMES, LABEL_NAMES, RowGroups, first_schema, import_parquet
 from crosscale.data.shards import choose_shards, find_shards
 from crosscale.errors import RequestError, WorkError
 
@@ -62,14 +62,8 @@ def has_mask_shards(root: Path) -> bool:
     Raises:
       RequestError: pyarrow is not installed.
     """
-    files = [file for part in find_shards(root, ".parquet").values() for file in part] if root.is_dir() else []
-    if not files:
-        return False
-    try:
-        schema = import_parquet().read_schema(files[0])
-    except RequestError:
-        raise
-    except Exception:  # reading it says what is wrong
+    schema = first_schema(root)
+    if schema is None:
         return False
     columns = _mask_columns(schema)
     return columns is not None and not {*LABEL_NAMES} & {*schema.names} - {*columns}

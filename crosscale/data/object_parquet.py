@@ -12,7 +12,7 @@ from crosscale.data.annotated import Annotated, crowded
 from crosscale.data.mask_parquet import PICTURE_NAMES
 from crosscale.data.object_table import box_faults, make_table
 from crosscale.data.once import shared
-from crosscale.data.parquet import RowGroups, import_parquet
+from crosscale.data.parquet import RowGroups, first_schema, import_parquet
 from crosscale.data.shards import choose_shards, find_shards
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
@@ -30,16 +30,8 @@ def has_object_shards(root: Path) -> bool:
     Raises:
       RequestError: pyarrow is not installed.
     """
-    files = [file for part in find_shards(root, ".parquet").values() for file in part] if root.is_dir() else []
-    if not files:
-        return False
-    try:
-        schema = import_parquet().read_schema(files[0])
-    except RequestError:
-        raise
-    except Exception:  # reading it says what is wrong
-        return False
-    return _columns(schema) is not None
+    schema = first_schema(root)
+    return schema is not None and _columns(schema) is not None
 
 
 def open_object_shards(root: Path) -> dict[str, tuple[RowGroups, Annotated]]:

@@ -177,6 +177,22 @@ def import_parquet() -> Any:
     return pq
 
 
+def first_schema(root: Path) -> Any | None:
+    """Of the first parquet shard in a folder; None where there is none, or it is damaged, which reading it tells.
+
+    Raises:
+      RequestError: pyarrow is not installed.
+    """
+    files = [file for part in find_shards(root, ".parquet").values() for file in part] if root.is_dir() else []
+    if not files:
+        return None
+    pq = import_parquet()
+    try:
+        return pq.read_schema(files[0])
+    except Exception:  # pyarrow raises ArrowInvalid, OSError and more
+        return None
+
+
 @shared
 def _read(files: Sequence[Path]) -> tuple[Any, np.ndarray, np.ndarray | list[str]]:
     """The first file's schema, the row groups (file, number, rows), and the label column of all."""
