@@ -7,7 +7,7 @@ on CrossFormer++-B no count of operations is at hand.
 """
 
 from crosscale.contracts import InputSpec
-from crosscale.models.crossformer.segmentation_presets import BACKBONES
+from crosscale.models.crossformer.segmentation_presets import backbone_options
 from crosscale.models.presets import Preset, PublishedDetection
 
 _SOURCE = "released code's README (detection, 1x)"
@@ -30,18 +30,10 @@ _MASK_RCNN: _Figures = {
 
 
 def _preset(name: str, variant: str, figures: tuple[int, float | None, float | None, float, float | None]) -> Preset:
-    embed_dim, depths, heads, drop_path_rate = BACKBONES[variant]
     params, rounded, gmacs, box_ap, mask_ap = figures
     return Preset(
         name=name,
-        config={
-            "embed_dim": embed_dim,
-            "depths": depths,
-            "num_heads": tuple(heads * 2**stage for stage in range(len(depths))),
-            "drop_path_rate": drop_path_rate,
-            "grouping": "whole",
-            **({"use_acl": True} if variant.startswith("pp_") else {}),
-        },
+        config=backbone_options(variant),
         input_spec=InputSpec(size=_SIZE, crop_pct=1.0, interpolation="bilinear"),
         published=PublishedDetection(
             params, gmacs, source=_SOURCE, rounded_params=rounded, box_ap=box_ap, mask_ap=mask_ap

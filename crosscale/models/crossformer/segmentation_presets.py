@@ -54,20 +54,25 @@ _SEVENS = {"group_size": (7, 7, 7, 7), "interval": (8, 4, 2, 1)}
 _FOURTEENS = {"group_size": (14, 14, 7, 7), "interval": (16, 8, 2, 1)}
 
 
-def _preset(name: str, variant: str, figures: tuple[Any, ...], groups: dict[str, Any]) -> Preset:
+def backbone_options(variant: str, **groups: Any) -> dict[str, Any]:
+    """Constructor fields of a backbone as the released segmenters and detectors have it, with those of its groups."""
     embed_dim, depths, heads, drop_path_rate = BACKBONES[variant]
+    return {
+        "embed_dim": embed_dim,
+        "depths": depths,
+        "num_heads": tuple(heads * 2**stage for stage in range(len(depths))),
+        "drop_path_rate": drop_path_rate,
+        "grouping": "whole",
+        **groups,
+        **({"use_acl": True} if variant.startswith("pp_") else {}),
+    }
+
+
+def _preset(name: str, variant: str, figures: tuple[Any, ...], groups: dict[str, Any]) -> Preset:
     params, rounded, gmacs, miou, multi_scale = figures
     return Preset(
         name=name,
-        config={
-            "embed_dim": embed_dim,
-            "depths": depths,
-            "num_heads": tuple(heads * 2**stage for stage in range(len(depths))),
-            "drop_path_rate": drop_path_rate,
-            "grouping": "whole",
-            **groups,
-            **({"use_acl": True} if variant.startswith("pp_") else {}),
-        },
+        config=backbone_options(variant, **groups),
         input_spec=InputSpec(size=(_SIZE, _SIZE), crop_pct=1.0, interpolation="bilinear"),
         published=PublishedSegmentation(
             params,
