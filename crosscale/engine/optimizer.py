@@ -64,9 +64,9 @@ def make_schedule(
         if schedule.per == "epoch":
             at = jnp.floor(at / steps_per_epoch) * steps_per_epoch
         if poly or drops:
-            left = jnp.maximum(1.0 - at / max(total, 1), 0.0)
-            rate: Array = schedule.min_lr + (peak - schedule.min_lr) * left**schedule.power
-            rate = _dropped(schedule, peak, at / steps_per_epoch) if drops else rate
+            rate = (
+                _dropped(schedule, peak, at / steps_per_epoch) if drops else _poly(schedule, peak, at / max(total, 1))
+            )
             lowest = schedule.warmup_lr / peak
             return rate * jnp.where(at < warmup, lowest + (1.0 - lowest) * at / max(warmup, 1.0), 1.0)
         rising = schedule.warmup_lr + (peak - schedule.warmup_lr) * at / max(warmup, 1.0)
@@ -77,6 +77,11 @@ def make_schedule(
         return jnp.where(at < warmup, rising, falling)
 
     return learning_rate
+
+
+def _poly(schedule: ScheduleSettings, peak: float, done: Array) -> Array:
+    """The rate when this share of the run is done."""
+    return schedule.min_lr + (peak - schedule.min_lr) * jnp.maximum(1.0 - done, 0.0) ** schedule.power
 
 
 def _dropped(schedule: ScheduleSettings, peak: float, epoch: Array) -> Array:
