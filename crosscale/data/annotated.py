@@ -44,6 +44,10 @@ class Annotated:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def file_of(self, index: int) -> str:
+        """The file that a picture's annotations are in, for people."""
+        return self.where if self.files is None else self.files[index]
+
     def entry(self, index: int, row: int) -> str:
         """Where an object stands: the file, the entry, its picture.
 
@@ -51,10 +55,8 @@ class Annotated:
           index: of the picture.
           row: of the object, in the table.
         """
-        number, picture = int(self.table.ids[row]), self.pictures[index]
-        if self.files is not None:
-            return f"{self.files[index]}: {self.kind} {number}"
-        return f"{self.where}: {self.kind} {number} of {picture}"
+        entry = f"{self.file_of(index)}: {self.kind} {int(self.table.ids[row])}"
+        return entry if self.files is not None else f"{entry} of {self.pictures[index]}"
 
     def faults(self) -> list[str]:
         """A line for each object that is not as it should be, with what becomes of it."""
@@ -132,8 +134,8 @@ def crowded(annotated: Annotated) -> tuple[str, ...]:
     """A line for each picture with more objects than a batch can hold."""
     counts = np.diff(annotated.table.starts)
     return tuple(
-        f"{annotated.files[i] if annotated.files is not None else annotated.where}: "
-        f"image {annotated.image_ids[i]} ({annotated.pictures[i]}) has {counts[i]:,} objects, and a batch holds at "
-        f"most {MOST_OBJECTS:,} of each picture; cut the picture into tiles, or mark a group as one crowd"
+        f"{annotated.file_of(i)}: image {annotated.image_ids[i]} ({annotated.pictures[i]}) has {counts[i]:,} objects, "
+        f"and a batch holds at most {MOST_OBJECTS:,} of each picture; cut the picture into tiles, or mark a group as "
+        "one crowd"
         for i in np.flatnonzero(counts > MOST_OBJECTS).tolist()
     )

@@ -129,7 +129,6 @@ class ObjectSource:
         height, width = self.annotated.sizes[index].tolist()
         if not height or not width or (height, width) == size:
             return
-        where = self.annotated.files[index] if self.annotated.files is not None else self.annotated.where
         if size == (width, height):
             advice = (
                 "its EXIF orientation turns it, and boxes are of the upright picture; where they are, exchange the "
@@ -139,7 +138,7 @@ class ObjectSource:
             advice = "boxes are in pixels of the declared size; give the picture as it was, or scale both"
         raise BadImage(
             self.annotated.pictures[index],
-            f"has {size[1]} x {size[0]} pixels, and {where} says {width} x {height}: {advice}",
+            f"has {size[1]} x {size[0]} pixels, and {self.annotated.file_of(index)} says {width} x {height}: {advice}",
         )
 
     def select(self, indices: np.ndarray) -> "ObjectSource":
