@@ -5,14 +5,13 @@ from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.output import Report, bar, print_json, print_table, printable, progress_bar
+from crosscale.cli.output import Report, bar, print_json, print_problems, print_table, printable, progress_bar
 
 if TYPE_CHECKING:
     from crosscale.data.mask_check import MaskCheck
     from crosscale.data.mask_folder import MaskSource
 
 BAR = 24  # letters of the longest
-SHOWN = 10  # problems that are printed
 
 
 def describe_masks(
@@ -99,14 +98,4 @@ def _print(sources: "Mapping[str, MaskSource]", found: "MaskCheck | None") -> No
         for label, (name, share, masks) in enumerate(zip(source.classes, found.shares, found.masks, strict=True))
     ]
     print_table(["label", "class", "of all pixels", "", "masks"], rows, right=["label", "of all pixels", "masks"])
-    _print_problems(found.problems)
-
-
-def _print_problems(problems: tuple[str, ...]) -> None:
-    if not problems:
-        print("every picture and mask can be used")
-        return
-    more = f", the first {SHOWN}" if len(problems) > SHOWN else ""
-    print(f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}{more}:")
-    for line in problems[:SHOWN]:
-        print(f"  {printable(line)}")
+    print_problems(found.problems, "every picture and mask can be used")

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosscale.cli.output import bar, note, print_json, print_table, printable, progress_bar
+from crosscale.cli.output import bar, note, print_json, print_problems, print_table, printable, progress_bar
 
 if TYPE_CHECKING:
     from crosscale.data.object_check import ObjectCheck
     from crosscale.data.object_source import ObjectSource
 
 BAR = 24  # letters of the longest
-SHOWN = 10  # problems that are printed
 
 PARTS = {"train": "to train on", "val": "held out"}
 
@@ -126,7 +125,7 @@ def _print(sources: "Mapping[str, ObjectSource]", found: "ObjectCheck | None") -
         print("areas: " + ", ".join(f"{count:,} {name}" for name, count in found.areas.items()))
     _print_classes(sources)
     if found is not None:
-        _print_problems(found.problems)
+        print_problems(found.problems, "every picture and object can be used")
 
 
 def _print_classes(sources: "Mapping[str, ObjectSource]") -> None:
@@ -138,13 +137,3 @@ def _print_classes(sources: "Mapping[str, ObjectSource]") -> None:
     ]
     columns = ["label", "class", PARTS["train"], "", PARTS["val"]]
     print_table(columns, rows, right=["label", PARTS["train"], PARTS["val"]])
-
-
-def _print_problems(problems: tuple[str, ...]) -> None:
-    if not problems:
-        print("every picture and object can be used")
-        return
-    more = f", the first {SHOWN}" if len(problems) > SHOWN else ""
-    print(f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}{more}:")
-    for line in problems[:SHOWN]:
-        print(f"  {printable(line)}")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol, cast
 
 from crosscale.cli.arguments import EXIT_STATUS
-from crosscale.cli.output import printable
+from crosscale.cli.output import note
 from crosscale.errors import RequestError, WorkError, did_you_mean
 from crosscale.runtime import keep_compiled_programs, keep_memory, package_version
 
@@ -169,8 +169,7 @@ def _fail(verb: str, message: str, status: int) -> int:
     if os.environ.get("CROSSCALE_TRACEBACK") == "1":
         traceback.print_exc()
     name = f"crosscale {verb}" if verb else "crosscale"
-    with suppress(BrokenPipeError):
-        print(f"{name}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    note(f"{name}: error: {' '.join(message.split())}")
     return status
 
 

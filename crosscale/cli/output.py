@@ -12,6 +12,7 @@ from crosscale.runtime import tell
 
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
+PROBLEMS = 10  # of data, that are printed
 
 
 def print_json(result: Mapping[str, Any]) -> None:
@@ -116,6 +117,17 @@ def _lines(verb: str | None) -> Report:
             note(f"crosscale {verb}: {what} ...")
 
     return report
+
+
+def print_problems(problems: Sequence[str], none: str) -> None:
+    """Prints the first of the lines on what is wrong, and how many there are; `none` where there are none."""
+    if not problems:
+        print(none)
+        return
+    more = f", the first {PROBLEMS}" if len(problems) > PROBLEMS else ""
+    print(f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}{more}:")
+    for line in problems[:PROBLEMS]:
+        print(f"  {printable(line)}")
 
 
 def bar(share: float, width: int) -> str:
