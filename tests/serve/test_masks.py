@@ -11,12 +11,9 @@ from browser import chromium, open_page
 from client import post_files, serving
 from PIL import Image
 
-from crosscale.artifact import WEIGHTS, Artifact, write_artifact
 from crosscale.contracts import InputSpec
-from crosscale.models.registry import create_model
 from crosscale.predictor import Predictor
-from crosscale.pretrained import save_weights
-from tests.seeded import seeded_variables
+from tests.seeded import seeded_run
 
 OPTIONS = {
     "img_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "group_size": 4, "interval": [2, 1],
@@ -27,22 +24,9 @@ CLASSES = ("ground", "fur", "sky")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    best = tmp_path_factory.mktemp("masks") / "best"
-    best.mkdir()
-    model = create_model("semantic_fpn_crossformer", **OPTIONS, num_classes=3)
-    save_weights(best / WEIGHTS, seeded_variables(model), model)
     options = {"palette": [[90, 90, 90], [255, 0, 0], [0, 255, 0]], "scale": [256, 64], "reduce_zero_label": None}
-    artifact = Artifact(
-        model="semantic_fpn_crossformer",
-        options=OPTIONS,
-        labels=CLASSES,
-        num_outputs=3,
-        input_spec=InputSpec(size=(64, 64)),
-        task="segmentation",
-        task_options=options,
-    )
-    write_artifact(best, artifact)
-    return best.parent
+    told = {"input_spec": InputSpec(size=(64, 64)), "task": "segmentation", "task_options": options}
+    return seeded_run(tmp_path_factory.mktemp("masks"), "semantic_fpn_crossformer", OPTIONS, CLASSES, **told)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,9 @@ import pytest
 from browser import chromium, open_page
 from client import post_files, serving
 
-from crosscale.artifact import WEIGHTS, Artifact, write_artifact
 from crosscale.contracts import InputSpec
-from crosscale.models.registry import create_model
 from crosscale.predictor import Predictor
-from crosscale.pretrained import save_weights
-from tests.seeded import seeded_variables
+from tests.seeded import seeded_run
 
 pytestmark = pytest.mark.slow
 
@@ -26,21 +23,9 @@ CLASSES = ("cat", "moon", "man")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    best = tmp_path_factory.mktemp("boxes") / "best"
-    best.mkdir()
-    model = create_model("retinanet_crossformer", **OPTIONS, num_classes=3)
-    save_weights(best / WEIGHTS, seeded_variables(model), model)
-    artifact = Artifact(
-        model="retinanet_crossformer",
-        options=OPTIONS,
-        labels=CLASSES,
-        num_outputs=3,
-        input_spec=InputSpec(size=(64, 64)),
-        task="detection",
-        task_options={"limits": {"score_threshold": 0.01, "nms_threshold": 0.5, "max_detections": 20}},
-    )
-    write_artifact(best, artifact)
-    return best.parent
+    limits = {"score_threshold": 0.01, "nms_threshold": 0.5, "max_detections": 20}
+    told = {"input_spec": InputSpec(size=(64, 64)), "task": "detection", "task_options": {"limits": limits}}
+    return seeded_run(tmp_path_factory.mktemp("boxes"), "retinanet_crossformer", OPTIONS, CLASSES, **told)
 
 
 @pytest.fixture(scope="module")
