@@ -1,11 +1,13 @@
 """Attention alone, in every form: how near to float32 it is, and how long it takes, forward and with its gradient.
 
 python -m benchmarks.accelerator.attention --timing 0 --out forms.json   # the differences only
+python -m benchmarks.accelerator.attention --forms carried,cudnn_padded --shapes crossvit_9 --out forms.json
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -71,17 +73,22 @@ def gradient(form: str) -> Callable[..., Any]:
     return run
 
 
-def differences(form: str, shape: tuple[Any, ...], batch: int) -> dict[str, float]:
-    """Of the output and each gradient, relative to float32's (products at full precision), by their norms."""
+def compiled(form: str, shape: tuple[Any, ...], batch: int) -> tuple[Any, Any]:
+    """What computes the form's output and gradients, and what computes float32's with products at full precision."""
     given = draw(batch, *shape[1:])
-    found = jax.jit(gradient(form))(*given)
+    found = jax.jit(gradient(form)).lower(*given).compile()
     with jax.default_matmul_precision("highest"):
         wide = [None if x is None else x.astype(jnp.float32) for x in given]
-        expected = jax.jit(gradient("plain"))(*wide)
+        expected = jax.jit(gradient("plain")).lower(*wide).compile()
+    return partial(found, *given), partial(expected, *wide)
+
+
+def differences(form: str, tokens: int, found: Any, expected: Any) -> dict[str, float]:
+    """Of the output and each gradient, relative to float32's, by their norms."""
+    found, expected = found(), expected()
     names = ("out", "dq", "dk", "dv", "dbias")
     errors = {}
     if form == "carried":
-        tokens = shape[1]
         # What comes out behind the keys goes on through the blocks' products, and must be nothing.
         errors["padding"] = max(float(np.abs(np.asarray(x[:, tokens:], np.float64)).max()) for x in found[1:])
         found = [x[:, :tokens] for x in found]
@@ -104,28 +111,31 @@ def milliseconds(form: str, shape: tuple[Any, ...], smoke: bool) -> dict[str, fl
     return found
 
 
-def compare(results: Results, forms: list[str], smoke: bool) -> list[tuple[str, str]]:
-    """Adds the differences of every form and shape; those that ran."""
+def compare(results: Results, forms: list[str], shapes: str, smoke: bool) -> list[tuple[str, str]]:
+    """Adds the differences of every form and shape (whose name holds `shapes`); those that ran."""
 
-    def one(pair: tuple[str, str]) -> dict[str, Any]:
+    def one(pair: tuple[str, str]) -> Any:
         try:
-            return differences(pair[0], SHAPES[pair[1]], 2 if smoke else 8)
+            return compiled(pair[0], SHAPES[pair[1]], 2 if smoke else 8)
         except Exception as error:  # a form that refuses a shape is a result
-            return {"error": told(error)}
+            return told(error)
 
-    names = list(SHAPES)[3:5] if smoke else SHAPES
+    names = list(SHAPES)[3:5] if smoke else [name for name in SHAPES if shapes in name]
     pairs = [(form, name) for name in names for form in forms if form != "carried" or not SHAPES[name][4]]
+    # They compile side by side and run one after the other. Run side by side on a card, one failed as it recorded a
+    # CUDA graph, and what another gave had nothing to do with its inputs.
     with ThreadPoolExecutor(8) as pool:
-        for (form, name), found in zip(pairs, pool.map(one, pairs), strict=True):
+        for (form, name), programs in zip(pairs, list(pool.map(one, pairs)), strict=True):
+            found = {"error": programs} if isinstance(programs, str) else differences(form, SHAPES[name][1], *programs)
             results.add(shape=name, form=form, **found)
     return [pair for pair, row in zip(pairs, results.rows, strict=True) if "error" not in row]
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", (), timing=1)
+    given = arguments(__doc__ or "", (), timing=1, forms=",".join(FORMS), shapes="")
     results = Results(given.out, **about())
-    forms = [form for form in FORMS if results.about["platform"] == "gpu" or "cudnn" not in form]
-    ran = compare(results, forms, given.smoke)
+    forms = [form for form in given.forms.split(",") if results.about["platform"] == "gpu" or "cudnn" not in form]
+    ran = compare(results, forms, given.shapes, given.smoke)
     results.table("shape", "form", "out", "dq", "dk", "dv", "dbias", "padding")
     if not given.timing:
         return

@@ -129,7 +129,7 @@ def compile_all(cases: Iterable[Case], seconds: float, workers: int = 8) -> list
             failed: Future = Future()
             failed.set_exception(error)
             futures.append((case, failed))
-    wait([future for _, future in futures], timeout=max(end - time.perf_counter(), 1.0))
+    wait([future for _, future in futures], timeout=max(min(end - time.perf_counter(), 3600.0), 1.0))
     pool.shutdown(wait=False, cancel_futures=True)
     found = []
     for case, future in futures:

@@ -20,7 +20,7 @@ from benchmarks.accelerator.ours import Case, Running, about, lower, pictures, t
 
 MODELS = ("crossvit_9_240", "crossvit_15_240")
 STEPS = 3
-TOP = 25
+TOP, SHOWN = 500, 25
 # The first that a kernel's name matches. Names: XLA's fusions and library calls; cuBLAS's, cuDNN's, CUTLASS's kernels.
 KINDS = {
     "attention": r"sdpa|fmha|flash|mha",
@@ -118,7 +118,7 @@ def main() -> None:
         results.add(model=name, **found)
         for label, share in {**found["shares"], "idle (of the wall)": found["idle"]}.items():
             print(f"  {share:6.1%}  {label}")
-        for row in found["top"]:
+        for row in found["top"][:SHOWN]:
             print(f"  {row['share']:6.1%}  {row['calls']:6.1f} x  {row['kernel'][:70]}  {row['operation'][:60]}")
 
 
