@@ -40,8 +40,8 @@ examples:
   crosscale validate --run runs/digits --details --csv tables
   crosscale validate --model crossvit_9_240 --weights model.safetensors --data-dir imagenet
 
-JSON: {"top1", "top5", "loss", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "kappa",
-"quadratic_kappa", "ece", "images_per_second", "examples", "skipped", ...}; accuracies are fractions.
+JSON: {"top1", "top5", "loss", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "auroc",
+"kappa", "quadratic_kappa", "ece", "images_per_second", "examples", "skipped", ...}; accuracies are fractions.
 
 exit status:
   0  done

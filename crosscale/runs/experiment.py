@@ -126,6 +126,8 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
+    best = check_best(recipe.validate.best, plain.measures, plain.best)
+    plain.metric.check_best(best)
     per_epoch = steps_per_epoch(train_source, train.batch_size)
     schedule = make_schedule(
         recipe.schedule,
@@ -145,7 +147,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
         options=options,
         spec=spec,
         task=_with_teacher(plain, recipe, spec),
-        best=check_best(recipe.validate.best, plain.measures, plain.best),
+        best=best,
         train_source=train_source,
         val_source=val_source,
         schedule=schedule,

@@ -28,6 +28,9 @@ class Metric:
     collects: bool = False
     targets: tuple[str, ...] | None = None
 
+    def check_best(self, name: str) -> None:
+        """Raises RequestError for a measure that is not counted of this many labels; there is none."""
+
     def init(self) -> State:
         """The state before the first example."""
         raise NotImplementedError

@@ -90,7 +90,7 @@ def test_table(capsys, tiny_run, folder):
     out = validate(capsys, "--run", tiny_run, "--data-dir", folder, "--split", "train").out
     labels = [line.split()[0] for line in out.splitlines() if line.strip()]
     assert labels[0] == "train"
-    further = ["balanced", "macro", "macro", "weighted", "Cohen's", "quadratic", "calibration"]
+    further = ["balanced", "macro", "macro", "weighted", "AUROC", "Cohen's", "quadratic", "calibration"]
     assert labels[2:] == ["top-1", "top-5", "loss", *further, "examples", "images/s"]
 
 
@@ -146,6 +146,6 @@ def test_tables_of_the_classes_are_printed_and_written(capsys, tiny_run, folder,
     assert "taken for" in out
     with (tmp_path / "tables" / "per-class.csv").open(newline="") as file:
         columns, *rows = csv.reader(file)
-    assert columns == ["class", "right", "accuracy", "precision", "F1"]
+    assert columns == ["class", "right", "accuracy", "precision", "F1", "AUROC"]
     assert {row[0] for row in rows} == {str(digit) for digit in range(10)}
     assert (tmp_path / "tables" / "confused.csv").is_file()

@@ -9,6 +9,7 @@ from crosscale.data.augment import Augment
 from crosscale.errors import RequestError
 from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.classification import Classification
+from crosscale.tasks.classification.metric import aurocs
 from crosscale.tasks.measure import check_best
 from crosscale.tasks.measure import score as measure_score
 
@@ -36,7 +37,7 @@ def test_states_merge_to_what_one_batch_gives() -> None:
         part = counted(Classification(7), LOGITS[half], {"label": LABELS[half], "weight": WEIGHT[half]})
         merged = metric.merge(merged, part)
     got, want = metric.compute(merged, {}), metric.compute(whole, {})
-    assert got == {name: pytest.approx(value, rel=1e-6) for name, value in want.items()}
+    assert got == {name: pytest.approx(value, rel=1e-6, nan_ok=True) for name, value in want.items()}
     assert all(np.isnan(value) for value in metric.compute(metric.init(), {}).values())
 
 
@@ -172,6 +173,43 @@ def test_verdicts_are_those_of_scikit_learn() -> None:
         for place in range(15)
     ]
     assert found["ece"] == pytest.approx(sum(gaps) / 40, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_aurocs_are_those_of_scikit_learn(seed: int) -> None:
+    """On probabilities of a few values, so that many are equal; of a class that is missing there is none."""
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 60)
+    scores = rng.multinomial(7, [0.25] * 4, size=60) + 3 * np.eye(4)[labels]
+    scores /= scores.sum(1, keepdims=True)
+    found = aurocs(scores, labels)
+    assert found.tolist() == pytest.approx([reference.roc_auc_score(labels == i, scores[:, i]) for i in range(4)])
+    assert found.mean() == pytest.approx(reference.roc_auc_score(labels, scores, multi_class="ovr"))
+    assert len(np.unique(scores[:, 0])) < 30
+    missing = aurocs(scores, np.where(labels == 2, 1, labels))
+    assert np.isnan(missing).tolist() == [False, False, True, False]
+    scores[5, 1] = np.nan
+    assert np.isnan(aurocs(scores, labels)[1])
+
+
+def test_auroc_is_measured_and_chosen_by() -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, 3, 50).astype(np.int32)
+    logits = rng.normal(size=(50, 3)).astype(np.float32) + np.eye(3, dtype=np.float32)[labels]
+    metric = Classification(3).metric
+    batch = {"label": jnp.asarray(labels), "weight": jnp.ones(50)}
+    state, rows = jax.jit(lambda x: metric.update_and_collect(metric.init(), x, batch))(logits)
+    found = metric.compute(state, jax.tree.map(np.asarray, rows))["auroc"]
+    want = reference.roc_auc_score(labels, np.exp(log_softmax(logits)), multi_class="ovr")
+    assert found == pytest.approx(want, rel=1e-6)
+    assert check_best("auroc", Classification.measures, "top1") == "auroc"
+    metric.check_best("auroc")
+    many = Classification(1001).metric
+    assert not many.collects
+    with pytest.raises(RequestError, match=r"validate.best=auroc: is measured of up to 1,000 classes, .* are 1,001"):
+        many.check_best("auroc")
 
 
 def test_one_class_alone_has_no_kappa() -> None:

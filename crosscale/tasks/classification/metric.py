@@ -9,10 +9,12 @@ import numpy as np
 import optax
 
 from crosscale.contracts import Array
+from crosscale.errors import RequestError
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric, State
 
 BINS = 15  # of the calibration error
+MOST_RANKED = 1000  # classes; a ranking keeps every probability, 200 MB of 50,000 pictures of so many
 
 MEASURES: Mapping[str, Measure] = {
     "top1": Measure("top-1", True, share=True, of_pictures=True),
@@ -22,6 +24,7 @@ MEASURES: Mapping[str, Measure] = {
     "macro_precision": Measure("macro precision", True, share=True),
     "macro_f1": Measure("macro F1", True, share=True),
     "weighted_f1": Measure("weighted F1", True, share=True),
+    "auroc": Measure("AUROC", True, share=True),
     "kappa": Measure("Cohen's kappa", True),
     "quadratic_kappa": Measure("quadratic kappa", True),
     "ece": Measure("calibration error", False, share=True),
@@ -30,11 +33,12 @@ _MEANS = ("loss", "top1", "top5")
 
 
 class Verdicts(Metric):
-    """Cross-entropy with the hard label, accuracies, F1, kappa and calibration error.
+    """Cross-entropy with the hard label, accuracies, F1, kappa, calibration error, and the area under the ROC curve.
 
     The state holds sums: of each class how many pictures have it rightly, are said to have it, and have it; of each bin
     of confidence the pictures, their confidence and how many are right. Kappa and the quadratic kappa need no more,
-    because what chance would give follows from the classes' sums.
+    because what chance would give follows from the classes' sums. The area is one of rankings, for which every
+    example's probabilities are kept, of up to `MOST_RANKED` classes.
     """
 
     def __init__(self, classes: int, temperature: float = 1.0) -> None:
@@ -43,6 +47,14 @@ class Verdicts(Metric):
           temperature: the logits are divided by it.
         """
         self._classes, self._depth, self._temperature = classes, min(5, classes), temperature
+        self.collects = classes <= MOST_RANKED
+
+    def check_best(self, name: str) -> None:
+        """Raises RequestError for the AUROC of more than `MOST_RANKED` classes."""
+        if name == "auroc" and not self.collects:
+            raise RequestError(
+                f"validate.best=auroc: is measured of up to {MOST_RANKED:,} classes, and there are {self._classes:,}"
+            )
 
     def init(self) -> State:
         """(sum, count) of the means, (classes,) and (bins,) sums, and "squared", of the squared distances in label
@@ -84,12 +96,16 @@ class Verdicts(Metric):
         }
 
     def collect(self, outputs: Array, batch: DeviceBatch) -> dict[str, Array]:
-        """The most probable class and its probability."""
+        """The most probable class and its probability; where they are ranked, all probabilities and the label."""
         probabilities = jax.nn.softmax(outputs.astype(jnp.float32) / self._temperature, axis=-1)
-        return {"predicted": probabilities.argmax(-1), "probability": probabilities.max(-1)}
+        found = {"predicted": probabilities.argmax(-1), "probability": probabilities.max(-1)}
+        return {**found, "probabilities": probabilities, "truth": batch["label"]} if self.collects else found
 
     def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The numbers of `MEASURES`; NaN where nothing was counted, kappas also where all pictures are of one class."""
+        """The numbers of `MEASURES`; NaN where nothing was counted, kappas also where all pictures are of one class.
+
+        The AUROC is the mean over the classes of which there are pictures, and pictures of others; NaN without rows.
+        """
         total = float(state["loss"][1])
         if not total:
             return dict.fromkeys(MEASURES, float("nan"))
@@ -106,10 +122,39 @@ class Verdicts(Metric):
             "macro_precision": float((right / np.maximum(said, 1e-12))[there].mean()),
             "macro_f1": float(f1[there | (said > 0)].mean()),
             "weighted_f1": float((f1 * real).sum() / total),
+            "auroc": _mean(aurocs(rows["probabilities"], rows["truth"])) if "probabilities" in rows else float("nan"),
             "kappa": (right.sum() / total - chance) / (1 - chance) if chance < 1 else float("nan"),
             "quadratic_kappa": 1 - squared / distances if distances > 0 else float("nan"),
             "ece": float(gaps.sum() / total),
         }
+
+
+def aurocs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(classes,) the area under each class's ROC curve, the class against all others.
+
+    It is the chance that a picture of the class has a higher probability of it than one of another class, equal ones
+    counting half. NaN for a class without pictures, or with all, and where a probability is not a number.
+
+    Args:
+      probabilities: (N, classes).
+      labels: (N,).
+    """
+    found = np.full(probabilities.shape[1], np.nan)
+    for label in np.flatnonzero(np.isfinite(probabilities).all(0)):
+        order = np.argsort(probabilities[:, label])
+        ends = np.flatnonzero(np.append(np.diff(probabilities[order, label]) > 0, True))  # of equal ones, the last
+        own = np.cumsum(labels[order] == label)[ends].astype(np.float64)  # pictures of the class up to there
+        others = ends + 1 - own
+        if own[-1] and others[-1]:
+            gained = np.diff(own, prepend=0.0)
+            below = (others + np.append(0.0, others[:-1])) / 2
+            found[label] = (gained * below).sum() / (own[-1] * others[-1])
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def expected_distance(said: np.ndarray, real: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from crosscale.tasks.classification.calibration import coverages, reliability
 from crosscale.tasks.classification.intervals import rows
+from crosscale.tasks.classification.metric import aurocs
 from crosscale.tasks.sections import Confusion, Gallery, Picture, Scatter, Section, Table
 from crosscale.tasks.task import Examined
 
@@ -29,7 +30,7 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
             "classes",
             "Classes",
             "Classes",
-            [_per_class(labels, counts), _confused(labels, counts)],
+            [_per_class(labels, counts, _areas(len(labels), examined)), _confused(labels, counts)],
             side_by_side=True,
         ),
         Section("intervals", "Intervals", "How far the figures may be off", [_intervals(counts)]),
@@ -95,8 +96,14 @@ def _surest(examined: Examined) -> list[int]:
     return [int(i) for i in wrong[order][:MAX_MISTAKES]]
 
 
-def _per_class(labels: Sequence[str], counts: np.ndarray) -> Table:
-    columns = (counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist())
+def _areas(classes: int, examined: Examined) -> np.ndarray:
+    """(classes,) AUROC of each class; NaN where the pass kept no probabilities."""
+    kept = examined.rows.get("probabilities")
+    return np.full(classes, np.nan) if kept is None else aurocs(kept, examined.targets["label"])
+
+
+def _per_class(labels: Sequence[str], counts: np.ndarray, areas: np.ndarray) -> Table:
+    columns = (counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist(), areas.tolist())
     found = zip(labels, *columns, strict=True)
     # The lowest accuracy first, classes without a picture last.
     ordered = sorted(found, key=lambda row: (row[2] == 0, row[1] / max(row[2], 1)))
@@ -104,8 +111,8 @@ def _per_class(labels: Sequence[str], counts: np.ndarray) -> Table:
         id="per-class",
         label="accuracy per class",
         title="Accuracy per class, lowest first",
-        columns=("class", "right", "accuracy", "precision", "F1"),
-        numeric=frozenset({1, 2, 3, 4}),
+        columns=("class", "right", "accuracy", "precision", "F1", "AUROC"),
+        numeric=frozenset({1, 2, 3, 4, 5}),
         rows=[
             (
                 name,
@@ -113,10 +120,11 @@ def _per_class(labels: Sequence[str], counts: np.ndarray) -> Table:
                 f"{100 * right / count:.1f} %" if count else "no pictures",
                 f"{100 * right / said:.1f} %" if said else "\N{EN DASH}",
                 f"{200 * right / (said + count):.1f} %" if said + count else "\N{EN DASH}",
+                f"{100 * area:.2f} %" if np.isfinite(area) else "\N{EN DASH}",
             )
-            for name, right, count, said in ordered
+            for name, right, count, said, area in ordered
         ],
-        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count, _ in ordered],
+        bars=[f"{100 * right / count:.1f}" if count else "0" for _, right, count, _, _ in ordered],
         filter_label="filter classes" if len(ordered) > MANY_CLASSES else "",
     )
 
