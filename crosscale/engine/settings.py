@@ -151,6 +151,8 @@ class ValidateSettings:
     """Whether the average of the parameters is validated and kept as best, where the run keeps one."""
     best: str | None = None
     """The measure that the best weights are chosen by; null is the task's own."""
+    calibrate: bool = False
+    """Whether the end of the training chooses the best weights' temperature, as `crosscale calibrate` does."""
 
     def __post_init__(self) -> None:
         check_ranges("validate", self)

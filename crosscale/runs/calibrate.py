@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from crosscale.artifact import best_folder, read_artifact, write_artifact
+from crosscale.contracts import Source
 from crosscale.data import eval_batches
 from crosscale.data.pipeline import OnBadImage
 from crosscale.errors import RequestError
@@ -36,7 +37,38 @@ def calibrate_run(
     task = predictor.task
     task.check_calibration()  # before a pass over the pictures
     source, place = open_held_out(task, asked, stored, run)
-    size = max(1, min(int(stored.get("batch_size", DEFAULT_BATCH)), len(source)))
+    size = int(stored.get("batch_size", DEFAULT_BATCH))
+    numbers = calibrate_best(predictor, folder, source, place, batch_size=size, on_bad_image=on_bad_image, **wanted)
+    return {**numbers, "data_dir": str(place), "split": asked.split}
+
+
+def calibrate_best(
+    predictor: Predictor,
+    folder: Path,
+    source: Source,
+    place: str | Path | None,
+    *,
+    batch_size: int,
+    on_bad_image: OnBadImage,
+    **wanted: Any,
+) -> dict[str, Any]:
+    """Chooses on the examples of a source, and writes it into the folder's `config.json`.
+
+    Args:
+      predictor: of the folder's weights.
+      source: counted as the predictor's task counts.
+      place: of the data, for the error.
+      batch_size: pictures per forward, at most.
+      **wanted: of the task; see its `calibrated`.
+
+    Returns:
+      The task's numbers and "examples".
+
+    Raises:
+      RequestError: what is wanted cannot be had.
+      WorkError: a picture does not decode, or nothing follows from the pictures.
+    """
+    task, size = predictor.task, max(1, min(batch_size, len(source)))
     outputs: list[np.ndarray] = []
     targets: dict[str, list[np.ndarray]] = {}
     with eval_batches(source, task.examples(predictor.spec), batch_size=size, on_bad_image=on_bad_image) as batches:
@@ -50,7 +82,7 @@ def calibrate_run(
     if not len(found):
         raise RequestError(f"{place}: none of the held-out pictures can be read")
     if not np.isfinite(found).all():
-        raise RequestError(f"{run}: the model's outputs are not finite, so that nothing follows from them")
+        raise RequestError(f"{folder}: the model's outputs are not finite, so that nothing follows from them")
     chosen, numbers = task.calibrated(found, {name: np.concatenate(x) for name, x in targets.items()}, **wanted)
     write_artifact(folder, replace(read_artifact(folder), task_options=chosen.artifact_options()))
-    return {**numbers, "examples": len(found), "data_dir": str(place), "split": asked.split}
+    return {**numbers, "examples": len(found)}

@@ -126,8 +126,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
-    best = check_best(recipe.validate.best, plain.measures, plain.best)
-    plain.metric.check_best(best)
+    best = _check_validation(recipe, plain, val_source)
     per_epoch = steps_per_epoch(train_source, train.batch_size)
     schedule = make_schedule(
         recipe.schedule,
@@ -156,6 +155,20 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     )
     _ = experiment.artifact  # refuses now what could not be written after the first validation
     return experiment
+
+
+def _check_validation(recipe: Recipe, task: Task, val_source: Source) -> str:
+    """The measure that the best weights are chosen by. Raises RequestError."""
+    best = check_best(recipe.validate.best, task.measures, task.best)
+    task.metric.check_best(best)
+    if recipe.validate.calibrate:
+        try:
+            task.check_calibration()
+        except RequestError as error:
+            raise RequestError(f"validate.calibrate=true: {error}") from None
+        if not len(val_source):
+            raise RequestError("validate.calibrate=true: nothing is held out to calibrate on (data.val_fraction)")
+    return best
 
 
 def check_without_data(recipe: Recipe) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from crosscale.artifact import read_artifact
 from crosscale.cluster.hosts import from_first, is_first, wait_for_all, wait_for_file
 from crosscale.contracts import Variables
 from crosscale.data import eval_batches, train_batches
@@ -39,13 +40,16 @@ from crosscale.engine.sharding import split_parameters
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step, make_train_step
 from crosscale.errors import RequestError, WorkError
+from crosscale.predictor import Predictor
 from crosscale.recipe import Recipe, dump
 from crosscale.runs.agreement import check_processes, check_same, record_data
+from crosscale.runs.calibrate import calibrate_best
 from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
 from crosscale.runs.state import abstract_state, initial_state
 from crosscale.runtime import package_version, shown_duration
 from crosscale.tasks.measure import score
 from crosscale.tasks.task import Task
+from crosscale.typed import to_plain
 
 
 def run_training(
@@ -163,6 +167,7 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
             parts = replace(_parts(experiment, optimizer, layout, folder), on_epoch=on_epoch, restore=restore)
             loop = Loop(parts, state, progress, checkpoints, log)
             loop.run()
+            _calibrate(loop, experiment, folder, log)
             result = _summary(loop, experiment, folder)
             log.line(_closing(result, experiment))
         return result
@@ -230,6 +235,32 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
         shown=lambda name, value: _shown(task, name, value),
         validates=len(experiment.val_source) > 0,
     )
+
+
+def _calibrate(loop: Loop, experiment: Experiment, folder: Path, log: RunLog) -> None:
+    """At the end of a run that asks for it, as `crosscale calibrate` does; the first process does it for all.
+
+    What has been calibrated since, by whoever wanted a threshold too, stays.
+    """
+    recipe, best = experiment.recipe, loop.progress.best
+    if not recipe.validate.calibrate or loop.stopped is not None or best is None:
+        return
+    place, chosen = folder / BEST, experiment.task.validated(best["metrics"]).artifact_options()
+    if is_first() and read_artifact(place).task_options == to_plain(chosen):
+        try:
+            found = calibrate_best(
+                Predictor.from_run(place),
+                place,
+                experiment.val_source,
+                recipe.data.dir,
+                batch_size=recipe.validate.batch_size,
+                on_bad_image=recipe.data.on_bad_image,
+            )
+        except (RequestError, WorkError) as error:  # the training has succeeded, and its weights are whole
+            log.line(f"not calibrated: {error}")
+        else:
+            log.line("calibrated: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items() if value))
+    wait_for_all("calibrated")
 
 
 def _shown(task: Task, name: str, value: float) -> str:

@@ -7,15 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from crosscale.cli.main import main
 from crosscale.data import open_source, write_image_folder
 from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
+from crosscale.recipe import load
+from crosscale.runs.experiment import build
+from crosscale.runs.train import run_training
 from crosscale.tasks.classification import Classification
 from crosscale.tasks.classification.calibration import best_temperature, confidence, coverages, threshold_of
 from crosscale.tasks.classification.intervals import intervals
 from crosscale.tasks.registry import task_kind
+from tests.reliability.runs import SMALL
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 400)
@@ -114,6 +119,43 @@ def test_the_command_keeps_it_with_the_weights(run, tmp_path, capsys):
     assert "no threshold reaches it; the best is" in capsys.readouterr().err
     assert main(words) == 0
     assert "temperature" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_end_of_a_training_keeps_what_the_command_keeps(tmp_path, capsys):
+    folder, config = tmp_path / "run", tmp_path / "run" / "best" / "config.json"
+    recipe = load("smoke", {**SMALL, "train.epochs": "2", "validate.calibrate": "true"})
+    run_training(recipe, folder)
+    assert "calibrated: temperature " in capsys.readouterr().err
+    kept = json.loads(config.read_text())
+    assert kept["task_options"]["temperature"] != 1
+    config.write_text(json.dumps({name: value for name, value in kept.items() if name != "task_options"}))
+    assert main(["calibrate", "--run", str(folder)]) == 0
+    assert json.loads(config.read_text()) == kept
+    # A run that is at its end leaves alone what was chosen since.
+    assert main(["calibrate", "--run", str(folder), "--coverage", "0.9"]) == 0
+    chosen = json.loads(config.read_text())
+    run_training(recipe, folder, resume=True)
+    assert json.loads(config.read_text()) == chosen
+    assert chosen["task_options"]["reject"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.val_fraction": "0"}, "validate.calibrate=true: nothing is held out to calibrate on"),
+        ({"task.name": "regression"}, "validate.calibrate=true: this run has nothing to calibrate"),
+    ],
+)
+def test_a_run_that_cannot_be_calibrated_is_refused_at_once(tmp_path, change, message):
+    if "task.name" in change:
+        Image.new("L", (8, 8)).save(tmp_path / "a.png")
+        Image.new("L", (8, 8), 255).save(tmp_path / "b.png")
+        Image.new("L", (8, 8), 99).save(tmp_path / "c.png")
+        (tmp_path / "numbers.csv").write_text("path,y,split\na.png,1,train\nb.png,2,train\nc.png,2,val\n")
+        change = {**change, "data.dir": str(tmp_path / "numbers.csv"), "augment.mixup": "0", "augment.cutmix": "0"}
+    with pytest.raises(RequestError, match=message):
+        build(load("smoke", {**change, "validate.calibrate": "true"}))
 
 
 def test_an_answer_below_the_threshold_is_unknown(run, tmp_path, capsys):

@@ -98,7 +98,7 @@ class Verdicts(Metric):
     def collect(self, outputs: Array, batch: DeviceBatch) -> dict[str, Array]:
         """The most probable class and its probability; where they are ranked, all probabilities and the label."""
         probabilities = jax.nn.softmax(outputs.astype(jnp.float32) / self._temperature, axis=-1)
-        found = {"predicted": probabilities.argmax(-1), "probability": probabilities.max(-1)}
+        found: dict[str, Array] = {"predicted": probabilities.argmax(-1), "probability": probabilities.max(-1)}
         return {**found, "probabilities": probabilities, "truth": batch["label"]} if self.collects else found
 
     def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
