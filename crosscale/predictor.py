@@ -1,13 +1,14 @@
 """Image files or arrays in, results of the model's task out, preprocessed as the weights were trained."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,46 @@ from crosscale.pretrained import load_weights, restore_model, restore_task
 from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.registry import own_task, plain_task
 from crosscale.tasks.task import Result, Task
+
+_AHEAD = 2  # batches that are decoded before the device asks for them
+
+Loaded = TypeVar("Loaded")
+Started = TypeVar("Started")
+
+
+def read_ahead(
+    pictures: Iterable[Picture],
+    batch_size: int,
+    load: Callable[[int, Picture], Loaded],
+    start: Callable[[Sequence[Loaded]], Started],
+    read: Callable[[Sequence[Loaded], Started], Iterator[Result]],
+) -> Iterator[Result]:
+    """Results in the order of the pictures, while the host decodes later batches and the device is given the next one.
+
+    Args:
+      load: a picture and its position, in a thread.
+      start: gives a batch to the device, and does not wait for it.
+      read: waits for what `start` has given.
+    """
+    numbered = iter(enumerate(pictures))
+    # Pillow releases the interpreter while it decodes and resizes, so threads do run at once.
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
+    loading: deque[Iterator[Loaded]] = deque()
+    running: tuple[Sequence[Loaded], Started] | None = None
+    try:
+        while True:
+            while len(loading) < _AHEAD and (part := list(islice(numbered, batch_size))):
+                loading.append(pool.map(load, *zip(*part, strict=True)))
+            if not loading:
+                break
+            loaded = list(loading.popleft())
+            before, running = running, (loaded, start(loaded))
+            if before is not None:
+                yield from read(*before)
+        if running is not None:
+            yield from read(*running)
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever wants no more results does not wait for pictures
 
 
 class Predictor:
@@ -208,18 +249,13 @@ class Predictor:
         return self._predict(pictures, devices * -(-batch_size // devices), options)
 
     def _predict(self, pictures: Iterable[Picture], batch_size: int, options: dict[str, Any]) -> Iterator[Result]:
-        numbered = iter(enumerate(pictures))
-        # Pillow releases the interpreter while it decodes and resizes, so threads do run at once.
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            loading = self._start_loading(pool, numbered, batch_size)
-            while loaded := list(loading):
-                loading = self._start_loading(pool, numbered, batch_size)  # the host decodes while the device works
-                yield from self._read(loaded, self._dispatch(loaded, batch_size), options)
+        def start(loaded: Sequence[_Loaded]) -> Any:
+            return self._dispatch(loaded, batch_size)
 
-    def _start_loading(
-        self, pool: ThreadPoolExecutor, numbered: Iterator[tuple[int, Picture]], count: int
-    ) -> Iterator["_Loaded"]:
-        return pool.map(self._load, list(islice(numbered, count)))
+        def read(loaded: Sequence[_Loaded], started: Any) -> Iterator[Result]:
+            return self._read(loaded, started, options)
+
+        return read_ahead(pictures, batch_size, self._load, start, read)
 
     @cached_property
     def _spread(self) -> tuple[Variables, Any]:
@@ -229,8 +265,7 @@ class Predictor:
         mesh = local_mesh()
         return jax.device_put(self.variables, replicated(mesh)), split_batch(mesh)
 
-    def _load(self, numbered: tuple[int, Picture]) -> "_Loaded":
-        index, picture = numbered
+    def _load(self, index: int, picture: Picture) -> "_Loaded":
         name = picture_name(picture, f"image/{index}")
         try:
             return _Loaded(name, *self.read(picture, name), None)

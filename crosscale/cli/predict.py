@@ -20,6 +20,7 @@ from crosscale.cli.arguments import (
     result_options,
 )
 from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
+from crosscale.cli.predict_file import is_one_file, predict_to_file
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ examples:
   crosscale predict --run runs/digits three.png
   crosscale predict --run runs/digits folder/ --top-k 3 --json
   crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
+  crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128
+  crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128 --resume
   crosscale predict --run runs/scenes photo.jpg --output masks
   crosscale predict --run runs/scenes photo.jpg --output masks --task.test_scales "[0.75, 1.0, 1.25]"
 
 JSON: {"predictions": [{"source", "classes", "probabilities", "error"}, ...], "failed": number of bad files}
+  with a file as --output: {"output", "images": results in it, "predicted": those of this call, "failed"}
 
 exit status:
   0  every image was predicted
@@ -56,10 +60,12 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     add_test_options(parser)
     parser.add_argument(
         "--output",
-        metavar="DIR",
+        metavar="PLACE",
         type=Path,
-        help="write results.csv there, and what a picture's result has for files of its own, such as a mask",
+        help="a .csv, .parquet or .jsonl file, a row for each image, written as they come; or a folder for results.csv "
+        "and what a result has for files of its own, such as a mask",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the file of --output, where a run stopped")
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
     )
@@ -67,11 +73,14 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     add_host_options(parser)
     options = parser.parse(argv)
     check_model_options(options)
+    one_file = options.output is not None and is_one_file(options.output)
+    if options.resume and not one_file:
+        raise RequestError("--resume goes with --output results.csv, .parquet or .jsonl")
     start, files = host_options(options), find_images(options.images)
     from crosscale.cluster.hosts import together
 
     with together(start):  # before anything touches the devices
-        return _run(options, files, as_json=as_json)
+        return predict_to_file(options, files, as_json=as_json) if one_file else _run(options, files, as_json=as_json)
 
 
 def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:

@@ -40,6 +40,10 @@ class ChoosesNothing:
         """None: the table of rows says it all."""
         return {}
 
+    def cells(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """All but the picture's name and its error."""
+        return {name: value for name, value in result.items() if name not in ("source", "error")}
+
     def groups(self, source: Any) -> np.ndarray | None:
         """None: training sees the examples as often as they are there."""
         return None

@@ -371,6 +371,10 @@ class Task(Protocol):
         """What is worth a file of all results, given as JSON, besides the table of their rows: contents by name."""
         ...
 
+    def cells(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a result, given as JSON, what a table's row has besides the picture's path and its error."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """What a dry run tells of the task, by JSON key."""
         ...

@@ -313,6 +313,19 @@ class Classification(PlainTask):
         """Without classes."""
         return Prediction(source, (), (), error, self.reject)
 
+    def cells(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """ "class", the answer, and "probability", of the most probable one; "class_2", "probability_2" and so on.
+
+        With a threshold "class_1" is the most probable one, whose place "unknown" may have taken in "class".
+        """
+        found = list(zip(result["classes"], result["probabilities"], strict=True))
+        first = found[0] if found else (None, None)
+        answered = {"class": result["answer"], "class_1": first[0]} if "answer" in result else {"class": first[0]}
+        cells = {**answered, "probability": first[1]}
+        for place, (name, probability) in enumerate(found[1:], 2):
+            cells |= {f"class_{place}": name, f"probability_{place}": probability}
+        return cells
+
     def facts(self) -> dict[str, Any]:
         """ "classes": their number."""
         return {"classes": self.num_classes}

@@ -1,0 +1,94 @@
+"""`crosscale predict --output FILE`: results of any number of pictures, of which none is kept in memory."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosscale.cli.arguments import open_predictor, result_options, test_options
+from crosscale.cli.output import note, print_json, progress_bar
+from crosscale.errors import RequestError
+
+if TYPE_CHECKING:
+    from crosscale.predictor import Predictor
+    from crosscale.runs.results_file import ResultsFile
+
+_NOT_WRITTEN = (".json", ".ndjson", ".tsv", ".txt", ".xls", ".xlsx", ".npz", ".pq")
+
+
+def is_one_file(place: Path) -> bool:
+    """Whether results written there are one file, and not a folder of files. Raises RequestError."""
+    from crosscale.runs.results_file import SUFFIXES
+
+    suffix = place.suffix.lower()
+    if suffix in _NOT_WRITTEN and not place.is_dir():
+        raise RequestError(f"--output {place}: a file of results ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    return suffix in SUFFIXES and not place.is_dir()
+
+
+def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
+    """Predicts and prints the file's name; returns 1 if a picture could not be used. Raises RequestError, WorkError."""
+    import jax
+
+    if jax.process_count() > 1:
+        raise RequestError(f"--output {options.output}: one process writes a file; several write a folder")
+    predictor = open_predictor(options)
+    said = result_options(options, predictor.task)
+    batch_size = max(1, min(options.batch_size, len(files)))
+    from crosscale.runs.results_file import ResultsFile
+
+    about = _about(predictor, {**said, **test_options(options)})
+    begun = options.output.with_name(f"{options.output.name}.partial").exists()
+    if options.resume and not begun and options.output.exists():
+        note(f"crosscale predict: {options.output} is whole; without --resume it is written anew")
+        return _told(options.output, as_json, images=None, predicted=0, failed=None)
+    with ResultsFile(options.output, about, resume=options.resume, part=batch_size) as results:
+        left = results.remaining(files)
+        if results.count:
+            note(f"crosscale predict: going on after {results.count:,} results; {len(left):,} pictures are left")
+        try:
+            _predict(predictor, left, results, batch_size, said)
+        except BaseException:
+            if results.count:
+                note(
+                    f"crosscale predict: {results.count:,} results are in {results.partial}, for --resume to go on with"
+                )
+            raise
+        results.finish(predictor.task.cells)
+    if results.failed:
+        note(f"crosscale predict: {results.failed:,} of {results.count:,} files could not be used")
+    counts = {"images": results.count, "predicted": len(left), "failed": results.failed}
+    return _told(options.output, as_json, **counts)
+
+
+def _predict(
+    predictor: "Predictor", files: list[Path], results: "ResultsFile", batch_size: int, said: dict[str, Any]
+) -> None:
+    before, total = results.count, results.count + len(files)
+    with progress_bar("predicting") as report:
+        report(before, total)
+        for result in predictor.predict(files, batch_size=batch_size, **said):
+            results.add(result.json())
+            report(results.count, total)
+            if result.error is not None:
+                note(f"crosscale predict: {result.source}: {result.error}")
+
+
+def _about(predictor: "Predictor", options: dict[str, Any]) -> dict[str, Any]:
+    """What the results depend on besides the pictures."""
+    from crosscale.artifact import file_digest
+
+    task = predictor.task
+    return {
+        "weights": file_digest(Path(predictor.source)),
+        "labels": list(task.labels),
+        "task": {"name": task.name, **task.artifact_options()},
+        "options": options,
+    }
+
+
+def _told(file: Path, as_json: bool, **counts: int | None) -> int:
+    if as_json:
+        print_json({"output": str(file), **counts})
+    else:
+        print(file)
+    return 1 if counts["failed"] else 0
