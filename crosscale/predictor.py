@@ -28,6 +28,23 @@ from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.registry import own_task, plain_task
 from crosscale.tasks.task import Result, Task
 
+
+def checked_pictures(pictures: Any, channels: int, batch_size: int) -> tuple[Iterable[Picture], int]:
+    """The pictures, a single one as a list, and the batch size brought up to a multiple of the devices.
+
+    Raises:
+      RequestError: `batch_size` is below 1, or `pictures` are none.
+    """
+    if batch_size < 1:
+        raise RequestError(f"batch_size={batch_size}: at least 1")
+    if is_one_picture(pictures, channels):
+        pictures = [pictures]
+    elif not isinstance(pictures, Iterable):
+        raise RequestError(f"an object of type {type(pictures).__name__} is neither a picture nor a list of them")
+    devices = jax.local_device_count()
+    return pictures, devices * -(-batch_size // devices)
+
+
 _AHEAD = 2  # batches that are decoded before the device asks for them
 
 Loaded = TypeVar("Loaded")
@@ -198,6 +215,17 @@ class Predictor:
         """
         return self._outputs(self.variables, images, None if sizes is None else self.contents(sizes))
 
+    def spread_outputs(self, images: np.ndarray, contents: np.ndarray | None = None) -> Array:
+        """The outputs of a batch that divides over this process's devices, which share it; perhaps not there yet.
+
+        Args:
+          images: (B, H, W, C) uint8.
+          contents: as the method of that name gives them.
+        """
+        variables, rows = self._spread
+        put = images, contents
+        return self._outputs(variables, *(put if rows is None else jax.device_put(put, rows)))
+
     def contents(self, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:
         """(B, 2) height and width of pictures of these sizes within what is fed; None of a task without such."""
         found = [self.task.content(self.spec, (int(height), int(width))) for height, width in sizes]
@@ -216,13 +244,16 @@ class Predictor:
         Raises:
           WorkError: an output is NaN or infinite, of which nothing follows.
         """
-        outputs = np.asarray(outputs, np.float32)
+        return self.task.results(self.finite(np.asarray(outputs, np.float32)), sources, sizes, **options)
+
+    def finite(self, outputs: np.ndarray) -> np.ndarray:
+        """The outputs. Raises WorkError where one is NaN or infinite, of which nothing follows."""
         if not np.isfinite(outputs).all():
             raise WorkError(
                 f"{self.source}: the model's outputs are not finite (NaN or infinite); "
                 "its weights are damaged or its training diverged, so use another checkpoint"
             )
-        return self.task.results(outputs, sources, sizes, **options)
+        return outputs
 
     def predict(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32, **options: Any) -> Iterator[Any]:
         """Yields one `Result` per picture, in order. A bad picture yields its error and the rest go on.
@@ -238,15 +269,8 @@ class Predictor:
           RequestError: `batch_size` is below 1, an option is wrong, or `pictures` are none.
           WorkError: while iterating: the model's outputs are not finite.
         """
-        if batch_size < 1:
-            raise RequestError(f"batch_size={batch_size}: at least 1")
         check_result_options(self.task, options)
-        if is_one_picture(pictures, self.spec.channels):
-            pictures = [pictures]
-        elif not isinstance(pictures, Iterable):
-            raise RequestError(f"an object of type {type(pictures).__name__} is neither a picture nor a list of them")
-        devices = jax.local_device_count()
-        return self._predict(pictures, devices * -(-batch_size // devices), options)
+        return self._predict(*checked_pictures(pictures, self.spec.channels, batch_size), options)
 
     def _predict(self, pictures: Iterable[Picture], batch_size: int, options: dict[str, Any]) -> Iterator[Result]:
         def start(loaded: Sequence[_Loaded]) -> Any:
@@ -278,7 +302,6 @@ class Predictor:
         for item in loaded:
             if item.image is not None:
                 groups.setdefault(item.image.shape, []).append(item)
-        variables, rows = self._spread
         dispatched = []
         for shape, items in groups.items():
             # Of a shape that few pictures have, a whole batch would be padding: one for each device.
@@ -288,9 +311,7 @@ class Predictor:
                 batch = np.zeros((count, *shape), np.uint8)
                 batch[: len(part)] = np.stack([np.asarray(item.image) for item in part])
                 contents = self.contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
-                put = batch, contents
-                outputs = self._outputs(variables, *(put if rows is None else jax.device_put(put, rows)))
-                dispatched.append((part, outputs))
+                dispatched.append((part, self.spread_outputs(batch, contents)))
         return dispatched
 
     def _read(

@@ -170,11 +170,18 @@ def host_options(options: argparse.Namespace) -> "Start | None":
     return Start(options.coordinator, options.num_processes, options.process_id)
 
 
-def add_model_options(parser: Parser, *, class_names: bool) -> None:
-    """Adds `--run RUN`, or `--model M --weights F`, and `--classes FILE` if `class_names`."""
+def add_model_options(parser: Parser, *, class_names: bool, several: bool = False) -> None:
+    """Adds `--run RUN`, or `--model M --weights F`, and `--classes FILE` if `class_names`.
+
+    Args:
+      several: `--run` may be given several times, and is a list.
+    """
     group = parser.add_argument_group("the model")
     choice = group.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--run", metavar="RUN", help="a run folder of `crosscale train`, or its best/ folder")
+    run = "a run folder of `crosscale train`, or its best/ folder"
+    more = "; several times: the mean of their probabilities"
+    action = "append" if several else "store"
+    choice.add_argument("--run", metavar="RUN", action=action, help=f"{run}{more if several else ''}")
     choice.add_argument("--model", metavar="M", help="a preset (see `crosscale models`), with --weights")
     group.add_argument("--weights", metavar="F", help="a weight file for --model")
     add_weights_key(group)

@@ -15,12 +15,11 @@ from crosscale.cli.arguments import (
     add_test_options,
     check_model_options,
     host_options,
-    open_predictor,
     positive_int,
     result_options,
 )
 from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
-from crosscale.cli.predict_file import is_one_file, predict_to_file
+from crosscale.cli.predict_file import is_one_file, open_predictors, predict_to_file
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ examples:
   crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128 --resume
+  crosscale predict --run runs/photos photo.jpg --tta flips,scales
+  crosscale predict --run runs/photos-1 --run runs/photos-2 --run runs/photos-3 photo.jpg
   crosscale predict --run runs/scenes photo.jpg --output masks
   crosscale predict --run runs/scenes photo.jpg --output masks --task.test_scales "[0.75, 1.0, 1.25]"
 
@@ -55,7 +56,14 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Prints the predictions; returns 1 if a file could not be used. Raises RequestError, WorkError."""
     parser = Parser("predict", description=HELP, epilog=EPILOG)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
-    add_model_options(parser, class_names=True)
+    add_model_options(parser, class_names=True, several=True)
+    parser.add_argument(
+        "--tta",
+        metavar="SETS",
+        type=lambda text: text.split(","),
+        default=[],
+        help="average over views of each image: flips, crops, scales, or several with commas between them",
+    )
     add_result_options(parser)
     add_test_options(parser)
     parser.add_argument(
@@ -72,6 +80,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
     options = parser.parse(argv)
+    options.runs = options.run or []
+    options.run = next(iter(options.runs), None)
     check_model_options(options)
     one_file = options.output is not None and is_one_file(options.output)
     if options.resume and not one_file:
@@ -110,7 +120,7 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     taken: set[str] = set()
     names = [free_name(file.stem, taken) for file in files][jax.process_index() :: jax.process_count()]
     files = files[jax.process_index() :: jax.process_count()]
-    predictor = open_predictor(options)
+    predictor = open_predictors(options)
     said = result_options(options, predictor.task)
     predictions: list[dict[str, Any]] = []
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.

@@ -10,6 +10,7 @@ from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
     from crosscale.predictor import Predictor
+    from crosscale.runs.ensemble import Ensemble
     from crosscale.runs.results_file import ResultsFile
 
 _NOT_WRITTEN = (".json", ".ndjson", ".tsv", ".txt", ".xls", ".xlsx", ".npz", ".pq")
@@ -25,18 +26,30 @@ def is_one_file(place: Path) -> bool:
     return suffix in SUFFIXES and not place.is_dir()
 
 
+def open_predictors(options: argparse.Namespace) -> "Predictor | Ensemble":
+    """The model, or of several runs or views their mean. Raises RequestError."""
+    first = open_predictor(options)
+    if len(options.runs) < 2 and not options.tta:
+        return first
+    from crosscale.predictor import Predictor
+    from crosscale.runs.ensemble import Ensemble
+
+    others = [Predictor.from_run(run, task_options=test_options(options)) for run in options.runs[1:]]
+    return Ensemble([first, *others], options.tta)
+
+
 def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
     """Predicts and prints the file's name; returns 1 if a picture could not be used. Raises RequestError, WorkError."""
     import jax
 
     if jax.process_count() > 1:
         raise RequestError(f"--output {options.output}: one process writes a file; several write a folder")
-    predictor = open_predictor(options)
+    predictor = open_predictors(options)
     said = result_options(options, predictor.task)
     batch_size = max(1, min(options.batch_size, len(files)))
     from crosscale.runs.results_file import ResultsFile
 
-    about = _about(predictor, {**said, **test_options(options)})
+    about = _about(predictor, {**said, **test_options(options), "tta": options.tta})
     begun = options.output.with_name(f"{options.output.name}.partial").exists()
     if options.resume and not begun and options.output.exists():
         note(f"crosscale predict: {options.output} is whole; without --resume it is written anew")
@@ -61,7 +74,7 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
 
 
 def _predict(
-    predictor: "Predictor", files: list[Path], results: "ResultsFile", batch_size: int, said: dict[str, Any]
+    predictor: "Predictor | Ensemble", files: list[Path], results: "ResultsFile", batch_size: int, said: dict[str, Any]
 ) -> None:
     before, total = results.count, results.count + len(files)
     with progress_bar("predicting") as report:
@@ -73,15 +86,16 @@ def _predict(
                 note(f"crosscale predict: {result.source}: {result.error}")
 
 
-def _about(predictor: "Predictor", options: dict[str, Any]) -> dict[str, Any]:
+def _about(predictor: "Predictor | Ensemble", options: dict[str, Any]) -> dict[str, Any]:
     """What the results depend on besides the pictures."""
     from crosscale.artifact import file_digest
+    from crosscale.predictor import Predictor
 
-    task = predictor.task
+    models = [predictor] if isinstance(predictor, Predictor) else predictor.predictors
     return {
-        "weights": file_digest(Path(predictor.source)),
-        "labels": list(task.labels),
-        "task": {"name": task.name, **task.artifact_options()},
+        "weights": [file_digest(Path(model.source)) for model in models],
+        "labels": list(predictor.task.labels),
+        "task": [{"name": model.task.name, **model.task.artifact_options()} for model in models],
         "options": options,
     }
 

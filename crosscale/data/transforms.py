@@ -25,6 +25,8 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+CENTRE = (0.5, 0.5)
+
 _RANDOM_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 _MAX_RESIZED_PIXELS = 1 << 26
 
@@ -35,12 +37,15 @@ def to_array(img: Image.Image) -> np.ndarray:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def eval_transform(spec: InputSpec) -> EvalTransform:
+def eval_transform(spec: InputSpec, place: tuple[float, float] = CENTRE) -> EvalTransform:
     """The one preprocessing of validation, prediction, export and serving.
 
     The shorter side is resized to floor(size / crop_pct) with Pillow's antialiased filter, then the centre
     `spec.size` is cut out. The result maps a decoded image to (H, W, C) uint8, is picklable, and equals
     timm's evaluation transform (`crop_mode="center"`) bit for bit.
+
+    Args:
+      place: of the crop, (top, left) in 0..1; of views (`crosscale.data.views`).
 
     Raises:
       RequestError: the spec has a size, crop_pct or interpolation that cannot work.
@@ -50,7 +55,7 @@ def eval_transform(spec: InputSpec) -> EvalTransform:
         raise RequestError(
             f"input size {spec.size} with crop_pct={spec.crop_pct}: sizes are positive and crop_pct in (0, 1]"
         )
-    return _EvalTransform((height, width), spec.crop_pct, _filter(spec.interpolation))
+    return _EvalTransform((height, width), spec.crop_pct, _filter(spec.interpolation), place)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class _EvalTransform:
     size: tuple[int, int]
     crop_pct: float
     resample: Image.Resampling
+    place: tuple[float, float] = CENTRE
 
     def __call__(self, img: Image.Image) -> np.ndarray:
         height, width = self.size
@@ -68,8 +74,8 @@ class _EvalTransform:
             img = img.resize((new_width, new_height), self.resample)
         if new_width < width or new_height < height:
             img = _pad(img, max(width, new_width), max(height, new_height))
-        top = round((img.height - height) / 2)
-        left = round((img.width - width) / 2)
+        top = round((img.height - height) * self.place[0])
+        left = round((img.width - width) * self.place[1])
         return to_array(img.crop((left, top, left + width, top + height)))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
@@ -85,7 +91,7 @@ class _EvalTransform:
         # A sliver such as 1 x 20,000 would fill gigabytes when resized whole, so only the crop's part is:
         # the same sampling grid, but the filter's sums may differ by one level.
         height, width = self.size
-        top, left = round((new_height - height) / 2), round((new_width - width) / 2)
+        top, left = round((new_height - height) * self.place[0]), round((new_width - width) * self.place[1])
         to_x, to_y = img.width / new_width, img.height / new_height
         reach_x, reach_y = (math.ceil(3 * max(1.0, scale)) + 1 for scale in (to_x, to_y))  # of lanczos
         part = (

@@ -36,6 +36,15 @@ class ChoosesNothing:
         """Refused."""
         self.check_calibration()
 
+    def outputs_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Refused."""
+        task: Any = self
+        own = ", ".join(f"--task.{name}" for name in task.test_options)
+        raise RequestError(
+            f"the task {task.name} has no probabilities of classes that could be averaged (--tta, several --run)"
+            f"{f'; it has {own}' if own else ''}"
+        )
+
     def together(self, results: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         """None: the table of rows says it all."""
         return {}

@@ -349,6 +349,10 @@ class Task(Protocol):
         """The outputs as an exported program gives them."""
         ...
 
+    def outputs_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Outputs of which `activate` gives these (N, labels). Raises RequestError of a task that has none."""
+        ...
+
     # What people see.
 
     def results(

@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
     assert "a run that was stopped left" in refused
     assert "--resume goes on with them" in refused
     other = predict(capsys, *words[:-1], 3, "--output", file, "--resume", status=2).err
-    assert "was begun with options={'top_k': 2}, not {'top_k': 3}" in other
+    assert "was begun with options={'top_k': 2, 'tta': []}, not {'top_k': 3, 'tta': []}" in other
     with partial.open("ab") as stream:
         stream.write(b'{"source": "torn')
     found = json.loads(predict(capsys, *words, "--output", file, "--resume", "--json", status=1).out)

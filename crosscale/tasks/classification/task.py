@@ -294,6 +294,11 @@ class Classification(PlainTask):
         logits = jnp.asarray(outputs, jnp.float32)
         return jax.nn.softmax(logits if self.temperature == 1 else logits / self.temperature, axis=-1)
 
+    def outputs_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Their logarithms, times the temperature."""
+        least = np.finfo(np.float32).tiny
+        return np.asarray(self.temperature * np.log(np.maximum(probabilities, least)), np.float32)
+
     def results(self, outputs: Array, sources: Sequence[str], sizes: Any = None, **options: Any) -> list[Prediction]:
         """The most probable classes of each picture with their probabilities, best first.
 

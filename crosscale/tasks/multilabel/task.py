@@ -213,6 +213,11 @@ class MultiLabel(PlainTask):
         """Logits (..., labels) -> probabilities in float32."""
         return jax.nn.sigmoid(jnp.asarray(outputs, jnp.float32))
 
+    def outputs_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Their logits."""
+        inside = np.clip(probabilities, np.finfo(np.float32).tiny, 1 - np.finfo(np.float64).eps)
+        return np.asarray(np.log(inside) - np.log1p(-inside), np.float32)
+
     def results(self, outputs: Array, sources: Sequence[str], sizes: Any = None, **options: Any) -> list[Tagged]:
         """The labels of each picture.
 
