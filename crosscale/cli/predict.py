@@ -19,7 +19,7 @@ from crosscale.cli.arguments import (
     result_options,
 )
 from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
-from crosscale.cli.predict_file import is_one_file, open_predictors, predict_to_file
+from crosscale.cli.predict_file import is_one_file, open_predictors, predict_to_file, sorted_copies
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ examples:
   crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128 --resume
+  crosscale predict --run runs/photos archive/ --sort-into sorted
   crosscale predict --run runs/photos photo.jpg --tta flips,scales
   crosscale predict --run runs/photos-1 --run runs/photos-2 --run runs/photos-3 photo.jpg
   crosscale predict --run runs/scenes photo.jpg --output masks
@@ -74,6 +75,12 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         "and what a result has for files of its own, such as a mask",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the file of --output, where a run stopped")
+    parser.add_argument(
+        "--sort-into",
+        metavar="DIR",
+        type=Path,
+        help="copy each image into the folder DIR/<its class>, never over a file",
+    )
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
     )
@@ -119,8 +126,9 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     folder = _made(options.output)
     taken: set[str] = set()
     names = [free_name(file.stem, taken) for file in files][jax.process_index() :: jax.process_count()]
-    files = files[jax.process_index() :: jax.process_count()]
     predictor = open_predictors(options)
+    copies = sorted_copies(options, predictor.task, files)
+    files = files[jax.process_index() :: jax.process_count()]
     said = result_options(options, predictor.task)
     predictions: list[dict[str, Any]] = []
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
@@ -132,9 +140,13 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
             written = _write(prediction, file, folder / name, predictor.spec.channels) if folder is not None else []
             plain = {**prediction.json(), "files": written} if folder is not None else prediction.json()
             predictions.append({"json": plain, "rows": prediction.rows()})
+            if copies is not None:
+                copies.add(file, plain)
             report(len(predictions), len(files))
             if prediction.error is not None:
                 note(f"crosscale predict: {prediction.source}: {prediction.error}")
+    if copies is not None:
+        copies.tell()
     return predictor.task, predictions
 
 

@@ -9,9 +9,11 @@ from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
+    from crosscale.cli.sorted_copies import SortedCopies
     from crosscale.predictor import Predictor
     from crosscale.runs.ensemble import Ensemble
     from crosscale.runs.results_file import ResultsFile
+    from crosscale.tasks.task import Task
 
 _NOT_WRITTEN = (".json", ".ndjson", ".tsv", ".txt", ".xls", ".xlsx", ".npz", ".pq")
 
@@ -38,6 +40,15 @@ def open_predictors(options: argparse.Namespace) -> "Predictor | Ensemble":
     return Ensemble([first, *others], options.tta)
 
 
+def sorted_copies(options: argparse.Namespace, task: "Task", files: list[Path]) -> "SortedCopies | None":
+    """What `--sort-into` asks for; None without it. Raises RequestError."""
+    if options.sort_into is None:
+        return None
+    from crosscale.cli.sorted_copies import SortedCopies
+
+    return SortedCopies(options.sort_into, task, options.images, files)
+
+
 def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
     """Predicts and prints the file's name; returns 1 if a picture could not be used. Raises RequestError, WorkError."""
     import jax
@@ -46,6 +57,7 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
         raise RequestError(f"--output {options.output}: one process writes a file; several write a folder")
     predictor = open_predictors(options)
     said = result_options(options, predictor.task)
+    copies = sorted_copies(options, predictor.task, files)
     batch_size = max(1, min(options.batch_size, len(files)))
     from crosscale.runs.results_file import ResultsFile
 
@@ -59,7 +71,7 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
         if results.count:
             note(f"crosscale predict: going on after {results.count:,} results; {len(left):,} pictures are left")
         try:
-            _predict(predictor, left, results, batch_size, said)
+            _predict(predictor, left, results, copies, batch_size=batch_size, **said)
         except BaseException:
             if results.count:
                 note(
@@ -67,6 +79,8 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
                 )
             raise
         results.finish(predictor.task.cells)
+    if copies is not None:
+        copies.tell()
     if results.failed:
         note(f"crosscale predict: {results.failed:,} of {results.count:,} files could not be used")
     counts = {"images": results.count, "predicted": len(left), "failed": results.failed}
@@ -74,13 +88,20 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
 
 
 def _predict(
-    predictor: "Predictor | Ensemble", files: list[Path], results: "ResultsFile", batch_size: int, said: dict[str, Any]
+    predictor: "Predictor | Ensemble",
+    files: list[Path],
+    results: "ResultsFile",
+    copies: "SortedCopies | None",
+    **how: Any,
 ) -> None:
     before, total = results.count, results.count + len(files)
     with progress_bar("predicting") as report:
         report(before, total)
-        for result in predictor.predict(files, batch_size=batch_size, **said):
-            results.add(result.json())
+        for file, result in zip(files, predictor.predict(files, **how), strict=True):
+            plain = result.json()
+            if copies is not None:
+                copies.add(file, plain)  # first, so that whatever is in the file has its copy
+            results.add(plain)
             report(results.count, total)
             if result.error is not None:
                 note(f"crosscale predict: {result.source}: {result.error}")

@@ -1,0 +1,106 @@
+"""`crosscale predict --sort-into DIR`: a copy of each picture in the folder of its class."""
+
+import filecmp
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosscale.cli.output import free_name, note
+from crosscale.errors import RequestError, WorkError
+
+if TYPE_CHECKING:
+    from crosscale.tasks.task import Task
+
+UNKNOWN = "unknown"
+_UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # in the name of a folder, on one system or another
+
+
+class SortedCopies:
+    """Copies into a folder per class, and never over a file that is there.
+
+    A picture's name in the copy follows from all pictures' names alone, not from what was copied before, so that a run
+    that goes on finds what it has copied already.
+
+    Attributes:
+      count: pictures that were given and have their copy.
+    """
+
+    def __init__(self, folder: Path, task: "Task", searched: Sequence[str], files: Sequence[Path]) -> None:
+        """
+        Args:
+          task: says the class of a picture.
+          searched: where the pictures were looked for.
+          files: all pictures.
+
+        Raises:
+          RequestError: the task has no one class of a picture, or the next search would find the copies.
+        """
+        if "class" not in task.cells(task.failure("", "").json()):
+            raise RequestError(f"--sort-into {folder}: a result of the task {task.name} is not one class")
+        for word in searched:
+            place = Path(word).expanduser()
+            if place.is_dir() and folder.expanduser().resolve().is_relative_to(place.resolve()):
+                raise RequestError(
+                    f"--sort-into {folder}: lies in {place}, where the copies would be taken for further pictures; "
+                    "choose a folder outside"
+                )
+        self._folder, self._task, self.count = folder.expanduser(), task, 0
+        # Of a class that is called unknown the pictures are told from those without an answer.
+        taken: set[str] = set()
+        self._folders = {name: free_name(_safe(name), taken) for name in task.labels}
+        self._unknown = free_name(UNKNOWN, taken)
+        ends: dict[str, set[str]] = {}
+        self._names = {
+            file: free_name(file.stem, ends.setdefault(file.suffix.casefold(), set())) + file.suffix for file in files
+        }
+
+    def add(self, file: Path, result: Mapping[str, Any]) -> None:
+        """Copies a picture by its result, given as JSON; one that could not be used is left alone. Raises WorkError."""
+        if result["error"] is not None:
+            return
+        answer = str(self._task.cells(result)["class"])
+        rejected = "answer" in result and answer == UNKNOWN and answer != result["classes"][0]
+        folder = self._folder / (self._unknown if rejected else self._folders[answer])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in _places(folder, self._names[file]):
+                if place.exists() and filecmp.cmp(file, place, shallow=False):
+                    break
+                if not place.exists():
+                    _copy(file, place)
+                    break
+        except OSError as error:
+            raise WorkError(f"--sort-into {folder}: {error.strerror or error}: {error.filename or file}") from None
+        self.count += 1
+
+    def tell(self) -> None:
+        """Prints how many there are."""
+        note(f"crosscale predict: {self.count:,} pictures are in the folders of their classes in {self._folder}")
+
+
+def _copy(file: Path, place: Path) -> None:
+    """Whole or not at all."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        shutil.copy2(file, temporary)
+        os.replace(temporary, place)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _places(folder: Path, name: str) -> Iterator[Path]:
+    """`name` in the folder, then with -2, -3 and so on before its end."""
+    path, count = folder / name, 2
+    yield path
+    while True:
+        yield path.with_stem(f"{path.stem}-{count}")
+        count += 1
+
+
+def _safe(name: str) -> str:
+    """As a folder may be called anywhere; hidden or upward it is not."""
+    return _UNSAFE.sub("_", name).strip(" .") or "_"
