@@ -67,10 +67,15 @@ def test_every_format_says_what_the_library_says(capsys, words, expected, tmp_pa
             assert (float(row["probability"]), cells["probability_2"]) == result.probabilities
 
 
+def tree(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path):
     """A pipe in the place of a picture holds the run up where it is killed."""
-    predict(capsys, *words, "--output", tmp_path / "whole.csv", status=1)
+    predict(capsys, *words, "--output", tmp_path / "whole.csv", "--sort-into", tmp_path / "whole", status=1)
+    words += ["--sort-into", tmp_path / "sorted"]
     held, kept = pictures / "20.png", (pictures / "20.png").read_bytes()
     held.unlink()
     os.mkfifo(held)
@@ -92,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
     refused = predict(capsys, *words, "--output", file, status=2).err
     assert "a run that was stopped left" in refused
     assert "--resume goes on with them" in refused
-    other = predict(capsys, *words[:-1], 3, "--output", file, "--resume", status=2).err
+    other = predict(capsys, *words, "--top-k", 3, "--output", file, "--resume", status=2).err
     assert "was begun with options={'top_k': 2, 'tta': []}, not {'top_k': 3, 'tta': []}" in other
     with partial.open("ab") as stream:
         stream.write(b'{"source": "torn')
@@ -100,6 +105,7 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
     assert (found["images"], found["failed"]) == (COUNT, 1)
     assert 0 < found["predicted"] <= COUNT - 3 * BATCH
     assert file.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert tree(tmp_path / "sorted") == tree(tmp_path / "whole")
     again = predict(capsys, *words, "--output", file, "--resume")
     assert "results.csv is whole; without --resume it is written anew" in again.err
 
