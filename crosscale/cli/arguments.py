@@ -261,6 +261,8 @@ def test_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def check_model_options(options: argparse.Namespace) -> None:
     """Refuses halves of the two ways to choose a model, before anything heavy is imported."""
+    if options.model is not None and Path(options.model).is_dir():
+        raise RequestError(f"--model {options.model}: is a folder; a run goes by --run RUN")
     if options.model is not None and options.weights is None:
         raise RequestError("--model needs --weights FILE; an untrained model has nothing to say")
     if options.run is not None:

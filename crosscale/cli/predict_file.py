@@ -1,12 +1,15 @@
 """`crosscale predict --output FILE`: results of any number of pictures, of which none is kept in memory."""
 
 import argparse
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import open_predictor, result_options, test_options
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
+from crosscale.runtime import shown_duration
 
 if TYPE_CHECKING:
     from crosscale.cli.sorted_copies import SortedCopies
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from crosscale.runs.results_file import ResultsFile
     from crosscale.tasks.task import Task
 
+_TELL_SECONDS = 60.0  # between lines on how far the work is, where no terminal shows a bar
 _NOT_WRITTEN = (".json", ".ndjson", ".tsv", ".txt", ".xls", ".xlsx", ".npz", ".pq")
 
 
@@ -95,6 +99,7 @@ def _predict(
     **how: Any,
 ) -> None:
     before, total = results.count, results.count + len(files)
+    began = told = time.monotonic()
     with progress_bar("predicting") as report:
         report(before, total)
         for file, result in zip(files, predictor.predict(files, **how), strict=True):
@@ -105,6 +110,10 @@ def _predict(
             report(results.count, total)
             if result.error is not None:
                 note(f"crosscale predict: {result.source}: {result.error}")
+            if not sys.stderr.isatty() and (now := time.monotonic()) - told > _TELL_SECONDS:
+                rate, told = (results.count - before) / (now - began), now
+                left = shown_duration((total - results.count) / rate)
+                note(f"crosscale predict: {results.count:,} of {total:,}, {rate:.0f} images/s, about {left} to go")
 
 
 def _about(predictor: "Predictor | Ensemble", options: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
     [
         (["--resume"], "--resume goes with --output results.csv, .parquet or .jsonl"),
         (["--output", "folder", "--resume"], "--resume goes with --output results.csv, .parquet or .jsonl"),
+        (["--tta", "flips,crop"], "--tta crop: one or several of flips, crops, scales; did you mean 'crops'"),
         (["--output", "results.xlsx"], "--output results.xlsx: a file of results ends in .csv, .parquet or .jsonl"),
         (["--output", "/no/such/place.csv"], "--output /no/such/place.csv: there is no folder /no/such"),
     ],
@@ -125,6 +126,14 @@ def test_wrong_requests_are_one_line(capsys, words, more, message, tmp_path, mon
     assert len(lines) == 1
     assert message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is(capsys, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscale.cli.predict_file._TELL_SECONDS", -1.0)
+    lines = predict(capsys, *words, "--output", tmp_path / "r.csv", status=1).err.splitlines()
+    told = [line for line in lines if "images/s, about " in line]
+    assert len(told) == COUNT
+    assert told[9].startswith(f"crosscale predict: 10 of {COUNT}, ")
 
 
 def test_two_runs_do_not_write_one_file(tmp_path, capsys, words):
