@@ -61,8 +61,8 @@ class Artifact:
         and NaN here.
       step: of the training, 0 or more; None where it is not known.
       epoch: likewise.
-      data: what the weights were trained and validated on: "dir", "root", "val_fraction" (0 or more, below 1), "seed"
-        and "batch_size", each where it is known.
+      data: what the weights were trained and validated on: "dir", "root", "val_fraction" (0 or more, below 1), "seed",
+        "subset" and "batch_size", each where it is known.
       crosscale_version: of the package that wrote the file; "" where it does not say.
       weights_digest: `file_digest` of the weights beside it; "" where it does not say.
       version: of the schema.

@@ -81,6 +81,8 @@ class DataSettings:
     """How many classes --dry-run counts with where dir is not set."""
     val_fraction: Annotated[float, BELOW_ONE] = 0.2
     """Share of each class that is held out where the folder has no val/ of its own; 0 trains on all, unvalidated."""
+    subset: Annotated[float | None, ABOVE_ZERO] = None
+    """Share of the pictures to train on that is used, of each class, for a first try; all held-out ones stay."""
     workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that load; 0 loads in threads of the training process."""
     threads: Annotated[int | None, POSITIVE] = None

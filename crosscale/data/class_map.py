@@ -1,6 +1,7 @@
 """Classes of a labelled source renamed, merged, ignored, or counted in another order."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,15 @@ class Relabelled:
 
     def __getitem__(self, index: int) -> Record:
         return replace(self.source[int(self.rows[index])], target=int(self.labels[index]))
+
+    def select(self, indices: np.ndarray) -> "Relabelled":
+        """The same with only these examples, which must be sorted."""
+        part = copy(self)
+        part.rows, part.labels = self.rows[indices], self.labels[indices]
+        part.weights = None if self.weights is None else self.weights[indices]
+        if hasattr(self, "blocks"):
+            part.blocks = np.searchsorted(indices, self.blocks)
+        return part
 
 
 def labels_of(source: Any) -> np.ndarray:

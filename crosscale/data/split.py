@@ -50,7 +50,7 @@ def stratified_split(ids: Sequence[str], labels: np.ndarray, val_fraction: float
     so it is the same on every machine and in every version, whatever the order. A class of two or more
     keeps at least one example on each side.
     """
-    keys = [sha256(os.fsencode(f"{seed}/{name}")).digest() for name in ids]
+    keys = digests(ids, seed)
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(int(label), []).append(index)
@@ -59,3 +59,8 @@ def stratified_split(ids: Sequence[str], labels: np.ndarray, val_fraction: float
         count = min(max(1, round(len(indices) * val_fraction)), len(indices) - 1)
         held_out[sorted(indices, key=keys.__getitem__)[:count]] = True
     return held_out
+
+
+def digests(ids: Sequence[str], seed: int) -> list[bytes]:
+    """By which examples are chosen, the smallest first."""
+    return [sha256(os.fsencode(f"{seed}/{name}")).digest() for name in ids]

@@ -16,6 +16,7 @@ from crosscale.artifact import WEIGHTS, Artifact, check_option, file_digest, wri
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
+from crosscale.data.subset import subset
 from crosscale.engine.forward import training_forward
 from crosscale.engine.length import RunLength, run_length
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
@@ -76,6 +77,7 @@ class Experiment:
             data={
                 "dir": recipe.data.dir,
                 **({} if recipe.data.root is None else {"root": recipe.data.root}),
+                **({} if recipe.data.subset is None else {"subset": recipe.data.subset}),
                 "val_fraction": recipe.data.val_fraction,
                 "seed": recipe.train.seed,
                 "batch_size": recipe.validate.batch_size,
@@ -240,7 +242,8 @@ def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
     options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
     options["root"] = data.root
     with read_once():
-        return kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
+        train, val = kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
+    return (train if data.subset is None else subset(train, data.subset, recipe.train.seed)), val
 
 
 def estimate_memory(experiment: Experiment) -> dict[str, int]:

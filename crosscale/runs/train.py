@@ -280,6 +280,8 @@ def _announce(log: RunLog, experiment: Experiment, folder: Path, step: int) -> N
         f"{facts['model']}: {facts['parameters']:,} parameters; {facts['train_images']} images to train on, "
         f"{facts['val_images']} held out, {len(experiment.task.labels)} {experiment.task.noun}; {facts['steps']} steps"
     )
+    if (share := experiment.recipe.data.subset) is not None:
+        log.line(f"trained on a share of the pictures alone: data.subset={share:g}")
     for note in experiment.task.notes:
         log.line(note)
     log.line(f"{'going on from' if step else 'from'} step {step}, into {folder}")

@@ -1,0 +1,40 @@
+"""A share of a source's examples, for a first try on less."""
+
+from typing import Any
+
+import numpy as np
+
+from crosscale.data.class_map import Relabelled
+from crosscale.data.split import digests
+from crosscale.data.tag_table import rarest
+
+
+def subset(source: Any, share: float, seed: int) -> Any:
+    """The source with `share` of the examples of each class, one at least; of tags of each rarest label.
+
+    The choice hangs on each example's id and the seed alone, as that of what is held out, so that it is the same
+    everywhere, and a larger share holds all of a smaller one.
+
+    Args:
+      share: above 0, up to 1.
+    """
+    mapped = isinstance(source, Relabelled)
+    inner: Any = source.source if mapped else source
+    rows = source.rows if mapped else range(len(source))
+    name = inner.record_id if hasattr(inner, "record_id") else inner.paths.__getitem__
+    keys = digests([name(int(row)) for row in rows], seed)
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(_groups(source).tolist()):
+        members.setdefault(group, []).append(index)
+    kept: list[int] = []
+    for indices in members.values():
+        kept += sorted(indices, key=keys.__getitem__)[: max(1, round(len(indices) * share))]
+    return source.select(np.array(sorted(kept), np.int64))
+
+
+def _groups(source: Any) -> np.ndarray:
+    """(N,) whole numbers: the share is taken of each."""
+    labels, tags = getattr(source, "labels", None), getattr(source, "tags", None)
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        return labels
+    return rarest(np.asarray(tags) > 0) if isinstance(tags, np.ndarray) else np.zeros(len(source), np.int64)
