@@ -140,15 +140,16 @@ def aurocs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
       labels: (N,).
     """
     found = np.full(probabilities.shape[1], np.nan)
-    for label in np.flatnonzero(np.isfinite(probabilities).all(0)):
-        order = np.argsort(probabilities[:, label])
-        ends = np.flatnonzero(np.append(np.diff(probabilities[order, label]) > 0, True))  # of equal ones, the last
-        own = np.cumsum(labels[order] == label)[ends].astype(np.float64)  # pictures of the class up to there
-        others = ends + 1 - own
-        if own[-1] and others[-1]:
-            gained = np.diff(own, prepend=0.0)
-            below = (others + np.append(0.0, others[:-1])) / 2
-            found[label] = (gained * below).sum() / (own[-1] * others[-1])
+    columns = np.ascontiguousarray(probabilities.T)
+    for label in np.flatnonzero(np.isfinite(columns).all(1)):
+        scores = columns[label]
+        own, ranked = scores[labels == label], np.sort(scores)
+        others = len(scores) - len(own)
+        if len(own) and others:
+            # Of all pictures, how many have less than each of the class, and how many no more; among the class's own
+            # pairs that is even, whatever their order.
+            below = np.searchsorted(ranked, own, "left").sum() + np.searchsorted(ranked, own, "right").sum()
+            found[label] = (below - len(own) ** 2) / (2 * len(own) * others)
     return found
 
 
