@@ -128,6 +128,13 @@ def test_wrong_requests_are_one_line(capsys, words, more, message, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_several_processes_write_no_file(capsys, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    said = predict(capsys, *words, "--output", tmp_path / "r.csv", status=2).err
+    assert "r.csv: one process writes a file; several write a folder" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_terminal_lines_tell_how_far_it_is(capsys, words, tmp_path, monkeypatch):
     monkeypatch.setattr("crosscale.cli.predict_file._TELL_SECONDS", -1.0)
     lines = predict(capsys, *words, "--output", tmp_path / "r.csv", status=1).err.splitlines()

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crosscale.artifact import read_artifact
 from crosscale.cli.arguments import Parser, add_host_options, host_options
 from crosscale.cluster.hosts import Start, all_texts, from_first, stop_signals, sums, together
 from crosscale.cluster.stop import StopSignals
 from crosscale.errors import RequestError
+from crosscale.runs.calibrate import calibrate_run
+from crosscale.runs.validate import HeldOut
 from tests.engine.clusters import Cluster, records, train
 from tests.reliability.record import trying
 
@@ -180,6 +183,16 @@ def test_two_processes_validate_and_predict_as_one(tmp_path: Path, one: Path) ->
                 found.append(json.loads(some.output(0).splitlines()[-1]))
                 assert "{" not in "".join(some.output(i) for i in range(1, processes))
         assert_close(found[1], found[0])
+
+
+@pytest.mark.slow
+def test_two_processes_calibrate_as_the_command_does_for_one(tmp_path: Path, one: Path) -> None:
+    run, alone = tmp_path / "run", shutil.copytree(one, tmp_path / "alone")
+    with Cluster(tmp_path / "logs", 1, train(run, "--validate.calibrate", "true"), processes=2) as two:
+        assert two.ends() == [0, 0], two.errors(0) + two.errors(1)
+        assert two.errors(0).count("calibrated: temperature ") == 1
+    wanted = calibrate_run(alone, HeldOut())["temperature"]
+    assert read_artifact(run / "best").task_options["temperature"] == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.slow

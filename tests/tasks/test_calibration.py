@@ -122,7 +122,7 @@ def test_the_command_keeps_it_with_the_weights(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_end_of_a_training_keeps_what_the_command_keeps(tmp_path, capsys):
+def test_the_end_of_a_training_keeps_what_the_command_keeps(tmp_path, capsys, monkeypatch):
     folder, config = tmp_path / "run", tmp_path / "run" / "best" / "config.json"
     recipe = load("smoke", {**SMALL, "train.epochs": "2", "validate.calibrate": "true"})
     run_training(recipe, folder)
@@ -138,6 +138,15 @@ def test_the_end_of_a_training_keeps_what_the_command_keeps(tmp_path, capsys):
     run_training(recipe, folder, resume=True)
     assert json.loads(config.read_text()) == chosen
     assert chosen["task_options"]["reject"] > 0
+    # Where nothing follows from the pictures, the run is done all the same.
+    config.write_text(json.dumps({name: value for name, value in kept.items() if name != "task_options"}))
+
+    def nothing(*_, **__):
+        return best_temperature(np.eye(3) * 5, np.arange(3))
+
+    monkeypatch.setattr("crosscale.runs.train.calibrate_best", nothing)
+    assert run_training(recipe, folder, resume=True)["stopped"] is None
+    assert "not calibrated: every held-out picture is classified rightly" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
