@@ -1,14 +1,10 @@
 """Image files or arrays in, results of the model's task out, preprocessed as the weights were trained."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,72 +14,16 @@ from crosscale.artifact import CONFIG, WEIGHTS, best_folder, read_artifact
 from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage
 from crosscale.data.decode import MAX_PIXELS, decode
-from crosscale.data.pictures import Picture, decodable, is_one_picture, picture_name
+from crosscale.data.pictures import Picture, decodable, picture_name
 from crosscale.engine.forward import forward, inferred
+from crosscale.engine.read_ahead import checked_pictures, read_ahead
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
-from crosscale.errors import RequestError, WorkError
+from crosscale.errors import WorkError
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights, restore_model, restore_task
 from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.registry import own_task, plain_task
 from crosscale.tasks.task import Result, Task
-
-
-def checked_pictures(pictures: Any, channels: int, batch_size: int) -> tuple[Iterable[Picture], int]:
-    """The pictures, a single one as a list, and the batch size brought up to a multiple of the devices.
-
-    Raises:
-      RequestError: `batch_size` is below 1, or `pictures` are none.
-    """
-    if batch_size < 1:
-        raise RequestError(f"batch_size={batch_size}: at least 1")
-    if is_one_picture(pictures, channels):
-        pictures = [pictures]
-    elif not isinstance(pictures, Iterable):
-        raise RequestError(f"an object of type {type(pictures).__name__} is neither a picture nor a list of them")
-    devices = jax.local_device_count()
-    return pictures, devices * -(-batch_size // devices)
-
-
-_AHEAD = 2  # batches that are decoded before the device asks for them
-
-Loaded = TypeVar("Loaded")
-Started = TypeVar("Started")
-
-
-def read_ahead(
-    pictures: Iterable[Picture],
-    batch_size: int,
-    load: Callable[[int, Picture], Loaded],
-    start: Callable[[Sequence[Loaded]], Started],
-    read: Callable[[Sequence[Loaded], Started], Iterator[Result]],
-) -> Iterator[Result]:
-    """Results in the order of the pictures, while the host decodes later batches and the device is given the next one.
-
-    Args:
-      load: a picture and its position, in a thread.
-      start: gives a batch to the device, and does not wait for it.
-      read: waits for what `start` has given.
-    """
-    numbered = iter(enumerate(pictures))
-    # Pillow releases the interpreter while it decodes and resizes, so threads do run at once.
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
-    loading: deque[Iterator[Loaded]] = deque()
-    running: tuple[Sequence[Loaded], Started] | None = None
-    try:
-        while True:
-            while len(loading) < _AHEAD and (part := list(islice(numbered, batch_size))):
-                loading.append(pool.map(load, *zip(*part, strict=True)))
-            if not loading:
-                break
-            loaded = list(loading.popleft())
-            before, running = running, (loaded, start(loaded))
-            if before is not None:
-                yield from read(*before)
-        if running is not None:
-            yield from read(*running)
-    finally:
-        pool.shutdown(cancel_futures=True)  # whoever wants no more results does not wait for pictures
 
 
 class Predictor:

@@ -12,8 +12,9 @@ from crosscale.data import BadImage
 from crosscale.data.decode import decode
 from crosscale.data.pictures import Picture, decodable, picture_name
 from crosscale.data.views import views
+from crosscale.engine.read_ahead import checked_pictures, read_ahead
 from crosscale.errors import RequestError
-from crosscale.predictor import Predictor, checked_pictures, read_ahead
+from crosscale.predictor import Predictor
 from crosscale.tasks.checks import check_labels, check_result_options
 from crosscale.tasks.task import Result
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from crosscale.predictor import read_ahead
+from crosscale.engine.read_ahead import read_ahead
 
 SIZE, COUNT = 3, 26
 
