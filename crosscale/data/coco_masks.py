@@ -45,6 +45,30 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": [0, *counts] if flat.size and flat[0] else counts}
 
 
+def compressed(mask: np.ndarray) -> dict[str, Any]:
+    """A bitmap as COCO's compressed run lengths, "counts" as text.
+
+    Args:
+      mask: (height, width) bool.
+
+    Raises:
+      RequestError: faster-coco-eval is not installed.
+    """
+    packed = import_coco_masks().encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
+
+
+def as_compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
+    """What COCO's evaluation makes of an annotation's segmentation; of none a mask without pixels.
+
+    Raises RequestError and ValueError as `bitmap` does.
+    """
+    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+        counts = segmentation["counts"]
+        return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return compressed(bitmap(segmentation, size))
+
+
 def sound_polygons(polygons: list[list[float]]) -> list[list[float]]:
     """Those that have three corners and whole pairs of numbers that can be pixels."""
     return [

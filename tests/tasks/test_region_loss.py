@@ -63,8 +63,8 @@ def step():
     @jax.jit
     def run(params):
         def total(params):
-            given = images, objects["size"], choose, 32
-            found = model.apply({"params": params}, *given, before_nms=200, method="learn")
+            told = {"sizes": objects["size"], "choose": choose, "masks": 32, "before_nms": 200}
+            found = model.apply({"params": params}, images, **told, method="training_outputs")
             every = {"count": len(found.anchors), "share": 1.0}
             parts = rpn_loss.averaged(roi_loss.all_losses(jax.random.key(0), found, objects, **every))
             return sum(parts.values()), parts

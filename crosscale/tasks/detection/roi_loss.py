@@ -16,13 +16,13 @@ from crosscale.layers.boxes import box_iou, encode_boxes, match_boxes, sample_bo
 from crosscale.layers.roi_align import cut_masks
 from crosscale.models.heads.proposals import Proposals
 from crosscale.models.heads.regions import STD
-from crosscale.models.region_detection import RegionTraining
+from crosscale.models.region_detection import LEARNT, RegionTraining
 from crosscale.tasks.detection import rpn_loss
 from crosscale.tasks.detection.matching import learnable
 from crosscale.tasks.detection.rpn_loss import AnchorSample, LossParts, rpn_losses, sample_anchors
 
 OVERLAP = 0.5  # from which a proposal is an object; an object's best ones of as much are its own
-COUNT, SHARE = 512, 0.25  # proposals learnt from, and of them at most this share objects
+COUNT, SHARE = LEARNT, 0.25  # proposals learnt from, and of them at most this share objects
 
 
 class RegionSample(NamedTuple):
@@ -98,7 +98,7 @@ def sample_regions(
 def chooser(
     key: Array, objects: Mapping[str, Array], classes: int, *, count: int = COUNT, share: float = SHARE
 ) -> Callable[[Proposals], RegionSample]:
-    """What `RegionDetector.learn` takes as `choose`: `sample_regions` of each picture of a batch.
+    """What `RegionDetector.training_outputs` takes as `choose`: `sample_regions` of each picture of a batch.
 
     Args:
       key: of the choice.
@@ -188,7 +188,7 @@ def all_losses(
 
     Args:
       key: of the choice of anchors.
-      found: what `RegionDetector.learn` gave with a `chooser`.
+      found: what `RegionDetector.training_outputs` gave with a `chooser`.
       objects: "boxes" (B, M, 4), "labels" (B, M), "crowd" (B, M), "size" (B, 2), "masks" and "frames", see
         `mask_targets`.
       count: anchors that are chosen, see `rpn_loss.sample_anchors`.
