@@ -18,6 +18,7 @@ from crosscale.tasks.detection import Detection, Instances
 from crosscale.tasks.detection.evaluation import NUMBERS, evaluate_masks
 from crosscale.tasks.detection.masks import drawn_mask
 from crosscale.tasks.detection.metric import MaskAveragePrecision, masks_as_coco
+from crosscale.tasks.task import Examined
 
 FOLDER = Path(__file__).parents[1] / "golden" / "detection"
 TRUTH = json.loads((FOLDER / "coco_boxes.json").read_text())["truth"]
@@ -136,3 +137,27 @@ def test_a_model_of_the_other_kind_is_one_line():
     with pytest.raises(RequestError, match="needs a model that gives boxes, such as retinanet"):
         Detection.from_artifact(("cat", "dog"), {}).check_outputs((100, 790))
     instances().check_outputs((100, 790))
+
+
+def test_the_report_shows_classes_by_masks_and_draws_both_masks():
+    given = rows() | {"fed": np.array([[48, 64], [48, 64]])}
+    examined = Examined(
+        rows=given,
+        targets={},
+        index=given["index"],
+        name=lambda place: f"{place}.jpg",
+        picture=lambda place: np.full((48, 64, 3), 77, np.uint8),
+        target=lambda place: target(place, (48, 64)),
+    )
+    classes, worst, _ = instances().sections(examined)
+    boxes, masks = classes.blocks
+    assert (boxes.title, masks.title) == tuple(
+        f"Average precision {of}per class, lowest first" for of in ("", "of masks ")
+    )
+    assert [row[:2] for row in boxes.rows] == [("cat", "100.0 %"), ("dog", "no objects")]
+    assert masks.rows[0][2] == "100.0 %" != masks.rows[0][1]
+    (cat,) = (picture for picture in worst.blocks[0].pictures if picture.id == "3.jpg")
+    assert cat.pixels.shape == (144, 384, 3)
+    ground, (left, right) = cat.pixels[140, 10], (cat.pixels[60, 110], cat.pixels[60, 192 + 110])
+    assert (left != ground).any()  # the true mask fills its box, and of the found one this half is empty
+    np.testing.assert_array_equal(right, ground)
