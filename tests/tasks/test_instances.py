@@ -18,6 +18,7 @@ from crosscale.tasks.detection import Detection, Instances
 from crosscale.tasks.detection.evaluation import NUMBERS, evaluate_masks
 from crosscale.tasks.detection.masks import drawn_mask
 from crosscale.tasks.detection.metric import MaskAveragePrecision, masks_as_coco
+from crosscale.tasks.measure import check_best
 from crosscale.tasks.task import Examined
 
 FOLDER = Path(__file__).parents[1] / "golden" / "detection"
@@ -161,3 +162,10 @@ def test_the_report_shows_classes_by_masks_and_draws_both_masks():
     ground, (left, right) = cat.pixels[140, 10], (cat.pixels[60, 110], cat.pixels[60, 192 + 110])
     assert (left != ground).any()  # the true mask fills its box, and of the found one this half is empty
     np.testing.assert_array_equal(right, ground)
+
+
+def test_the_best_weights_are_chosen_by_masks_or_by_boxes():
+    assert check_best(None, Instances.measures, Instances.best) == "mask_map"
+    assert check_best("map", Instances.measures, Instances.best) == "map"
+    with pytest.raises(RequestError, match="mask_map"):
+        check_best("mask_map", Detection.measures, Detection.best)
