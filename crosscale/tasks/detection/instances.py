@@ -42,7 +42,7 @@ class Instances(Detection):
     needed: ClassVar[str] = (
         "a task of instances needs a model that gives boxes with masks, such as mask_rcnn_crossformer_small"
     )
-    activation: ClassVar[str] = "detections with masks"
+    activation: ClassVar[str] = "instances"
     title: ClassVar[str] = "Boxes and masks"
     best: ClassVar[str] = "mask_map"
     loss_label: ClassVar[str] = "losses of proposals, classes, boxes and masks"
