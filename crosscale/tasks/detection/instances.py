@@ -45,7 +45,7 @@ class Instances(Detection):
     activation: ClassVar[str] = "instances"
     title: ClassVar[str] = "Boxes and masks"
     best: ClassVar[str] = "mask_map"
-    loss_label: ClassVar[str] = "losses of proposals, classes, boxes and masks"
+    loss_label: ClassVar[str] = "sum of the five losses"
     schema: ClassVar[Mapping[str, Any]] = {
         **Detection.schema,
         "masks": {
