@@ -11,7 +11,7 @@ JOBS   ?= 2
 OLD_TESTS := tests/test_build.py tests/cli/test_main.py tests/weights/test_files.py tests/weights/test_hub.py \
   tests/data/test_pipeline.py tests/data/test_fast.py
 
-.PHONY: help install demo demo-segment demo-detect test slow dist docs lowest parity parity-table weights-table bench lint format clean
+.PHONY: help install demo demo-segment demo-detect demo-masks test slow dist docs lowest parity parity-table weights-table bench lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,6 +35,10 @@ demo-segment: install  ## compose scenes of digits over photographs, learn to la
 demo-detect: install  ## compose the same scenes with boxes, learn to find the digits, draw their boxes (no download)
 	rm -rf $(RUN)-detect $(RUN)-detect-images $(RUN)-detect-boxes
 	$(BIN)/crosscale demo detect --output-dir $(RUN)-detect
+
+demo-masks: install  ## the same with a mask for each digit
+	rm -rf $(RUN)-masked $(RUN)-masked-images $(RUN)-masked-boxes
+	$(BIN)/crosscale demo detect --masks --output-dir $(RUN)-masked
 
 test: install  ## the default tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

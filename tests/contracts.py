@@ -216,7 +216,7 @@ def check_metric(case: Case) -> None:
         total, rows = metric.init(), []
         for part in parts:
             total = metric.merge(total, update(metric.init(), outputs[part], case.batch(part)))
-            collected = metric.collect(outputs[part], case.batch(part))
+            collected = {"index": part, **metric.collect(outputs[part], case.batch(part))}
             rows.append({name: np.asarray(value)[case.WEIGHT[part] > 0] for name, value in collected.items()})
         joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if metric.collects else {}
         return metric.compute(total, joined)

@@ -1,5 +1,7 @@
 """The contracts of every registered family and task; a new one adds its row to `FAMILY` or `TASK`."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,11 @@ import pytest
 
 from crosscale.data.objects import Objects
 from crosscale.models.detection import AnchorTraining
+from crosscale.models.heads.proposals import Proposals
+from crosscale.models.heads.retina import AnchorOutputs
+from crosscale.models.region_detection import RegionTraining
 from crosscale.models.registry import FAMILIES, create_model
+from crosscale.tasks.detection.roi_loss import chooser
 from crosscale.tasks.registry import TASKS, task_kind
 from tests import contracts
 from tests.contracts import Case
@@ -69,6 +75,39 @@ def anchors_said(outputs):
     return AnchorTraining(outputs[:, :4, 4:], outputs[:, :4, :4], anchors)
 
 
+REGIONS = 8  # learnt of a picture
+MASKS = [[[10, 10, 30, 10, 30, 30]], [[2, 3, 9, 3, 9, 12]], [[60, 80, 180, 80, 180, 190]]]
+
+
+def masks_found():
+    """With masks of 28 x 28 that are sure of the left half of each box."""
+    halves = np.tile(np.repeat([0.9, 0.1], 14).astype(np.float32), (12, 5, 28))
+    return np.concatenate([boxes_found(), halves], -1)
+
+
+def masks_learnt():
+    packed, frames = np.full((12, 8, 112, 14), 255, np.uint8), np.zeros((12, 8, 4), np.float32)
+    frames[:, :3] = BOXES
+    return {**boxes_true(8), "masks": packed, "frames": frames}
+
+
+def regions_said(outputs):
+    """What two anchors and the objects themselves are said to be, from the outputs' numbers."""
+    count, objects = len(outputs), {name: values[:1] for name, values in boxes_true(8).items()}
+    one = chooser(jax.random.key(0), objects, 2, count=REGIONS)(Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1))))
+    sample = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, 0), one)
+    said = jnp.pad(outputs[..., :6], ((0, 0), (0, REGIONS - 5), (0, 0)))
+    anchors = AnchorOutputs((outputs[:, None, None, 0, :2],), (outputs[:, None, None, 1, :8],))
+    masks = outputs[:, :2, 6:].reshape(count, 2, 28, 28, 1) * jnp.array([1.0, -1.0])
+    deltas = jnp.stack([said[..., :4], -said[..., :4]], 2)
+    places = jnp.float32([[10, 10, 60, 82], [100, 100, 190, 177]])
+    return RegionTraining(anchors, places, sample, said[..., :3], deltas, masks)
+
+
+def true_masks(index, size):
+    return SimpleNamespace(masks=MASKS)
+
+
 TASK = {
     "classification": Case(
         task_kind("classification").from_artifact([f"class {label}" for label in range(7)], {}),
@@ -116,6 +155,23 @@ TASK = {
         learnt=boxes_true(8),
         wrapped=anchors_said,
         units=3,
+    ),
+    "instances": Case(
+        task_kind("instances")
+        .from_artifact(["cat", "dog"], {"max_objects": 8})
+        .measuring(SimpleNamespace(target=true_masks)),
+        masks_found(),
+        boxes_true(256)
+        | {
+            "image": np.zeros((12, 32, 32, 1), np.uint8),
+            "areas": np.tile(boxes_areas(256), (12, 1)),
+            "original": np.full((12, 2), 200, np.int32),
+        },
+        Objects(
+            np.array([[2.0, 3, 9, 12]]), np.array([1]), np.array([False]), np.array([63.0]), ([[2, 3, 9, 3, 9, 12]],)
+        ),
+        learnt=masks_learnt(),
+        wrapped=regions_said,
     ),
 }
 
@@ -174,6 +230,7 @@ def case(request):
     return TASK[request.param]
 
 
+@pytest.mark.parametrize("case", variants(TASK, TASK.keys() - {"instances"}), indirect=True)
 def test_loss(case):
     contracts.check_loss(case)
 

@@ -31,7 +31,7 @@ STEPS = 10  # an epoch's, in the schedules below
 # Traced in the default run; the others' traces take minutes together.
 QUICK = ("smoke",)
 LARGE = {"scenes", "segment", "segment_fpn_ade20k", "segment_upernet_ade20k"}
-LARGE |= {"objects", "detect", "detect_retinanet_coco"}
+LARGE |= {"objects", "objects_masks", "detect", "detect_retinanet_coco", "mask_rcnn_coco"}
 
 
 DECLARED = {"data.train_images": "1200", "data.val_images": "200", "data.num_classes": "11"}
@@ -42,7 +42,7 @@ def own_data(name):
     recipe = load(name)
     if recipe.data.dir is not None or recipe.data.train_images is not None:
         return {}
-    return DECLARED if recipe.task.name in ("segmentation", "detection") else {"data.dir": "digits"}
+    return DECLARED if recipe.task.name in ("segmentation", "detection", "instances") else {"data.dir": "digits"}
 
 
 def words(name):

@@ -145,19 +145,27 @@ def _task(model: ImageModel, shape: tuple[int, ...], rng: np.random.Generator) -
         return task_kind("segmentation").from_artifact(labels, {}), {
             "mask": rng.integers(0, len(labels), shape).astype(np.uint8)
         }
-    if model.usual_task == "detection":
-        return task_kind("detection").from_artifact(labels, {}), _boxes(len(labels), shape, rng)
+    if model.usual_task in ("detection", "instances"):
+        task = task_kind(model.usual_task).from_artifact(labels, {})
+        return task, _boxes(len(labels), shape, rng, masks=model.usual_task == "instances")
     targets = {"label": rng.integers(0, len(labels), shape[0]).astype(np.int32)}
     return task_kind("classification").from_artifact(labels, {}), targets
 
 
-def _boxes(classes: int, shape: tuple[int, ...], rng: np.random.Generator, count: int = 10) -> dict[str, np.ndarray]:
-    """Targets of a detection, `count` objects for each of the pictures (B, H, W)."""
+def _boxes(
+    classes: int, shape: tuple[int, ...], rng: np.random.Generator, *, masks: bool, count: int = 10
+) -> dict[str, np.ndarray]:
+    """Targets of a detection, `count` objects for each of the pictures (B, H, W); masks fill their boxes."""
+    from crosscale.data.cut_masks import SIDE, packed_width
+
     batch, height, width = shape
     corners = rng.uniform(0, 0.7, (batch, count, 2)), rng.uniform(0.1, 0.3, (batch, count, 2))
     shares = np.concatenate([corners[0], corners[0] + corners[1]], -1)
+    boxes = (shares * np.array([width, height, width, height])).astype(np.float32)
+    whole = {"masks": np.full((batch, count, SIDE, packed_width(SIDE)), 255, np.uint8), "frames": boxes}
     return {
-        "boxes": (shares * np.array([width, height, width, height])).astype(np.float32),
+        **(whole if masks else {}),
+        "boxes": boxes,
         "labels": rng.integers(0, classes, (batch, count)).astype(np.int32),
         "crowd": np.zeros((batch, count), bool),
         "size": np.tile(np.array([height, width], np.int32), (batch, 1)),

@@ -207,14 +207,15 @@ def add_result_options(parser: Parser, defaults: Mapping[str, int] | None = None
     """
     from crosscale.tasks.registry import TASKS
 
-    options = {name: (option, kind.name) for kind in TASKS.values() for name, option in kind.result_options.items()}
-    for name, (option, task) in options.items():
+    options = {name: option for kind in TASKS.values() for name, option in kind.result_options.items()}
+    for name, option in options.items():
+        tasks = ", ".join(task for task, kind in TASKS.items() if name in kind.result_options)
         default = (defaults or {}).get(name, option.default)
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             metavar=option.metavar,
             type=positive_int if option.minimum == 1 else count,
-            help=f"{task}: {option.help} (default {default})",
+            help=f"{tasks}: {option.help} (default {default})",
         )
 
 
@@ -237,12 +238,11 @@ def add_test_options(parser: Parser) -> None:
     from crosscale.recipe import recipe_keys
     from crosscale.tasks.registry import TASKS
 
-    for task, kind in TASKS.items():
-        for name in kind.test_options:
-            key = recipe_keys()[f"task.{name}"]
-            names = list(dict.fromkeys([f"--task.{name}", f"--task.{name.replace('_', '-')}"]))
-            help_text = f"{task}: {key.doc} (default: the run's)".replace("%", "%%")
-            parser.add_argument(*names, dest=f"task.{name}", metavar="V", default=argparse.SUPPRESS, help=help_text)
+    for name in dict.fromkeys(name for kind in TASKS.values() for name in kind.test_options):
+        tasks = ", ".join(task for task, kind in TASKS.items() if name in kind.test_options)
+        names = list(dict.fromkeys([f"--task.{name}", f"--task.{name.replace('_', '-')}"]))
+        help_text = f"{tasks}: {recipe_keys()[f'task.{name}'].doc} (default: the run's)".replace("%", "%%")
+        parser.add_argument(*names, dest=f"task.{name}", metavar="V", default=argparse.SUPPRESS, help=help_text)
 
 
 def test_options(options: argparse.Namespace) -> dict[str, Any]:

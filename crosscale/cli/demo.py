@@ -18,13 +18,14 @@ command is shown before it runs, so that it can be typed again with data of your
 
 digits:  a CrossViT learns 1,797 handwritten digits (they ship with scikit-learn: pip install 'crosscale[digits]')
 segment: a CrossFormer with a Semantic FPN learns to label the pixels of digits drawn over photographs
-detect:  a CrossFormer with RetinaNet learns to find these digits (pip install 'crosscale[detect]')"""
+detect:  a CrossFormer with RetinaNet learns to find these digits (pip install 'crosscale[detect]'); with --masks one
+         with Mask R-CNN, which finds the pixels of each too"""
 
 EPILOG = f"""\
 examples:
   crosscale demo
   crosscale demo segment --open
-  crosscale demo detect
+  crosscale demo detect --masks
   crosscale demo --epochs 5 --output-dir runs/quick
 
 {EXIT_STATUS}"""
@@ -51,6 +52,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         default="digits",
         help="what is learnt (default digits)",
     )
+    parser.add_argument("--masks", action="store_true", help="detect: with a mask for each box")
     parser.add_argument("--output-dir", metavar="RUN", help="the run folder; default runs/demo-<n>")
     parser.add_argument("--epochs", metavar="N", type=int, help="of the training; default the recipe's")
     parser.add_argument("--open", action="store_true", help="open the run's page in a browser at the end")
@@ -62,7 +64,10 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         if place.exists():
             raise RequestError(f"{place}: is there already; choose another --output-dir")
     epochs = [] if options.epochs is None else _shortened(options.epochs)
-    plan = {"digits": _digits, "segment": _segment, "detect": _detect}[options.what](folder, pictures, epochs)
+    if options.masks and options.what != "detect":
+        raise RequestError("--masks goes with crosscale demo detect")
+    detect = _instances if options.masks else _detect
+    plan = {"digits": _digits, "segment": _segment, "detect": detect}[options.what](folder, pictures, epochs)
     for words in plan.before:
         if status := _step(words, quiet=as_json):
             return status
@@ -123,12 +128,12 @@ def _segment(folder: Path, pictures: Path, epochs: list[str]) -> Plan:
     )
 
 
-def _detect(folder: Path, pictures: Path, epochs: list[str]) -> Plan:
+def _detect(folder: Path, pictures: Path, epochs: list[str], recipe: str = "objects") -> Plan:
     boxes = folder.with_name(f"{folder.name}-boxes")
     return Plan(
         before=[
             ["data", "scenes", "--boxes", "--write", str(pictures)],
-            ["train", "--config", "objects", "--data-dir", str(pictures), *epochs, "--output-dir", str(folder)],
+            ["train", "--config", recipe, "--data-dir", str(pictures), *epochs, "--output-dir", str(folder)],
             ["validate", "--run", str(folder)],
         ],
         pictures="images/val/*.jpg",
@@ -139,6 +144,10 @@ def _detect(folder: Path, pictures: Path, epochs: list[str]) -> Plan:
             "crosscale train --config detect --data-dir my-photos    # pictures with boxes: COCO, YOLO or Pascal VOC",
         ],
     )
+
+
+def _instances(folder: Path, pictures: Path, epochs: list[str]) -> Plan:
+    return _detect(folder, pictures, epochs, "objects_masks")
 
 
 def _step(words: list[str], *, quiet: bool) -> int:

@@ -9,6 +9,7 @@ from PIL import Image
 from crosscale.contracts import InputSpec, Record, Source
 from crosscale.data.box_augment import BoxAugment
 from crosscale.data.box_transforms import BoxTransform, Shown, resized
+from crosscale.data.cut_masks import SIDE, cut_out, packed_width
 from crosscale.data.decode import BadImage, decode
 from crosscale.data.joint_transforms import Size
 from crosscale.data.objects import Objects
@@ -16,7 +17,8 @@ from crosscale.data.transforms import to_array
 from crosscale.errors import RequestError
 
 # Names in a batch.
-IMAGE, SIZE, BOXES, LABELS, CROWD, MASKS = "image", "size", "boxes", "labels", "crowd", "masks"
+IMAGE, SIZE, BOXES, LABELS, CROWD = "image", "size", "boxes", "labels", "crowd"
+MASKS, FRAMES = "masks", "frames"
 AREAS, ORIGINAL = "areas", "original"
 
 SCALE = (1333, 800)  # the longest and shortest side of the released COCO recipes
@@ -88,7 +90,8 @@ class ObjectExamples:
 
         "image" (H, W, C) uint8; "size" (2,) int32, height and width without what is filled up; "boxes" (M, 4) float32,
         x0 y0 x1 y1 in pixels of the image; "labels" (M,) int32, -1 where there is no object; "crowd" (M,) bool; with
-        masks "masks" (M, H, ceil(W / 8)) uint8, the bitmaps packed along their rows.
+        masks "masks" (M, 112, 14) uint8, each cut out of its picture, and "frames" (M, 4) float32, which part of it
+        they show (`cut_masks.cut_out`).
         """
         assert self._transform is not None, "made without an augmentation"
         chance = self._transform.augment.mosaic
@@ -107,8 +110,7 @@ class ObjectExamples:
         arrays[LABELS][:count] = shown.labels
         arrays[CROWD][:count] = shown.crowd
         if shown.bitmaps is not None:
-            packed = np.packbits(shown.bitmaps, axis=-1)
-            arrays[MASKS][:count, :height, : packed.shape[2]] = packed
+            arrays[MASKS][:count], arrays[FRAMES][:count] = cut_out(shown.bitmaps)
         return arrays
 
     def _mosaic(self, record: Record, rng: np.random.Generator) -> Shown | None:
@@ -190,7 +192,8 @@ class ObjectExamples:
         if shape_key is not None:
             return {**arrays, AREAS: np.zeros(most, np.float32), ORIGINAL: np.zeros(2, np.int32)}
         if self.masks:
-            arrays[MASKS] = np.zeros((most, height, math.ceil(width / 8)), np.uint8)
+            arrays[MASKS] = np.zeros((most, SIDE, packed_width()), np.uint8)
+            arrays[FRAMES] = np.zeros((most, 4), np.float32)
         return arrays
 
     def _decoded(self, record: Record) -> tuple[Image.Image, Objects]:

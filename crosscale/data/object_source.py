@@ -13,6 +13,7 @@ from crosscale.data.decode import BadImage, upright_size
 from crosscale.data.mask_meaning import spread
 from crosscale.data.object_layouts import PictureReader, read_parts
 from crosscale.data.object_table import REASONS, Fault
+from crosscale.data.objects import Objects
 from crosscale.data.sources import HUB, download
 from crosscale.data.split import part_of
 from crosscale.errors import RequestError
@@ -48,7 +49,7 @@ class ObjectSource:
         name = self.annotated.pictures[index]
         size = upright_size(picture, name)
         self._check_size(index, size)
-        return Record(name, picture, self.annotated.table.objects(index, size, learn=self.learn))
+        return Record(name, picture, self.target(index, size))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -118,6 +119,10 @@ class ObjectSource:
         """Height and width of the upright picture, as the annotations say it, else from its header. Raises BadImage."""
         height, width = self.annotated.sizes[index].tolist()
         return (height, width) if height and width else self.reader.size(index)
+
+    def target(self, index: int, size: tuple[int, int]) -> Objects:
+        """The record's objects without its picture, which has this height and width."""
+        return self.annotated.table.objects(index, size, learn=self.learn)
 
     def objects(self, index: int) -> tuple[str, tuple[int, int]]:
         """The picture's name and size, checked against the annotations. Raises BadImage."""

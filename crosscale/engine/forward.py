@@ -70,15 +70,15 @@ def inferred(
 
 
 def training_forward(
-    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, rng: jax.Array
+    model: nn.Module, variables: Variables, images: Array, spec: InputSpec, rng: jax.Array, **told: Any
 ) -> tuple[Any, Any]:
     """What the loss reads of a batch, and the batch norms' new running statistics (None for a model without any).
 
-    The arguments are those of `forward`.
+    The arguments are those of `forward`, and those that the task tells the model (`Task.training_options`).
     """
     # Any Linen module can be trained; an ImageModel says itself what it computes for the loss.
     method = "training_outputs" if hasattr(type(model), "training_outputs") else None
-    options: dict[str, Any] = {"train": True, "rng": rng, "method": method}
+    options: dict[str, Any] = {"train": True, "rng": rng, "method": method, **told}
     if "batch_stats" not in variables:
         return forward(model, variables, images, spec, **options), None
     outputs, new = forward(model, variables, images, spec, mutable=["batch_stats"], **options)

@@ -99,7 +99,8 @@ def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any, frozen
         augment_key, dropout_key = jax.random.split(key)
         images, targets = task.augment(augment_key, normalize(batch["image"], spec), batch)
         learnt = stop_gradients(params, frozen)
-        outputs, new = training_forward(model, as_variables(learnt, batch_stats), images, spec, dropout_key)
+        variables, told = as_variables(learnt, batch_stats), task.training_options(targets)
+        outputs, new = training_forward(model, variables, images, spec, dropout_key, **told)
         losses, weight = task.loss(outputs, targets, batch["weight"])
         return sum(losses.values(), jnp.float32(0)), (losses, weight, new)
 

@@ -44,7 +44,7 @@ class Program:
 
     def __call__(self, variables: Variables, images: Array) -> Array:
         """(B, H, W, C) of `input_dtype` -> the outputs, such as (B, classes) float32; of a segmentation (B, H, W), of a
-        detection (B, boxes, 6)."""
+        detection (B, boxes, 6), of instances with each mask behind."""
         model, spec, task = self.predictor.model, self.predictor.spec, self.predictor.task
         if task.exports_inferred:
             outputs = inferred(model, variables, images, spec, task)

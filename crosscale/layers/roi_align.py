@@ -16,6 +16,7 @@ Array = jax.Array
 
 CHUNK = 16  # boxes that are read together
 CELLS = 2**17  # cells, with repetitions, that are read together at most, be it in parts of a chunk
+SAMPLES = 8  # along an axis of a bin, of masks
 WINDOWS = (2, 3, 4, 5, 9, 17)  # cells along an axis that a bin reads; more than these take what the map has
 
 
@@ -134,6 +135,27 @@ def _read(flat: Array, y: _Axis, x: _Axis, begin: Array, width: Array, window: i
         cells = cells.astype(jnp.float32)
     weights = rows[:, :, None, None] * columns[None, None]
     return (cells * weights[..., None].astype(cells.dtype)).sum((1, 3))
+
+
+def cut_masks(masks: Array, boxes: Array, size: int) -> Array:
+    """What lies of masks in boxes, on a grid: (N, h, w) and (N, 4) in their cells -> (N, size, size) float32.
+
+    As `roi_align` reads a bitmap whose cells beyond `h` and `w` are all 0; but of a bin that is longer than `SAMPLES`
+    cells along an axis, so many samples are taken.
+    """
+
+    def means(start: Array, end: Array, cells: int) -> Array:
+        """Of each bin along an axis the weights of the cells, (N, size, cells)."""
+        bin_ = (end - start)[:, None, None] / size
+        count = jnp.clip(jnp.ceil(bin_), 1, SAMPLES)
+        sample = jnp.arange(SAMPLES)
+        at = start[:, None, None] + (jnp.arange(size)[:, None] + (sample + 0.5) / count) * bin_ - 0.5  # (N, size, S)
+        hats = jnp.maximum(0.0, 1.0 - jnp.abs(at[..., None] - jnp.arange(cells)))
+        return jnp.where((sample < count)[..., None], hats, 0.0).sum(2) / count
+
+    down, right = means(boxes[:, 1], boxes[:, 3], masks.shape[1]), means(boxes[:, 0], boxes[:, 2], masks.shape[2])
+    found: Array = jnp.einsum("nih,nhw,njw->nij", down, masks.astype(jnp.float32), right, precision="highest")
+    return found
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Array:

@@ -1,20 +1,21 @@
 """What a detector of two stages is: proposals of a pyramid's anchors, and what each of them shows."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array, Features
-from crosscale.errors import RequestError
 from crosscale.layers.boxes import decode_boxes
 from crosscale.models.detection import Detections, Detector, kept_boxes, own_sizes
 from crosscale.models.heads.proposals import Proposals, proposal_anchors
 from crosscale.models.heads.regions import STD, RegionHead, RegionOutputs
 from crosscale.models.heads.retina import AnchorOutputs
 from crosscale.models.model import one_blank
+
+LEARNT, LEARNT_MASKS = 512, 128  # boxes of a picture that the heads learn from; those of them that may show an object
 
 
 class RegionTraining(NamedTuple):
@@ -37,11 +38,18 @@ class RegionTraining(NamedTuple):
     masks: Array
 
 
+def first_proposals(proposals: Proposals) -> Proposals:
+    """The best `LEARNT` of each image, (B, S, 4) boxes."""
+    return Proposals(*(part[:, :LEARNT] for part in proposals))
+
+
 class RegionDetector(Detector):
     """Base of the detectors of two stages: `__call__` gives what the heads say, `detect` the boxes and their masks.
 
     A family builds its backbone, neck and head. Parameters live under "backbone/...", "neck/..." and "head/...".
     """
+
+    usual_task: ClassVar[str] = "instances"
 
     @nn.nowrap
     def make_head(self) -> RegionHead:
@@ -119,39 +127,33 @@ class RegionDetector(Detector):
         masks = jnp.where(real[:, :, None, None], jax.nn.sigmoid(own), 0.0)
         return Detections(boxes, scores, labels, masks, real.sum(1, dtype=jnp.int32))
 
-    def training_outputs(self, images: Array, train: bool = True) -> Any:
-        """Refused: what is learnt from depends on the objects, so that `learn` takes its place."""
-        raise RequestError(
-            f"no task trains {type(self).__name__} yet: it is trained from Python alone, by "
-            "model.apply(..., method='learn') and crosscale.tasks.detection.roi_loss"
-        )
-
-    def learn(
+    def training_outputs(
         self,
         images: Array,
-        sizes: Array | None,
-        choose: Callable[[Proposals], Any],
-        masks: int,
-        *,
-        before_nms: int = 2000,
         train: bool = True,
+        *,
+        sizes: Array | None = None,
+        choose: Callable[[Proposals], Any] = first_proposals,
+        masks: int = LEARNT_MASKS,
+        before_nms: int | None = None,
     ) -> RegionTraining:
         """What the losses read: proposals, those of them that `choose` takes, and what the heads say of these.
 
         Args:
           images: see `__call__`.
-          sizes: likewise.
-          choose: from proposals to what has `boxes`, (B, S, 4), those that show an object first
-            (`tasks.detection.roi_loss.sample_regions`).
-          masks: of how many of them masks are learnt; at least as many as show an object.
-          before_nms: candidates of a level at most, as the released code has them in training.
           train: turns dropout and stochastic depth on; needs `rngs={"dropout": key}`.
+          sizes: see `__call__`.
+          choose: from proposals to what has `boxes`, (B, S, 4), those that show an object first
+            (`tasks.detection.roi_loss.chooser`); where nobody says, as many as are learnt, whatever they show.
+          masks: of how many of them masks are learnt; at least as many as show an object.
+          before_nms: candidates of a level at most; None: twice as many as otherwise, as in the released code.
 
         Raises:
           RequestError: the images' shape does not fit the model.
         """
         read = self.neck(self.backbone(images, train), train)
-        outputs, proposals = self.head.propose(read, own_sizes(images, sizes), before_nms)
+        limit = 2 * self.head.proposals_before_nms if before_nms is None else before_nms
+        outputs, proposals = self.head.propose(read, own_sizes(images, sizes), limit)
         anchors = jnp.concatenate(proposal_anchors(read.maps, read.strides))
         sample = choose(proposals)
         logits, deltas = self.head.read_boxes(read, sample.boxes)

@@ -113,7 +113,7 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     kind = task_kind(recipe.task.name)
     check_name(recipe.model.name)  # before a million files are listed
     train_source, val_source = splits or open_splits(recipe, without_data=without_data)
-    plain = kind.from_data(recipe.task, recipe.augment, train_source)
+    plain = kind.from_data(recipe.task, recipe.augment, train_source).measuring(val_source)
     if data.dir is not None and data.classes is not None:
         plain.check_recorded(data.classes, data.dir)
     decided = plain.model_options(recipe.model.options, data.dir)

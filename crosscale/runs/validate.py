@@ -194,7 +194,7 @@ def measure(
       collect: whether the rows of each example are wanted even where the metric does without.
       **loading: see `crosscale.data.eval_batches`.
     """
-    task: Any = predictor.task
+    task: Any = predictor.task.measuring(source)
     step = _step(predictor.model, spec, task, mesh, collect)
     variables = put_whole(predictor.variables, replicated(mesh))
     if spans_processes(mesh):

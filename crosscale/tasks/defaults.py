@@ -17,6 +17,14 @@ class ChoosesNothing:
 
     exports_inferred: ClassVar[bool] = False
 
+    def training_options(self, targets: Any) -> dict[str, Any]:
+        """None: the model learns from the pictures alone."""
+        return {}
+
+    def measuring(self, source: Any) -> Self:
+        """As it is: a batch has all that the metric needs."""
+        return self
+
     def validated(self, metrics: Mapping[str, float]) -> Self:
         """As it is: nothing is chosen by a validation."""
         return self

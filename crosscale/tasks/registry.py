@@ -6,7 +6,7 @@ from typing import Any
 from crosscale.artifact import Artifact
 from crosscale.errors import RequestError, did_you_mean
 from crosscale.tasks.classification import Classification
-from crosscale.tasks.detection import Detection
+from crosscale.tasks.detection import Detection, Instances
 from crosscale.tasks.multilabel import MultiLabel
 from crosscale.tasks.regression import Regression
 from crosscale.tasks.segmentation import Segmentation
@@ -18,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "regression": Regression,
     "segmentation": Segmentation,
     "detection": Detection,
+    "instances": Instances,
 }
 DEFAULT = "classification"
 

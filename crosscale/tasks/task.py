@@ -288,6 +288,10 @@ class Task(Protocol):
         """
         ...
 
+    def measuring(self, source: Source) -> "Task":
+        """The task as it measures these held-out examples, of which a metric may read more than a batch holds."""
+        ...
+
     def validated(self, metrics: Mapping[str, float]) -> "Task":
         """The task with what a validation has chosen, such as thresholds; `artifact_options` keeps it."""
         ...
@@ -327,6 +331,10 @@ class Task(Protocol):
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Any]:
         """Normalised training images and their batch -> the images and the targets of this step."""
+        ...
+
+    def training_options(self, targets: Any) -> dict[str, Any]:
+        """What the model's `training_outputs` is told besides the images, by name, of the targets of this step."""
         ...
 
     def infer(self, apply: Callable[..., Any], images: Array, sizes: Array | None = None) -> Any:

@@ -23,6 +23,11 @@ def test_a_step_that_fails_ends_it(tmp_path, capfd):
     assert "$ crosscale validate" not in "".join(shown)
 
 
+def test_masks_go_with_boxes_alone(tmp_path, capsys):
+    assert main(["demo", "segment", "--masks", "--output-dir", str(tmp_path / "run")]) == 2
+    assert "--masks goes with crosscale demo detect" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_it_ends_with_a_page(tmp_path, capfd):
     assert main(["demo", "--epochs", "1", "--output-dir", str(tmp_path / "run"), "--json"]) == 0

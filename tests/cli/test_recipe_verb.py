@@ -73,7 +73,7 @@ def test_explain_knows_older_names_tasks_and_the_models_fields(capsys):
     assert [row["key"] for row in explained(capsys, "train.label_smoothing")] == ["task.label_smoothing"]
     assert explained(capsys, "task.huber_delta")[0]["tasks"] == ["regression"]
     assert explained(capsys, "task.name")[0]["tasks"] == [
-        "classification", "multilabel", "regression", "segmentation", "detection"
+        "classification", "multilabel", "regression", "segmentation", "detection", "instances"
     ]  # fmt: skip
     of = {row["family"]: row for row in explained(capsys, "model.options.drop_path_rate")}
     on_crossformer = [

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from crosscale.data.coco_masks import bitmap, run_lengths, sound_polygons
+from crosscale.data.coco_masks import bitmap, compressed, run_lengths, sound_polygons
 from crosscale.errors import RequestError
 
 
@@ -65,3 +65,18 @@ class TestWithTheLibrary:
     def test_damaged_run_lengths_are_refused(self, counts):
         with pytest.raises(ValueError, match=r"RLE|run lengths"):
             bitmap({"size": [3, 4], "counts": counts}, (3, 4))
+
+
+def test_compressed_run_lengths_are_the_library_s():
+    """Of random bitmaps, full ones and empty ones, whole and as parts of a picture, whose columns touch or not."""
+    library, rng = pytest.importorskip("faster_coco_eval.core.mask"), np.random.default_rng(0)
+    for number in range(200):
+        size = int(rng.integers(1, 9)), int(rng.integers(1, 9))
+        whole = np.zeros(size, bool)
+        top, left = (int(rng.integers(0, side)) for side in size)
+        part = rng.random((size[0] - top, size[1] - left)) < (0, 0.3, 0.9, 1.1)[number % 4]
+        whole[top:, left:] = part
+        wanted = library.encode(np.asfortranarray(whole, np.uint8))
+        assert compressed(part, size, (top, left)) == compressed(whole)
+        assert compressed(whole) == {"size": list(size), "counts": wanted["counts"].decode()}
+    assert compressed(np.zeros((0, 0), bool), (3, 4)) == compressed(np.zeros((3, 4), bool))

@@ -1,4 +1,4 @@
-"""Pictures with boxes as arrays: resize, padding, flips, crops, mosaic, packed masks."""
+"""Pictures with boxes as arrays: resize, padding, flips, crops, mosaic, masks."""
 
 import pickle
 
@@ -10,6 +10,7 @@ from crosscale.contracts import InputSpec, Record
 from crosscale.data.box_augment import BoxAugment
 from crosscale.data.box_transforms import BoxTransform, resized
 from crosscale.data.coco_masks import run_lengths
+from crosscale.data.cut_masks import cut_out
 from crosscale.data.decode import BadImage
 from crosscale.data.object_examples import ObjectExamples
 from crosscale.data.object_source import open_objects
@@ -124,8 +125,7 @@ class TestCrops:
             one = examples(self.augment, size=(48, 64), scale=(64, 48), masks=True).train(record(target), rng(seed))
             if one["labels"][0] < 0:
                 continue
-            bits = np.unpackbits(one["masks"][0], axis=-1).astype(bool)[:, :64]
-            ys, xs = (np.flatnonzero(bits.any(axis)) for axis in (1, 0))
+            ys, xs = (np.flatnonzero(laid_back(one, 0).any(axis)) for axis in (1, 0))
             np.testing.assert_array_equal(one["boxes"][0], [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1])
             cut += 1
         assert cut > 2
@@ -139,19 +139,51 @@ def test_smaller_by_jitter_leaves_the_rest_to_the_mean():
     np.testing.assert_array_equal(found["boxes"][0], [8, 12, 40, 36])
 
 
-def test_masks_are_packed_bitmaps_of_the_whole_example():
+def laid_back(found, place):
+    """A mask of an example that fits its cells, in the example's pixels."""
+    height, width = found["image"].shape[:2]
+    x0, y0, x1, y1 = found["frames"][place].astype(int)
+    cells = np.unpackbits(found["masks"][place], axis=-1).astype(bool)
+    assert not cells[y1 - y0 :].any()
+    assert not cells[:, x1 - x0 :].any()
+    whole = np.zeros((height + 2, width + 2), bool)
+    whole[y0 + 1 : y1 + 1, x0 + 1 : x1 + 1] = cells[: y1 - y0, : x1 - x0]
+    return whole[1:-1, 1:-1]
+
+
+def test_masks_are_cut_out_of_the_example():
     pytest.importorskip("faster_coco_eval")
-    mask = rng(3).random((48, 64)) < 0.5
+    mask = rng(3).random((48, 50)) < 0.5
+    mask = np.concatenate([np.zeros((48, 14), bool), mask], 1)
     target = objects((0, 0, 64, 48), (8, 12, 40, 36), masks=(run_lengths(mask), [[8, 12, 40, 12, 40, 36, 8, 36]]))
     found = examples(FLIPPED, size=(96, 140), masks=True).train(record(target), rng())
-    assert found["masks"].shape == (5, 96, 18)
-    bits = np.unpackbits(found["masks"], axis=-1)[:, :, :140].astype(bool)
-    np.testing.assert_array_equal(bits[0, :, :128], np.repeat(np.repeat(mask, 2, 0), 2, 1)[:, ::-1])
-    assert not bits[:, :, 128:].any()
-    expected = np.zeros((96, 128), bool)
+    assert found["masks"].shape == (5, 112, 14)
+    bits = laid_back(found, 0)
+    np.testing.assert_array_equal(bits[:, :128], np.repeat(np.repeat(mask, 2, 0), 2, 1)[:, ::-1])
+    assert not bits[:, 128:].any()
+    expected = np.zeros((96, 140), bool)
     expected[24:72, 48:112] = True
-    np.testing.assert_array_equal(bits[1, :, :128], expected)
-    assert not bits[2:].any()
+    np.testing.assert_array_equal(laid_back(found, 1), expected)
+    assert not found["masks"][2:].any()
+    assert not found["frames"][2:].any()
+
+
+def test_a_mask_that_is_larger_than_its_cells_is_shrunk():
+    """A disc keeps its centre, its area and a rim of background; at the picture's edge the rim is as the edge is."""
+    y, x = np.mgrid[:300, :400]
+    disc = np.hypot(y - 149.5, x - 260) < 100
+    cells, frames = cut_out(np.stack([disc, np.ones((300, 400), bool), np.zeros((300, 400), bool)]))
+    bits = np.unpackbits(cells, axis=-1).astype(bool)
+    assert frames.tolist() == [[159, 48, 362, 252], [-4, -3, 404, 303], [0] * 4]
+    sides = frames[0, 2:] - frames[0, :2]
+    rows, columns = np.argwhere(bits[0]).T
+    centre = (columns.mean() + 0.5, rows.mean() + 0.5) * sides / 112 + frames[0, :2]
+    np.testing.assert_allclose(centre, [260.5, 150], atol=0.5)
+    np.testing.assert_allclose(bits[0].sum() * sides.prod() / 112**2, disc.sum(), rtol=0.01)
+    assert not bits[0][[0, -1]].any()
+    assert not bits[0][:, [0, -1]].any()
+    assert bits[1].all()
+    assert not bits[2].any()
 
 
 def test_a_damaged_mask_names_the_picture():
@@ -206,9 +238,8 @@ class TestMosaic:
         whole = [[0, 0, 64, 0, 64, 48, 0, 48]]
         source = [Record(r.id, r.image, objects((0, 0, 64, 48), masks=(whole,))) for r in self.source()]
         found = examples(self.augment, size=(96, 96), scale=(96, 72), source=source, masks=True).train(source[0], rng())
-        bits = np.unpackbits(found["masks"], axis=-1)[:4].astype(bool)
-        for box, mask in zip(found["boxes"], bits, strict=False):
-            ys, xs = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        for place, box in enumerate(found["boxes"][:4]):
+            ys, xs = (np.flatnonzero(laid_back(found, place).any(axis)) for axis in (1, 0))
             np.testing.assert_allclose(box, [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1])
 
     def test_without_room_for_all_objects_the_picture_alone_is_learnt(self):

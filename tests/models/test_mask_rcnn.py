@@ -197,7 +197,13 @@ def test_what_cannot_be_built_is_one_line(options, told):
         create_model("mask_rcnn_crossformer", **SMALL | options)
 
 
-def test_what_trains_from_pictures_alone_is_refused():
-    model = create_model("mask_rcnn_crossformer", **SMALL)
-    with pytest.raises(RequestError, match="no task trains MaskRCNNCrossFormer yet"):
-        model.apply({"params": {}}, jnp.zeros((1, 64, 96, 3)), method="training_outputs")
+@pytest.mark.slow
+def test_where_nobody_chooses_the_first_proposals_are_learnt_from():
+    """As an estimate of what a training costs wants it: the shapes are those of a step."""
+    model = create_model("mask_rcnn_crossformer", **SMALL | {"proposals": 600, "img_size": (256, 256)})
+    images = jnp.zeros((2, 256, 256, 3))
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
+    found = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, method="training_outputs"), shapes, images)
+    assert found.sample.boxes.shape == (2, 512, 4)
+    assert found.deltas.shape == (2, 512, 3, 4)
+    assert found.masks.shape == (2, 128, 28, 28, 3)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crosscale.data.cut_masks import cut_out
 from crosscale.models.heads.proposals import Proposals, proposal_anchors
 from crosscale.models.heads.retina import AnchorOutputs
 from crosscale.pretrained import from_variables
@@ -20,6 +21,7 @@ FOLDER = Path(__file__).parents[1] / "golden" / "detection"
 GOLDEN, PICTURES = (dict(np.load(FOLDER / f"{name}_train.npz")) for name in ("maskrcnn", "retinanet"))
 SIZE = (224, 320)
 STRIDES = (4, 8, 16, 32, 64)
+CELLS = 336  # more than a picture's longer side, so that no mask is shrunk
 OBJECTS = 8  # rows of a picture; the others fill up
 ALL = {"count": 360, "share": 32 / 360}  # more than there are: all are chosen
 PARTS = {"proposal_objects": "loss_rpn_cls", "proposal_boxes": "loss_rpn_bbox", "classes": "loss_cls",
@@ -37,13 +39,15 @@ def quick_compilation():
 def batch():
     """The golden's two pictures as a batch has them."""
     found = {"boxes": np.zeros((2, OBJECTS, 4), np.float32), "labels": np.full((2, OBJECTS), -1, np.int32)}
-    found |= {"masks": np.zeros((2, OBJECTS, SIZE[0], SIZE[1] // 8), np.uint8), "crowd": np.zeros((2, OBJECTS), bool)}
+    found |= {"masks": np.zeros((2, OBJECTS, CELLS, CELLS // 8), np.uint8), "crowd": np.zeros((2, OBJECTS), bool)}
+    found["frames"] = np.zeros((2, OBJECTS, 4), np.float32)
     images, sizes = np.zeros((2, *SIZE, 3), np.float32), []
     for i in range(2):
         picture, masks = PICTURES[f"images_{i}"], GOLDEN[f"gt_masks_packed_{i}"]
         found["boxes"][i, : len(masks)] = GOLDEN[f"gt_boxes_{i}"]
         found["labels"][i, : len(masks)] = GOLDEN[f"gt_labels_{i}"]
-        found["masks"][i, : len(masks), : masks.shape[1], : masks.shape[2]] = masks
+        cut = cut_out(np.unpackbits(masks, axis=-1).astype(bool), CELLS)
+        found["masks"][i, : len(masks)], found["frames"][i, : len(masks)] = cut
         images[i, : picture.shape[0], : picture.shape[1]] = normalised(picture)
         sizes.append(picture.shape[:2])
     return images, {**found, "size": np.array(sizes, np.int32)}
@@ -59,10 +63,10 @@ def step():
     @jax.jit
     def run(params):
         def total(params):
-            given = images, objects["size"], choose, 32
-            found = model.apply({"params": params}, *given, before_nms=200, method="learn")
+            told = {"sizes": objects["size"], "choose": choose, "masks": 32, "before_nms": 200}
+            found = model.apply({"params": params}, images, **told, method="training_outputs")
             every = {"count": len(found.anchors), "share": 1.0}
-            parts = rpn_loss.averaged(roi_loss.all_losses(jax.random.key(0), found, objects, SIZE[1], **every))
+            parts = rpn_loss.averaged(roi_loss.all_losses(jax.random.key(0), found, objects, **every))
             return sum(parts.values()), parts
 
         return jax.value_and_grad(total, has_aux=True)(params)
@@ -120,7 +124,8 @@ def test_proposals_learnt_from_are_the_references(sample):
 
 def test_masks_learnt_are_the_references(sample):
     objects, found = sample
-    ours = np.asarray(jax.jit(lambda masks: roi_loss.mask_targets(masks, SIZE[1], found, 32))(objects["masks"]))
+    targets = jax.jit(lambda masks, frames: roi_loss.mask_targets(masks, frames, found, 32))
+    ours = np.asarray(targets(objects["masks"], objects["frames"]))
     golden = iter(np.unpackbits(GOLDEN["mask_targets_packed"], axis=-1, count=28))
     for i in range(2):
         places = {tuple(box): place for place, box in enumerate(found.boxes[i])}

@@ -1,5 +1,6 @@
-"""Boxes with a class and a score."""
+"""Objects: boxes with a class and a score, and with masks."""
 
+from crosscale.tasks.detection.instances import Instances
 from crosscale.tasks.detection.task import Detection
 
-__all__ = ["Detection"]
+__all__ = ["Detection", "Instances"]

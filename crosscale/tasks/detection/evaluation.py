@@ -1,11 +1,14 @@
 """COCO's twelve numbers and each class's average precision, by faster-coco-eval, whose results are pycocotools'."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from crosscale.data.coco_masks import as_compressed
+from crosscale.data.objects import Segmentation
 from crosscale.errors import RequestError
+from crosscale.tasks.detection.masks import coco_masks
 
 # Our name -> the library's, in COCO's order.
 NUMBERS = {
@@ -59,11 +62,26 @@ def evaluate_boxes(truth: dict[str, Any], found: Sequence[dict[str, Any]]) -> Ev
     Raises:
       RequestError: the library is not installed.
     """
+    return _evaluated(truth, found, "bbox")
+
+
+def evaluate_masks(truth: dict[str, Any], found: Sequence[dict[str, Any]]) -> Evaluation:
+    """Compares masks as COCO does; see `evaluate_boxes`.
+
+    Args:
+      truth: with "segmentation" in the annotations.
+      found: each with "image_id", "category_id", "score" and "segmentation", compressed run lengths, and without
+        "bbox", whose area would be taken for the mask's.
+    """
+    return _evaluated(truth, found, "segm")
+
+
+def _evaluated(truth: dict[str, Any], found: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]) -> Evaluation:
     check_library()
     from faster_coco_eval import COCO, COCOeval_faster
 
     whole = COCO({**truth, "info": {}})
-    judge = COCOeval_faster(whole, whole.loadRes(list(found)), iouType="bbox", print_function=lambda *words: None)
+    judge = COCOeval_faster(whole, whole.loadRes(list(found)), iouType=kind, print_function=lambda *words: None)
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
@@ -85,6 +103,7 @@ def coco_truth(
     areas: np.ndarray,
     sizes: np.ndarray,
     classes: Sequence[str],
+    masks: Sequence[Sequence[Segmentation]] | None = None,
 ) -> dict[str, Any]:
     """Truths of N pictures as a COCO file has them: pictures 0..N-1, classes from 1 on.
 
@@ -94,19 +113,22 @@ def coco_truth(
       crowd: (N, M) bool.
       areas: (N, M).
       sizes: (N, 2) heights and widths.
+      masks: of each picture's objects, in the order of the rows.
     """
     annotations: list[dict[str, Any]] = []
     for image, place in np.argwhere(labels >= 0):
-        annotations.append(
-            {
-                "id": len(annotations) + 1,  # 0 would count as unmatched
-                "image_id": int(image),
-                "category_id": int(labels[image, place]) + 1,
-                "bbox": _sides(boxes[image, place]),
-                "area": float(areas[image, place]),
-                "iscrowd": int(crowd[image, place]),
-            }
-        )
+        entry = {
+            "id": len(annotations) + 1,  # 0 would count as unmatched
+            "image_id": int(image),
+            "category_id": int(labels[image, place]) + 1,
+            "bbox": _sides(boxes[image, place]),
+            "area": float(areas[image, place]),
+            "iscrowd": int(crowd[image, place]),
+        }
+        if masks is not None:
+            height, width = (int(side) for side in sizes[image])
+            entry["segmentation"] = as_compressed(masks[image][place], (height, width))
+        annotations.append(entry)
     return {
         "images": [{"id": i, "height": int(height), "width": int(width)} for i, (height, width) in enumerate(sizes)],
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
@@ -123,14 +145,31 @@ def coco_found(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> lis
       labels: (N, K).
     """
     return [
-        {
-            "image_id": int(image),
-            "category_id": int(labels[image, place]) + 1,
-            "bbox": _sides(boxes[image, place]),
-            "score": float(scores[image, place]),
-        }
+        {**_said(scores, labels, image, place), "bbox": _sides(boxes[image, place])}
         for image, place in np.argwhere(scores > 0)
     ]
+
+
+def coco_found_masks(
+    masks: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, sizes: np.ndarray
+) -> list[dict[str, Any]]:
+    """Masks of N pictures as COCO's results; see `coco_found`.
+
+    Args:
+      masks: (N, K, m, m) probabilities on a grid over each box.
+      sizes: (N, 2) heights and widths.
+    """
+    found = []
+    for image, place in np.argwhere(scores > 0):
+        size = int(sizes[image][0]), int(sizes[image][1])
+        (mask,) = coco_masks([masks[image, place]], [boxes[image, place]], size)
+        found.append({**_said(scores, labels, image, place), "segmentation": mask})
+    return found
+
+
+def _said(scores: np.ndarray, labels: np.ndarray, image: int, place: int) -> dict[str, Any]:
+    label, score = int(labels[image, place]), float(scores[image, place])
+    return {"image_id": int(image), "category_id": label + 1, "score": score}
 
 
 def _sides(box: np.ndarray) -> list[float]:

@@ -4,8 +4,11 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from crosscale.data.box_augment import BoxAugment
-from crosscale.ranges import NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
+from crosscale.models.region_detection import LEARNT
+from crosscale.ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from crosscale.tasks.detection.anchor_loss import BoxLoss
+
+REGIONS = Range("must be 4 or more", lambda count: count >= 4)
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class DetectionOptions(Limits, BoxAugment):
-    """Boxes, each of a class and with a score."""
-
-    name: Literal["detection"] = "detection"
-    """What is learnt."""
-    box_loss: BoxLoss = "l1"
-    """Loss of the boxes: L1 of what the head says of an anchor, or 1 - generalised overlap (giou)."""
-    box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Weight of the boxes' loss beside the classes'."""
-    max_objects: Annotated[int | None, POSITIVE] = None
-    """Objects that are learnt of a training picture at most, the largest; null is the most that one has."""
+class ObjectOptions(Limits, BoxAugment):
+    """What all tasks of objects are told."""
 
     def __post_init__(self) -> None:
         check_ranges("task", self)
@@ -45,3 +39,30 @@ class DetectionOptions(Limits, BoxAugment):
     def augment(self) -> BoxAugment:
         """The part that pictures and boxes are changed by."""
         return BoxAugment(**{field.name: getattr(self, field.name) for field in fields(BoxAugment)})
+
+
+@dataclass(frozen=True)
+class DetectionOptions(ObjectOptions):
+    """Boxes, each of a class and with a score."""
+
+    name: Literal["detection"] = "detection"
+    """What is learnt."""
+    box_loss: BoxLoss = "l1"
+    """Loss of the boxes: L1 of what the head says of an anchor, or 1 - generalised overlap (giou)."""
+    box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Weight of the boxes' loss beside the classes'."""
+    max_objects: Annotated[int | None, POSITIVE] = None
+    """Objects that are learnt of a training picture at most, the largest; null is the most that one has."""
+
+
+@dataclass(frozen=True)
+class InstanceOptions(ObjectOptions):
+    """Boxes, each of a class, with a score and a mask."""
+
+    name: Literal["instances"] = "instances"
+    """What is learnt."""
+    regions: Annotated[int, REGIONS] = LEARNT
+    """Boxes that are learnt of a training picture; a quarter of them at most show an object, and masks are learnt of
+    these."""
+    max_objects: Annotated[int | None, POSITIVE] = None
+    """Objects that are learnt of a training picture at most, the largest; null is the most that one has."""

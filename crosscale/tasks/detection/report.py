@@ -6,8 +6,10 @@ import numpy as np
 from PIL import Image
 
 from crosscale.data.box_drawing import class_colours, draw_boxes
-from crosscale.tasks.detection.evaluation import evaluate_boxes
-from crosscale.tasks.detection.metric import as_coco
+from crosscale.data.coco_masks import bitmap
+from crosscale.tasks.detection.evaluation import Evaluation, evaluate_boxes, evaluate_masks
+from crosscale.tasks.detection.masks import drawn_mask
+from crosscale.tasks.detection.metric import as_coco, masks_as_coco
 from crosscale.tasks.sections import Gallery, Picture, Section, Table
 from crosscale.tasks.task import Examined
 
@@ -26,8 +28,11 @@ def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
     agreement = agreements(examined.rows)
     order = _by_agreement(agreement)
     note = f"What is true, and what was found with {100 * SHOWN:.0f} % and more. Crowds are dashed."
+    tables = [_per_class(labels, examined.rows)]
+    if "masks" in examined.rows:
+        tables.append(_per_class_masks(labels, examined))
     return [
-        Section("classes", "Classes", "Classes", [_per_class(labels, examined.rows)]),
+        Section("classes", "Classes", "Classes", tables),
         Section(
             "worst",
             "Worst",
@@ -96,14 +101,24 @@ def _by_agreement(values: np.ndarray) -> list[int]:
 
 def _per_class(labels: Sequence[str], rows: Rows) -> Table:
     found = evaluate_boxes(*as_coco(rows, labels))
+    return _class_table(labels, rows, found, "per-class", "average precision per class")
+
+
+def _per_class_masks(labels: Sequence[str], examined: Examined) -> Table:
+    truth, said = masks_as_coco(examined.rows, labels, lambda place, size: examined.target(place))
+    name = "average precision of masks per class"
+    return _class_table(labels, examined.rows, evaluate_masks(truth, said), "per-class-masks", name)
+
+
+def _class_table(labels: Sequence[str], rows: Rows, found: Evaluation, id_: str, name: str) -> Table:
     real = (rows["true_labels"] >= 0) & ~rows["true_crowd"]
     objects = np.bincount(rows["true_labels"][real], minlength=len(labels))
     lines = list(zip(labels, found.per_class, found.per_class_50, _recalls(found.precision_50), objects, strict=True))
     ordered = sorted(lines, key=lambda line: (not np.isfinite(line[1]), line[1]))
     return Table(
-        id="per-class",
-        label="average precision per class",
-        title="Average precision per class, lowest first",
+        id=id_,
+        label=name,
+        title=f"{name.capitalize()}, lowest first",
         columns=("class", "AP", "AP50", "recall at 0.5", "objects"),
         numeric=frozenset({1, 2, 3, 4}),
         rows=[
@@ -135,6 +150,8 @@ def _gallery(labels: Sequence[str], examined: Examined, agreement: np.ndarray, c
         picture, factor = _content(fed, rows["fed"][row], (height, width))
         true, said = rows["true_labels"][row][real], rows["labels"][row][shown]
         texts = [f"{labels[label]} {100 * s:.0f} %" for label, s in zip(said, rows["scores"][row][shown], strict=True)]
+        boxes = rows["boxes"][row][shown] * factor
+        true_masks, said_masks = _masks(examined, row, shown, boxes, (height, width), picture)
         parts = [
             draw_boxes(
                 picture,
@@ -142,13 +159,29 @@ def _gallery(labels: Sequence[str], examined: Examined, agreement: np.ndarray, c
                 [labels[label] for label in true],
                 [colours[label] for label in true],
                 rows["true_crowd"][row][real],
+                true_masks,
             ),
-            draw_boxes(picture, rows["boxes"][row][shown] * factor, texts, [colours[label] for label in said]),
+            draw_boxes(picture, boxes, texts, [colours[label] for label in said], masks=said_masks),
         ]
         pixels = np.concatenate([np.asarray(part) for part in parts], 1)
         told = f"{100 * agreement[row]:.0f} % agree"
         pictures.append(Picture(pixels, examined.name(position), counted_names(labels, true), told))
     return Gallery(pictures, "No held-out picture has a box.")
+
+
+def _masks(
+    examined: Examined, row: int, shown: np.ndarray, boxes: np.ndarray, original: tuple[int, int], picture: Image.Image
+) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:
+    """The true masks and those of the boxes shown, in pixels of the picture drawn; None of a model without masks."""
+    if "masks" not in examined.rows:
+        return None, None
+    true = [
+        np.asarray(Image.fromarray(bitmap(mask, original)).resize(picture.size, Image.Resampling.NEAREST))
+        for mask in examined.target(int(examined.index[row])).masks or ()
+    ]
+    size = picture.height, picture.width
+    pairs = zip(examined.rows["masks"][row][shown], boxes, strict=True)
+    return true, [drawn_mask(mask, box, size) for mask, box in pairs]
 
 
 def _content(fed: np.ndarray, size: np.ndarray, original: tuple[int, int]) -> tuple[Image.Image, float]:

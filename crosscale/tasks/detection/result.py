@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from crosscale.data.box_drawing import class_colours, draw_boxes
+from crosscale.data.coco_masks import bitmap
 from crosscale.tasks.task import CaptionLine
 
 QUALITY = 92  # of the drawn JPEG
@@ -29,6 +30,7 @@ class Detected:
       labels: names of all classes.
       size: height and width of the picture as it came; None where there is an error.
       error: one line on why the picture could not be used; None where it could.
+      masks: of each box its pixels in the picture, as COCO's compressed run lengths; None of a model without masks.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Detected:
     labels: Sequence[str] = field(repr=False)
     size: tuple[int, int] | None = None
     error: str | None = None
+    masks: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
 
     @property
     def classes(self) -> list[str]:
@@ -45,7 +48,8 @@ class Detected:
         return [self.labels[int(label)] for label in self.found]
 
     def json(self) -> dict[str, Any]:
-        """ "source", "size" ([height, width]), "boxes" ([x0, y0, x1, y1] each), "classes", "scores", "error"."""
+        """ "source", "size" ([height, width]), "boxes" ([x0, y0, x1, y1] each), "classes", "scores", "error"; with
+        masks "masks"."""
         boxes = [] if self.boxes is None else [[round(float(value), 3) for value in box] for box in self.boxes]
         return {
             "source": self.source,
@@ -54,6 +58,7 @@ class Detected:
             "classes": self.classes,
             "scores": [round(float(score), 6) for score in self.scores],
             "error": self.error,
+            **({} if self.masks is None else {"masks": list(self.masks)}),
         }
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -73,7 +78,7 @@ class Detected:
         return lines or [CaptionLine("nothing found", "")]
 
     def draw(self, picture: Image.Image) -> Image.Image:
-        """The boxes over the picture, each with its class and score, in its class's colour.
+        """The boxes over the picture, and their masks, each with its class and score, in its class's colour.
 
         A small picture is enlarged by a whole factor, pixel by pixel, so that the labels do not hide it.
         """
@@ -83,7 +88,10 @@ class Detected:
         shown = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
         colours = class_colours(len(self.labels))
         texts = [f"{name} {100 * score:.0f} %" for name, score in zip(self.classes, self.scores, strict=True)]
-        return draw_boxes(shown, factor * self.boxes, texts, [colours[int(label)] for label in self.found])
+        size = picture.height, picture.width
+        masks = [bitmap(mask, size).repeat(factor, 0).repeat(factor, 1) for mask in self.masks or ()]
+        own = [colours[int(label)] for label in self.found]
+        return draw_boxes(shown, factor * self.boxes, texts, own, masks=masks)
 
     def files(self, picture: Image.Image) -> dict[str, bytes]:
         """ "_boxes.jpg": the boxes over the picture."""
@@ -99,20 +107,25 @@ class Detected:
         return {"colours": ["#{:02x}{:02x}{:02x}".format(*colours[int(label)]) for label in self.found]}
 
 
-def coco_results(results: Sequence[Mapping[str, Any]], ids: Mapping[str, int]) -> bytes:
+def coco_results(results: Sequence[Mapping[str, Any]], ids: Mapping[str, int], *, masks: bool = False) -> bytes:
     """Results' JSON as a file of COCO's results: "image_id", "category_id", "bbox" (x, y, width, height) and "score".
 
     A picture's id is the number that its file's name is, as COCO's are, else the name without its ending.
 
     Args:
       ids: of the classes by name.
+      masks: "segmentation" takes the place of "bbox", whose area an evaluation would take for the mask's.
     """
     lines = []
     for item in results:
         stem = PurePath(str(item["source"])).stem
         image = int(stem) if stem.isdecimal() else stem
-        for box, name, score in zip(item["boxes"], item["classes"], item["scores"], strict=True):
-            x0, y0, x1, y1 = box
-            sides = [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)]
-            lines.append({"image_id": image, "category_id": ids[name], "bbox": sides, "score": score})
+        told = [{"segmentation": mask} for mask in item["masks"]] if masks else [_bbox(box) for box in item["boxes"]]
+        for where, name, score in zip(told, item["classes"], item["scores"], strict=True):
+            lines.append({"image_id": image, "category_id": ids[name], **where, "score": score})
     return json.dumps(lines).encode()
+
+
+def _bbox(box: Sequence[float]) -> dict[str, Any]:
+    x0, y0, x1, y1 = box
+    return {"bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)]}

@@ -13,16 +13,16 @@ import optax
 
 from crosscale.contracts import Array
 from crosscale.layers.boxes import box_iou, encode_boxes, match_boxes, sample_boxes
-from crosscale.layers.roi_align import roi_align
+from crosscale.layers.roi_align import cut_masks
 from crosscale.models.heads.proposals import Proposals
 from crosscale.models.heads.regions import STD
-from crosscale.models.region_detection import RegionTraining
+from crosscale.models.region_detection import LEARNT, RegionTraining
 from crosscale.tasks.detection import rpn_loss
 from crosscale.tasks.detection.matching import learnable
 from crosscale.tasks.detection.rpn_loss import AnchorSample, LossParts, rpn_losses, sample_anchors
 
 OVERLAP = 0.5  # from which a proposal is an object; an object's best ones of as much are its own
-COUNT, SHARE = 512, 0.25  # proposals learnt from, and of them at most this share objects
+COUNT, SHARE = LEARNT, 0.25  # proposals learnt from, and of them at most this share objects
 
 
 class RegionSample(NamedTuple):
@@ -98,7 +98,7 @@ def sample_regions(
 def chooser(
     key: Array, objects: Mapping[str, Array], classes: int, *, count: int = COUNT, share: float = SHARE
 ) -> Callable[[Proposals], RegionSample]:
-    """What `RegionDetector.learn` takes as `choose`: `sample_regions` of each picture of a batch.
+    """What `RegionDetector.training_outputs` takes as `choose`: `sample_regions` of each picture of a batch.
 
     Args:
       key: of the choice.
@@ -137,22 +137,28 @@ def box_losses(logits: Array, deltas: Array, sample: RegionSample) -> LossParts:
     }
 
 
-def mask_targets(masks: Array, width: int, sample: RegionSample, count: int, side: int = 28) -> Array:
-    """(B, count, side, side) float32, 0 or 1: the objects' bitmaps within the first `count` boxes, half or more of a
+def mask_targets(masks: Array, frames: Array, sample: RegionSample, count: int, side: int = 28) -> Array:
+    """(B, count, side, side) float32, 0 or 1: the objects' masks within the first `count` boxes, half or more of a
     cell.
 
     Args:
-      masks: (B, M, H, ceil(width / 8)) uint8, `numpy.packbits(bitmaps, -1)` of bitmaps of the image fed.
-      width: of the image fed.
+      masks: (B, M, S, ceil(S / 8)) uint8 and
+      frames: (B, M, 4): masks cut out of their pictures (`crosscale.data.cut_masks.cut_out`).
       sample: of a batch.
     """
-    images, objects, height = masks.shape[:3]
-    bitmaps = jnp.unpackbits(jnp.asarray(masks), axis=-1, count=width).reshape(-1, height, width, 1)
-    limits = jnp.array([width, height, width, height], jnp.float32)
-    boxes = jnp.clip(jnp.asarray(sample.boxes)[:, :count].reshape(-1, 4), 0, limits)
-    which = (jnp.arange(images)[:, None] * objects + sample.objects[:, :count]).reshape(-1)
-    soft = roi_align([bitmaps], boxes, which, strides=[1], size=side)
-    return (soft >= 0.5).astype(jnp.float32).reshape(images, -1, side, side)
+
+    def own(values: Array) -> jax.Array:
+        """(B, M, ...) -> (B * count, ...), those of each box's object."""
+        found: jax.Array = jax.vmap(lambda rows, which: rows[which])(jnp.asarray(values), sample.objects[:, :count])
+        return found.reshape(-1, *values.shape[2:])
+
+    cells = masks.shape[2]
+    bitmaps, frame = jnp.unpackbits(own(masks), axis=-1, count=cells), own(frames)
+    first, sides = frame[:, [0, 1, 0, 1]], (frame[:, 2:] - frame[:, :2])[:, [0, 1, 0, 1]]
+    boxes = jnp.asarray(sample.boxes)[:, :count].reshape(-1, 4)
+    placed = (boxes - first) * jnp.minimum(sides, cells) / jnp.maximum(sides, 1)
+    soft = cut_masks(bitmaps, placed, side)
+    return (soft >= 0.5).astype(jnp.float32).reshape(len(masks), -1, side, side)
 
 
 def mask_losses(logits: Array, targets: Array, sample: RegionSample) -> LossParts:
@@ -174,7 +180,6 @@ def all_losses(
     key: Array,
     found: RegionTraining,
     objects: Mapping[str, Array],
-    width: int,
     *,
     count: int = rpn_loss.COUNT,
     share: float = rpn_loss.SHARE,
@@ -183,9 +188,9 @@ def all_losses(
 
     Args:
       key: of the choice of anchors.
-      found: what `RegionDetector.learn` gave with a `chooser`.
-      objects: "boxes" (B, M, 4), "labels" (B, M), "crowd" (B, M), "size" (B, 2) and "masks", see `mask_targets`.
-      width: of the images fed.
+      found: what `RegionDetector.training_outputs` gave with a `chooser`.
+      objects: "boxes" (B, M, 4), "labels" (B, M), "crowd" (B, M), "size" (B, 2), "masks" and "frames", see
+        `mask_targets`.
       count: anchors that are chosen, see `rpn_loss.sample_anchors`.
       share: likewise.
     """
@@ -197,7 +202,7 @@ def all_losses(
         return sample_anchors(key, anchors, boxes, real, size, count=count, share=share)
 
     sample = jax.vmap(one)(jax.random.split(key, len(boxes)), boxes, real, objects["size"])
-    targets = mask_targets(objects["masks"], width, found.sample, found.masks.shape[1], found.masks.shape[2])
+    targets = mask_targets(objects["masks"], objects["frames"], found.sample, *found.masks.shape[1:3])
     return {
         **rpn_losses(found.outputs, sample),
         **box_losses(found.logits, found.deltas, found.sample),

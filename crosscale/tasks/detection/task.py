@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,6 @@ from crosscale.data.object_examples import ObjectExamples
 from crosscale.data.object_source import open_objects
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
-from crosscale.models.detection import AnchorTraining
 from crosscale.tasks.checks import check_labels, check_test_options, classes_option, declared_sizes
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.detection.anchor_loss import batch_losses
@@ -54,13 +53,14 @@ class Detection(ChoosesNothing):
     labels: tuple[str, ...]
     scale: tuple[int, int] | None = None
     max_objects: int = 100
-    options: DetectionOptions = field(default_factory=DetectionOptions)
+    options: Any = field(default_factory=DetectionOptions)
     ids: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
     source: Any = field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "detection"
     Options: ClassVar[type] = DetectionOptions
+    masks: ClassVar[bool] = False  # whether the objects' masks are learnt too
     method: ClassVar[str | None] = "packed"
     has_logits: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ("class", "score", "x0", "y0", "x1", "y1")
@@ -86,6 +86,7 @@ class Detection(ChoosesNothing):
     served_schema: ClassVar[Mapping[str, Any]] = {
         "colours": {"type": "array", "items": {"type": "string"}, "description": "of the boxes' classes, #rrggbb"},
     }
+    needed: ClassVar[str] = "a detection needs a model that gives boxes, such as retinanet_crossformer_small"
     title: ClassVar[str] = "Boxes"
     best: ClassVar[str] = "map"
     loss_label: ClassVar[str] = "focal loss and loss of the boxes"
@@ -120,7 +121,7 @@ class Detection(ChoosesNothing):
     ) -> Source:
         """One part of pictures with boxes; see `crosscale.data.object_source.open_objects`."""
         check_no_root(root, place)
-        return open_objects(place, split, val_fraction=val_fraction, seed=seed)
+        return open_objects(place, split, val_fraction=val_fraction, seed=seed, masks=cls.masks)
 
     @classmethod
     def declared(cls, data: DeclaredData) -> tuple[Source, Source]:
@@ -129,7 +130,7 @@ class Detection(ChoosesNothing):
         return DeclaredObjects(classes, train), DeclaredObjects(classes, val)
 
     @classmethod
-    def from_data(cls, options: Any, augment: Augment, source: Any) -> "Detection":
+    def from_data(cls, options: Any, augment: Augment, source: Any) -> Self:
         """Classes are the source's; room for objects is what its fullest picture needs."""
         check_library()
         if augment != Augment():
@@ -148,7 +149,7 @@ class Detection(ChoosesNothing):
         return cls(classes, options.scale, room, options, ids, tuple(remarks), source)
 
     @classmethod
-    def from_artifact(cls, labels: Sequence[str], options: Mapping[str, Any]) -> "Detection":
+    def from_artifact(cls, labels: Sequence[str], options: Mapping[str, Any]) -> Self:
         """The options are those of `artifact_options`. Raises RequestError where they do not fit the labels."""
         try:
             scale = None if options.get("scale") is None else tuple(int(side) for side in options["scale"])
@@ -161,7 +162,7 @@ class Detection(ChoosesNothing):
         if room < 1 or (ids and len(ids) != len(labels)):
             raise RequestError(f"a detection of {len(labels)} classes has room for {room} objects and {len(ids)} ids")
         limits = from_plain(Limits, options.get("limits") or {}, "limits")
-        chosen = DetectionOptions(**asdict(limits))
+        chosen = cls.Options(**asdict(limits))
         return cls(tuple(labels), scale, room, chosen, ids)
 
     def artifact_options(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Detection(ChoosesNothing):
         limits = to_plain(asdict(self.options.limits))
         return {"scale": scale, "max_objects": self.max_objects, "category_ids": ids, "limits": limits}
 
-    def with_options(self, options: Mapping[str, Any]) -> "Detection":
+    def with_options(self, options: Mapping[str, Any]) -> Self:
         """The same with other limits; see `test_options`. Raises RequestError."""
         check_test_options(self, options)
         own = {name: value for name, value in options.items() if name != "max_objects"}
@@ -197,11 +198,8 @@ class Detection(ChoosesNothing):
 
     def check_outputs(self, shape: Sequence[int]) -> None:
         """Raises RequestError unless the model gives boxes."""
-        if len(shape) != 2 or shape[-1] < PLAIN:
-            raise RequestError(
-                "a detection needs a model that gives boxes, such as retinanet_crossformer_small; this one gives "
-                f"{tuple(shape)}"
-            )
+        if len(shape) != 2 or not (shape[-1] > PLAIN if self.masks else shape[-1] == PLAIN):
+            raise RequestError(f"{self.needed}; this one gives {tuple(shape)}")
 
     def check_recorded(self, recorded: Sequence[str], place: str | Path) -> None:
         """Raises RequestError unless the data has the classes that a recipe recorded."""
@@ -210,15 +208,17 @@ class Detection(ChoosesNothing):
     def examples(
         self, spec: InputSpec, augment: Augment | None = None, decode: Literal["exact", "fast"] = "exact"
     ) -> ObjectExamples:
-        """ "image", "size", "boxes", "labels" and "crowd"; in validation "areas" and "original" too.
+        """ "image", "size", "boxes", "labels" and "crowd"; in validation "areas" and "original" too; where masks are
+        learnt, "masks" and "frames" in training.
 
         Without a scale pictures fit into the input whichever way they lie.
         """
         scale = self.scale or (min(spec.size), min(spec.size))
         if augment is None:
-            return ObjectExamples(spec, scale=scale, max_objects=max(self.max_objects, HELD_OUT))
-        how: dict[str, Any] = {"scale": scale, "max_objects": self.max_objects, "source": self.source}
-        return ObjectExamples(spec, self.options.augment, **how)
+            room = max(self.max_objects, HELD_OUT)
+            return ObjectExamples(spec, scale=scale, max_objects=room, masks=self.masks)
+        how: dict[str, Any] = {"max_objects": self.max_objects, "masks": self.masks, "source": self.source}
+        return ObjectExamples(spec, self.options.augment, scale=scale, **how)
 
     def fit(self, spec: InputSpec, img: Image.Image) -> np.ndarray:
         """The whole picture at the scale, filled up at the right and below: (h, w, C) uint8."""
@@ -233,7 +233,8 @@ class Detection(ChoosesNothing):
     ) -> Source:
         """Boxes of this task's classes, in its order. Raises RequestError where they are others."""
         check_no_root(root, place)
-        source = open_objects(place, split, val_fraction=val_fraction, seed=seed, classes=self.labels)
+        how: dict[str, Any] = {"val_fraction": val_fraction, "seed": seed, "masks": self.masks}
+        source = open_objects(place, split, classes=self.labels, **how)
         if source.most_objects > (room := max(self.max_objects, HELD_OUT)):
             raise RequestError(
                 f"{place}: a picture has {source.most_objects} objects, and there is room for {room}; give "
@@ -265,13 +266,9 @@ class Detection(ChoosesNothing):
         """ "classes" (focal) and "boxes", each summed over the anchors; the number of anchors that are objects.
 
         Args:
-          outputs: `training_outputs` of the model, an `AnchorTraining`.
+          outputs: `training_outputs` of a model of one stage, an `AnchorTraining`.
           targets: see `anchor_targets`.
         """
-        if not isinstance(outputs, AnchorTraining):
-            raise RequestError(
-                "the task detection trains models of one stage alone, such as retinanet_crossformer_small"
-            )
         options = self.options
         said: Any = outputs  # arrays that jit traces
         classes, boxes, count = batch_losses(
@@ -322,8 +319,12 @@ class Detection(ChoosesNothing):
 
     def together(self, results: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         """ "coco_results.json": all boxes in COCO's format."""
-        ids = self.ids or range(1, len(self.labels) + 1)
-        return {"coco_results.json": coco_results(results, dict(zip(self.labels, ids, strict=True)))}
+        return {"coco_results.json": coco_results(results, self.ids_by_name)}
+
+    @property
+    def ids_by_name(self) -> dict[str, int]:
+        """What results in COCO's format call each class: the data's own number, else its position from 1 on."""
+        return dict(zip(self.labels, self.ids or range(1, len(self.labels) + 1), strict=True))
 
     def facts(self) -> dict[str, Any]:
         """ "classes": their number."""

@@ -55,6 +55,9 @@ def main(folder: Path) -> None:
     boxes = {"images": truth["images"], "categories": truth["categories"], "annotations": plain}
     text = json.dumps({"truth": boxes, "found": told}, separators=(",", ":"))
     (HERE / "coco_boxes.json").write_text(text + "\n")
+    masks = {item["id"]: item["segmentation"] for item in truth["annotations"]}
+    text = json.dumps({"truth": masks, "found": json.loads((folder / "coco_detections_masks.json").read_text())})
+    (HERE / "coco_masks.json").write_text(text + "\n")
 
 
 def _kept_weights(path: Path) -> dict[str, np.ndarray]:
