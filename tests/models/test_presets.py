@@ -47,6 +47,9 @@ def test_published_costs(name):
     assert abs(counted.formula_macs / 1e9 - expected) <= 0.1
 
 
+SMALLEST = [name for name in DENSE if name.endswith("_small")]  # with each kind of backbone; large ones trace for long
+
+
 @pytest.mark.parametrize("name", variants(DENSE, QUICK))
 def test_published_costs_at_the_published_size(name):
     """Parameters to the last one, which the released code's count says of four rows of each segmentation."""
@@ -61,10 +64,15 @@ def test_published_costs_at_the_published_size(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DENSE if name.endswith("_small")])
+@pytest.mark.parametrize("name", SMALLEST)
 def test_kept_costs_are_those_counted(name):
-    """Of the smallest with each kind of backbone; `python -m benchmarks.costs` counts the others alike."""
+    """`python -m benchmarks.costs` counts the others alike."""
     assert preset_costs(name) == count_costs(create_model(name), get_preset(name).input_spec)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_published_parameters(name):
+    assert preset_costs(name).parameters == get_preset(name).published.params
 
 
 def test_costs_are_kept_of_every_preset():
