@@ -15,8 +15,7 @@ from crosscale.explain import describe_maps, explain
 from crosscale.explain.draw import figure
 from crosscale.predictor import Predictor
 from crosscale.runs.validate import DEFAULT_BATCH, HeldOut, examined, measure, open_held_out, stored_data
-from crosscale.tasks.sections import Section
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Examined, Section
 
 MAX_EXPLAINED = 4
 MAX_LINES = 3  # beside the figure

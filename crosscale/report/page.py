@@ -20,7 +20,7 @@ from crosscale.report.blocks import data_url, drawn_section
 from crosscale.report.charts import Series, line_chart
 from crosscale.report.records import Run, flat_recipe, repeat_command
 from crosscale.runtime import package_version, shown_duration
-from crosscale.tasks.task import Chart
+from crosscale.tasks.sections import Chart
 from crosscale.typed import to_plain
 
 _TEMPLATES = Path(__file__).parent / "templates"

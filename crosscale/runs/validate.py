@@ -20,8 +20,8 @@ from crosscale.engine.step import EvalStep, make_eval_step
 from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
 from crosscale.tasks.registry import DEFAULT, task_kind
-from crosscale.tasks.sections import Table
-from crosscale.tasks.task import Examined, Task
+from crosscale.tasks.sections import Examined, Table
+from crosscale.tasks.task import Task
 
 DEFAULT_BATCH = 256
 

@@ -29,8 +29,8 @@ from crosscale.tasks.checks import check_labels
 from crosscale.tasks.defaults import PlainResult, PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric, State
-from crosscale.tasks.sections import Gallery, Histogram, Picture, Scatter, Section, Table
-from crosscale.tasks.task import CaptionLine, Chart, DeclaredData, Examined, Losses, Split
+from crosscale.tasks.sections import Chart, Examined, Gallery, Histogram, Picture, Scatter, Section, Table
+from crosscale.tasks.task import CaptionLine, DeclaredData, Losses, Split
 
 TARGETS = "values"  # name of the targets' array in a batch
 BARS = 31  # of a histogram of errors

@@ -1,9 +1,51 @@
 """What a task has to say in a report, as plain data; the report knows how to draw each kind of block."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of numbers over the epochs, as the report draws it.
+
+    Attributes:
+      names: of the measures, a line each.
+      y_label: of the axis.
+      share: the numbers are fractions, drawn as percent.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    y_label: str
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A pass over held-out examples, for the report.
+
+    Attributes:
+      rows: what the task's metric collected of each example, (N, ...) by name.
+      targets: the examples' target arrays, (N, ...) by name.
+      index: (N,) positions in the source.
+      name: position in the source -> the example's id.
+      picture: position in the source -> (H, W, C) uint8, as the model saw it.
+      target: position in the source -> the record's target.
+      result: position in the source -> what the model says of the picture, a `Result`.
+      state: the metric's, of all examples.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+    index: np.ndarray
+    name: Callable[[int], str]
+    picture: Callable[[int], np.ndarray]
+    target: Callable[[int], Any] = lambda position: None
+    result: Callable[[int], Any] = lambda position: None
+    state: Any = None
 
 
 @dataclass(frozen=True)

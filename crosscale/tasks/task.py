@@ -17,7 +17,7 @@ from crosscale.contracts import Array, Examples, InputSpec, Source
 from crosscale.data.augment import Augment
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric
-from crosscale.tasks.sections import Section
+from crosscale.tasks.sections import Chart, Examined, Section
 
 Split = Literal["train", "val", "all"]
 Losses = dict[str, Array]  # parts by name, each summed over the examples times their weights
@@ -38,47 +38,6 @@ class DeclaredData:
     val_images: int | None = None
     outputs: int | None = None
     labels: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of numbers over the epochs, as the report draws it.
-
-    Attributes:
-      names: of the measures, a line each.
-      y_label: of the axis.
-      share: the numbers are fractions, drawn as percent.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    y_label: str
-    share: bool = False
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A pass over held-out examples, for the report.
-
-    Attributes:
-      rows: what the task's metric collected of each example, (N, ...) by name.
-      targets: the examples' target arrays, (N, ...) by name.
-      index: (N,) positions in the source.
-      name: position in the source -> the example's id.
-      picture: position in the source -> (H, W, C) uint8, as the model saw it.
-      target: position in the source -> the record's target.
-      result: position in the source -> what the model says of the picture, a `Result`.
-      state: the metric's, of all examples.
-    """
-
-    rows: Mapping[str, np.ndarray]
-    targets: Mapping[str, np.ndarray]
-    index: np.ndarray
-    name: Callable[[int], str]
-    picture: Callable[[int], np.ndarray]
-    target: Callable[[int], Any] = lambda position: None
-    result: Callable[[int], Any] = lambda position: None
-    state: Any = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from crosscale.report.records import read_run
 from crosscale.report.write import LiveReport
 from crosscale.runs.validate import evaluate_run
 from crosscale.tasks.registry import task_kind
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Examined
 
 VOID = {"meta", "link", "img", "input", "br", "option", "path", "rect", "line", "circle", "polyline"}
 

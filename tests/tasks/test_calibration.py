@@ -204,7 +204,7 @@ def test_figures_are_those_of_the_measures():
 
 
 def test_the_reports_curves():
-    from crosscale.tasks.task import Examined
+    from crosscale.tasks.sections import Examined
 
     rows = {"predicted": np.array([0, 1, 1, 0]), "probability": np.array([0.95, 0.93, 0.55, 0.5], np.float32)}
     targets = {"label": np.array([0, 1, 0, 0])}

@@ -18,7 +18,7 @@ from crosscale.tasks.detection.metric import AveragePrecision
 from crosscale.tasks.detection.options import DetectionOptions
 from crosscale.tasks.detection.report import agreements, sections
 from crosscale.tasks.detection.result import Detected, coco_results
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Examined
 
 COCO = json.loads((Path(__file__).parents[1] / "golden" / "detection" / "coco_boxes.json").read_text())
 # pycocotools 2.0.11 on the golden's boxes.

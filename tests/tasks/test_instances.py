@@ -19,7 +19,7 @@ from crosscale.tasks.detection.evaluation import NUMBERS, evaluate_masks
 from crosscale.tasks.detection.masks import drawn_mask
 from crosscale.tasks.detection.metric import MaskAveragePrecision, masks_as_coco
 from crosscale.tasks.measure import check_best
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Examined
 
 FOLDER = Path(__file__).parents[1] / "golden" / "detection"
 TRUTH = json.loads((FOLDER / "coco_boxes.json").read_text())["truth"]

@@ -7,8 +7,7 @@ import numpy as np
 from crosscale.tasks.classification.calibration import coverages, reliability
 from crosscale.tasks.classification.intervals import rows
 from crosscale.tasks.classification.metric import aurocs
-from crosscale.tasks.sections import Confusion, Gallery, Picture, Scatter, Section, Table
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Confusion, Examined, Gallery, Picture, Scatter, Section, Table
 
 MAX_CONFUSED = 30
 MAX_MISTAKES = 24

@@ -37,8 +37,8 @@ from crosscale.tasks.classification.source import label_order, one_class_advice
 from crosscale.tasks.defaults import PlainTask
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
-from crosscale.tasks.sections import Section
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
+from crosscale.tasks.sections import Chart, Examined, Section
+from crosscale.tasks.task import DeclaredData, Losses, ResultOption, Split
 from crosscale.typed import convert, from_plain
 
 _COLUMNS = ("path_column", "label_column", "split_column")  # kept with the weights; those of training are not

@@ -21,7 +21,8 @@ from crosscale.tasks.detection.rpn_loss import averaged
 from crosscale.tasks.detection.task import Detection
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
-from crosscale.tasks.task import Chart, Losses
+from crosscale.tasks.sections import Chart
+from crosscale.tasks.task import Losses
 
 
 @dataclass(frozen=True)

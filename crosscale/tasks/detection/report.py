@@ -10,8 +10,7 @@ from crosscale.data.coco_masks import bitmap
 from crosscale.tasks.detection.evaluation import Evaluation, evaluate_boxes, evaluate_masks
 from crosscale.tasks.detection.masks import drawn_mask
 from crosscale.tasks.detection.metric import as_coco, masks_as_coco
-from crosscale.tasks.sections import Gallery, Picture, Section, Table
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Examined, Gallery, Picture, Section, Table
 
 PICTURES = 6  # in a gallery
 SIDE = 420  # of each of the two beside one another, at most

@@ -27,8 +27,8 @@ from crosscale.tasks.detection.result import Detected, coco_results
 from crosscale.tasks.detection.source import DeclaredObjects
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
-from crosscale.tasks.sections import Section
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
+from crosscale.tasks.sections import Chart, Examined, Section
+from crosscale.tasks.task import DeclaredData, Losses, ResultOption, Split
 from crosscale.typed import from_plain, to_plain
 
 TARGETS = ("boxes", "labels", "crowd", "size")  # of a batch

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crosscale.tasks.multilabel.metric import average_precision, f1, hits
-from crosscale.tasks.sections import Gallery, Picture, Section, Table
-from crosscale.tasks.task import Examined
+from crosscale.tasks.sections import Examined, Gallery, Picture, Section, Table
 
 WORST = 24  # pictures
 MANY_LABELS = 20  # from here on the table can be filtered

@@ -25,8 +25,8 @@ from crosscale.tasks.multilabel.metric import PLAIN, TAGS, Ranking
 from crosscale.tasks.multilabel.options import MultiLabelOptions
 from crosscale.tasks.multilabel.report import sections, telling, words
 from crosscale.tasks.multilabel.result import Tagged
-from crosscale.tasks.sections import Section
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
+from crosscale.tasks.sections import Chart, Examined, Section
+from crosscale.tasks.task import DeclaredData, Losses, ResultOption, Split
 from crosscale.typed import from_plain
 
 

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from crosscale.tasks.sections import Confusion, Gallery, Picture, Section, Table
+from crosscale.tasks.sections import Confusion, Examined, Gallery, Picture, Section, Table
 from crosscale.tasks.segmentation.metric import shares
 from crosscale.tasks.segmentation.result import coloured
-from crosscale.tasks.task import Examined
 
 PICTURES = 6  # in a gallery
 WIDTH = 360  # of each of the three beside one another, at most

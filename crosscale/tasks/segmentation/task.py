@@ -22,7 +22,7 @@ from crosscale.tasks.checks import check_labels, check_test_options, classes_opt
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
-from crosscale.tasks.sections import Section
+from crosscale.tasks.sections import Chart, Examined, Section
 from crosscale.tasks.segmentation.labels import label_maps
 from crosscale.tasks.segmentation.losses import class_factors, counted, dice_losses, hard_pixels, pixel_losses
 from crosscale.tasks.segmentation.metric import Overlaps
@@ -31,7 +31,7 @@ from crosscale.tasks.segmentation.report import sections, telling
 from crosscale.tasks.segmentation.result import Segmented
 from crosscale.tasks.segmentation.source import DeclaredMasks, class_weights, usual_scale
 from crosscale.tasks.segmentation.views import Apply, Views, looked_at
-from crosscale.tasks.task import Chart, DeclaredData, Examined, Losses, ResultOption, Split
+from crosscale.tasks.task import DeclaredData, Losses, ResultOption, Split
 from crosscale.typed import from_plain, to_plain
 
 MASK = "mask"
