@@ -43,6 +43,7 @@ def resume(run, *words):
     return main(["train", "--output-dir", str(run / "run"), "--resume", *words])
 
 
+@pytest.mark.slow
 def test_pictures_that_came_or_went_are_told(run, capsys):
     added, gone = run / "photos" / "a" / "new.png", run / "photos" / "b" / "3.png"
     picture(added)

@@ -49,6 +49,7 @@ def test_timms_file_to_ibms_names(capsys, tmp_path):
     assert ibm["pos_embed.0"].tobytes() == np.ascontiguousarray(weights["pos_embed_0"]).tobytes()
 
 
+@pytest.mark.slow
 def test_folder_for_the_hub(capsys, tiny_run, tmp_path):
     folder = tmp_path / "hub"
     convert(capsys, tiny_run, folder, "--folder", "--license", "mit")

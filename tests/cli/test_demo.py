@@ -15,6 +15,7 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert f"{tmp_path / 'run-images'}: is there already; choose another --output-dir" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_ends_it(tmp_path, capfd):
     assert main(["demo", "--output-dir", str(tmp_path / "run"), "--epochs", "-1"]) == 2
     shown = capfd.readouterr().err.strip().splitlines()

@@ -29,6 +29,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_vectors_are_the_models(tiny_run, pictures, tmp_path, capsys):
     out = tmp_path / "f.npz"
     assert (

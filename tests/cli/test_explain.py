@@ -26,6 +26,7 @@ def explain(capsys, *words, status=0):
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_writes_a_picture_for_each_file_and_names_the_bad_one(capsys, tiny_run, digits, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
@@ -52,6 +53,7 @@ def test_writes_a_picture_for_each_file_and_names_the_bad_one(capsys, tiny_run, 
     assert Image.open(good[0]["output"]).tobytes() != Image.open(good[2]["output"]).tobytes()
 
 
+@pytest.mark.slow
 def test_hostile_files_are_named_one_by_one(capsys, tiny_run, digits, tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")

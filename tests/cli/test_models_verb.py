@@ -26,6 +26,7 @@ def test_json_of_some(capsys):
         assert model["hub"] == f"timm/{model['name']}.in1k"
 
 
+@pytest.mark.slow
 def test_macs_are_the_models_own(capsys):
     model = json.loads(run(capsys, "crossvit_tiny_240", "--json"))
     preset = get_preset("crossvit_tiny_240")

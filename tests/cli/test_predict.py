@@ -113,6 +113,7 @@ def test_wrong_requests_are_one_line(capsys, tiny_run, pictures, tmp_path, words
     assert message in captured.err
 
 
+@pytest.mark.slow
 def test_class_names_from_a_file_must_fit_the_weights(capsys, pictures, tmp_path, tiny_run):
     names = tmp_path / "names.txt"
     names.write_text("zero\none\n")

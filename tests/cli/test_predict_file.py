@@ -45,6 +45,7 @@ def words(tiny_run, pictures):
     return ["--run", tiny_run, pictures, "--batch-size", BATCH, "--top-k", 2]
 
 
+@pytest.mark.slow
 def test_every_format_says_what_the_library_says(capsys, words, expected, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     for suffix in ("jsonl", "csv", "parquet"):

@@ -95,6 +95,7 @@ def test_every_key_can_be_explained(capsys):
         assert [row["key"] for row in explained(capsys, key)] == [key]
 
 
+@pytest.mark.slow
 def test_check_tells_what_it_found(capsys):
     facts = json.loads(run(capsys, "check", "crossvit_ibm", "--json"))
     assert (facts["model"], facts["parameters"], facts["input"]) == ("crossvit_15_240", 27528464, [240, 240, 3])

@@ -100,6 +100,7 @@ print(faults() - before)
     assert int(done.stdout) < 1000, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_a_program_s_temporaries_are_kept_between_its_runs():
     code = """\
@@ -128,6 +129,7 @@ with together(None):
     assert sum(pages < 1000 for pages in runs) >= 7, f"{runs}\n{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_what_a_long_compilation_leaves_goes_back():
     code = """\

@@ -76,6 +76,7 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_classes_are_matched_by_name(capsys, tiny_run, folder):
     """In the folder 3 and 7 are labels 0 and 1; in the run they are 3 and 7."""
     result = json.loads(validate(capsys, "--run", tiny_run, "--data-dir", folder, "--json").out)

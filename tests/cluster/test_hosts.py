@@ -62,6 +62,7 @@ def test_one_process_is_alone() -> None:
         assert isinstance(stop_signals(), StopSignals)
 
 
+@pytest.mark.slow
 def test_no_cluster_is_an_error_that_says_what_to_give() -> None:
     words = [sys.executable, "-m", "crosscale", "train", "--config", "smoke", "--distributed"]
     done = subprocess.run(words, capture_output=True, text=True)

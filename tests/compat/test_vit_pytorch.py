@@ -60,6 +60,7 @@ def test_names_round_trip_bit_exact(name):
         assert back[key].tobytes() == value.tobytes(), key
 
 
+@pytest.mark.slow
 def test_gradients_equal_the_packages():
     model, weights, arrays = golden("cross_vit_one_width")
     variables = to_variables(weights, model, "vit_pytorch", "golden")
@@ -127,6 +128,7 @@ def traced(model, rngs):
     return logits.shape, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
+@pytest.mark.slow
 def test_cross_vit_of_the_documentation():
     k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
     v = cross_vit_of_the_documentation()
@@ -175,6 +177,7 @@ def applied(model):
     return jax.jit(model.apply, static_argnames="train")
 
 
+@pytest.mark.slow
 def test_dropout_acts_only_in_training():
     model, variables, images = narrow_vit(dropout=0.5, emb_dropout=0.5)
     apply = applied(model)

@@ -109,6 +109,7 @@ def test_shard_that_is_cut_short_in_the_third_epoch(folder, tmp_path, in_third_e
     assert run_training(recipe, run, resume=True)["steps"] == 20
 
 
+@pytest.mark.slow
 def test_skip_goes_on_without_the_file_and_counts_it(folder, tmp_path, in_third_epoch):
     recipe = load("smoke", {**SMALL, "data.dir": str(folder), "data.on_bad_image": "skip"})
     bad = folder / "train" / "dark" / "3.png"

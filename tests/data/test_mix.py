@@ -61,6 +61,7 @@ def test_targets_are_the_shares_of_the_pixels(batch, mode, kind):
         np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_modes_share_their_draws(batch):
     for mode, groups in (("batch", 1), ("pair", 3), ("elem", 6)):
         _, targets = mixed(batch, 1, mixup=0.8, cutmix=0.0, mix_mode=mode)

@@ -259,6 +259,7 @@ def running(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads process states from /proc")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "orphan.py"

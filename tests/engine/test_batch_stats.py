@@ -106,6 +106,7 @@ def test_a_step_that_is_not_finite_leaves_them() -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(new.batch_stats), before)
 
 
+@pytest.mark.slow
 def test_validation_reads_them() -> None:
     step, state = begin()
     for seed in range(3):

@@ -118,6 +118,7 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_is_answered_and_the_validation_comes_again(runs: Runs, tmp_path: Path) -> None:
     whole = runs.go(tmp_path / "whole")
     assert (whole.step, whole.progress.epoch, whole.stopped) == (12, 3, None)

@@ -146,6 +146,7 @@ def assert_equal(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_rollback_takes_the_checkpoint_s_parameters_and_the_next_data(harness: Harness, tmp_path: Path) -> None:
     """Steps 5, 6 and 7 are forgotten: what follows is as if the run had gone from step 4's state to step 8."""
     rolled = harness.go(tmp_path / "rolled", nan={7}, epochs=1)
@@ -198,6 +199,7 @@ def test_rollbacks_that_get_nowhere_end_the_run(harness: Harness, tmp_path: Path
     assert len(lines(tmp_path / "run", "rollback")) == MOST_VAIN_ROLLBACKS
 
 
+@pytest.mark.slow
 def test_rollbacks_with_progress_between_them_go_on(harness: Harness, tmp_path: Path) -> None:
     loop = harness.go(tmp_path / "run", nan={5, 9, 13, 17, 21, 25})
     assert (loop.step, loop.progress.rollbacks) == (TOTAL, 6)

@@ -91,6 +91,7 @@ def test_a_step_repeats_and_the_next_differs(make_tiny: Any, spec: Any, device_b
     assert len(set(first)) == 3
 
 
+@pytest.mark.slow
 def test_mixing_draws_from_the_step(make_tiny: Any, spec: Any, device_batch: Any) -> None:
     task = Classification(4, 0.1, Augment(mixup=0.8, cutmix=1.0, erase_prob=0.5))
     step, state = make(make_tiny, spec, task=task, lr=0.0)

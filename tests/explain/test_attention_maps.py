@@ -98,6 +98,7 @@ def test_class_attention_is_what_its_weights_say():
     assert weights.shape == (2, 4, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [1, 2])
 def test_group_attention_is_what_its_weights_say(interval):
     x = jax.random.normal(jax.random.key(5), (2, 7, 9, 32))  # padded
@@ -125,6 +126,7 @@ def test_capturing_costs_nothing_when_not_asked_for(model, size, monkeypatch):
     assert program() == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "size"), [(crossvit(), (48, 48)), (crossformer(), (96, 96))])
 def test_every_layer_is_captured_and_the_logits_stay(model, size):
     variables, images = started(model, size)
@@ -207,6 +209,7 @@ def naive_rollout(model, layers, across):
     return total, starts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fusion", "branches"),
     joint_variants([("cross_attention", 2), ("cross_attention", 3), ("all_attention", 2)], [("cross_attention", 3)]),
@@ -254,6 +257,7 @@ def test_every_fusion_keeps_the_shares(fusion, cls_token):
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_crossformer_maps_cover_the_feature_maps():
     model = crossformer()
     variables, images = started(model, (100, 78))  # an odd map on the way, and a remainder at the edge

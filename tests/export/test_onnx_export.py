@@ -29,6 +29,7 @@ def artifact(digits, tmp_path_factory):
     return export(digits, tmp_path_factory.mktemp("onnx") / "digits.onnx", format="onnx")
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_and_says_what_it_takes(artifact, digits):
     model = onnx.load(artifact.file)
     onnx.checker.check_model(model, full_check=True)
@@ -74,6 +75,7 @@ def test_crossformer_and_raw(crossformer, tmp_path):
     assert result.config["output"]["name"] == "logits"
 
 
+@pytest.mark.slow
 def test_an_open_size_is_refused(crossformer, tmp_path):
     with pytest.raises(RequestError, match="an ONNX file has one picture size"):
         export(crossformer, tmp_path / "cf.onnx", format="onnx", any_size=True)

@@ -57,6 +57,7 @@ def test_one_artifact_for_three_platforms_says_what_it_takes(artifact, digits):
     assert "stablehlo.dot_general" in program.mlir_module()
 
 
+@pytest.mark.slow
 def test_runs_with_jax_alone(artifact, digits, tmp_path):
     """The code of the artifact's own README, where neither crosscale nor flax can be imported."""
     with zipfile.ZipFile(artifact.file) as opened:
@@ -79,6 +80,7 @@ print(json.dumps({{"classes": config["classes"], "outputs": outputs.tolist(), "l
     np.testing.assert_allclose(said["outputs"], probabilities(digits, pictures), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_raw_takes_normalised_pictures_and_gives_logits(digits, tmp_path):
     result = export(digits, tmp_path / "raw.zip", format="stablehlo", preprocessing=False, platforms=("cpu",))
     assert result.config["input"]["dtype"] == "float32"
@@ -95,6 +97,7 @@ def test_the_photographs_are_photographs(digits, crossformer):
     assert _load(digits.spec, []).shape == (4, 16, 16, 1)
 
 
+@pytest.mark.slow
 def test_own_pictures_are_compared(digits, tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)).save(photo)
@@ -104,6 +107,7 @@ def test_own_pictures_are_compared(digits, tmp_path):
     assert not (tmp_path / "b.zip").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_artifact_is_not_left_behind(digits, tmp_path, monkeypatch):
     """A weight changed by one percent on its way into the file must show, and leave what was there before alone."""
     file = tmp_path / "model.zip"

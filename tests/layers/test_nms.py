@@ -50,6 +50,7 @@ def test_a_box_of_each_class():
     np.testing.assert_allclose(scores[found], GOLDEN["nms/multi_result"][:, 4])
 
 
+@pytest.mark.slow
 def test_thousands_of_random_cases_are_the_loops():
     """With ties of scores, of places and of whole boxes, boxes without area, few valid ones and none."""
     rng = np.random.default_rng(0)

@@ -73,6 +73,7 @@ def test_a_value_of_the_wrong_kind_is_one_line(family, options, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -113,6 +113,7 @@ def short():
     return with_seeded_weights(CrossFormer(**SHORT))
 
 
+@pytest.mark.slow
 # odd maps (100 -> 25 -> 13 -> 7), a remainder of pixels, long and thin, the smallest image
 @pytest.mark.parametrize("size", variants([(100, 70), (39, 131), (32, 32)], [(39, 131)]))
 def test_any_size_runs_with_the_same_weights(narrow, size):
@@ -145,6 +146,7 @@ def test_an_odd_map_is_merged_as_if_zeros_followed(short):
     assert np.abs(changed[0, -1, -1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_training_randomness_comes_from_the_dropout_stream(short):
     calm, variables = short
     model = CrossFormer(**SHORT, drop_rate=0.1, attn_drop_rate=0.1, drop_path_rate=0.5)

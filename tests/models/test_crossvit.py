@@ -136,6 +136,7 @@ def test_fusion_depth(depth):
     assert names == {f"block_{i}" for i in range(max(depth, 1))}
 
 
+@pytest.mark.slow
 def test_sizes_per_branch_and_not_square():
     model = small(img_size=[[32, 48], [24, 40]])
     variables, images, logits = run(model, size=(32, 48))
@@ -152,6 +153,7 @@ def test_channels_and_headless():
     assert run(small(num_classes=0))[2].shape == (2, 24)
 
 
+@pytest.mark.slow
 def test_dropout_only_in_training():
     model = small(drop_rate=0.3, attn_drop_rate=0.3, drop_path_rate=0.5, depth=((2, 2, 1),))
     variables, images, logits = run(model)
@@ -162,6 +164,7 @@ def test_dropout_only_in_training():
     assert np.abs(noisy[0] - logits).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["drop_rate", "attn_drop_rate", "drop_path_rate"])
 def test_each_dropout_acts(field):
     model = small(**{field: 0.9}, depth=((2, 2, 1),))

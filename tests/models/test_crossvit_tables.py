@@ -102,6 +102,7 @@ def test_table_7_equal_widths():
     assert abs(ours - projections - positions(model) - 31.4) <= 0.1
 
 
+@pytest.mark.slow
 def test_without_cls_tokens():
     """Section 4.4's last ablation: neither tokens nor their position rows, all else the same."""
     with_tokens, without = costs()[2], costs(cls_token=False)[2]

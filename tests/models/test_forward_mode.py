@@ -20,6 +20,7 @@ MODELS = {
 CASES = [pytest.param(name, marks=() if "deit" in name else pytest.mark.slow) for name in MODELS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_forward_mode_agrees_with_reverse_mode(name):
     model = create_model(name, img_size=32, num_classes=3, **MODELS[name])

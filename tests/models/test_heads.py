@@ -45,6 +45,7 @@ def test_every_preset_takes_a_head(name):
     assert model != create_model(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "options"), [(CrossViT, SMALL_VIT), (CrossFormer, SMALL_FORMER)])
 def test_the_parameters_stand_under_head(family, options):
     plain = parameter_shapes(family(**options, num_classes=2))

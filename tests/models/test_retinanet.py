@@ -74,6 +74,7 @@ def test_names_go_both_ways(reference):
         np.testing.assert_array_equal(back[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_parameters_are_those_published():
     """40.8 M on CrossFormer-S, counted to the last one on the released code."""
     model = create_model("retinanet_crossformer", img_size=224)

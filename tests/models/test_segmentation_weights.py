@@ -100,6 +100,7 @@ def test_the_backbone_alone_under_mmsegmentations_names(tmp_path):
     assert_equal(found["params"]["backbone"], variables["params"]["backbone"])
 
 
+@pytest.mark.slow
 def test_other_classes_replace_the_classifiers_alone(tmp_path):
     model, variables = small("upernet_crossformer")
     save_weights(tmp_path / "w.safetensors", variables, model)

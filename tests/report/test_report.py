@@ -86,6 +86,7 @@ def test_the_page_is_written_after_every_epoch_and_whole_at_the_end(refreshed):
     assert refreshed[-1][2]
 
 
+@pytest.mark.slow
 def test_the_pass_agrees_with_validation(trained):
     analysis = analyse(trained)
     result = evaluate_run(run=trained).numbers

@@ -76,6 +76,7 @@ def step(model):
     return [float(part) for part in parts], from_variables({"params": slopes}, model, "mmdet"), (anchors, targets)
 
 
+@pytest.mark.slow
 def test_every_anchor_is_matched_as_by_the_reference(step):
     anchors, targets = step[2]
     np.testing.assert_array_equal(targets.matched, np.maximum(GOLDEN["assigned"], -1))

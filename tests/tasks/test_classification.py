@@ -29,6 +29,7 @@ def counted(task: Classification, outputs: jax.Array, batch: dict[str, jax.Array
     return task.metric.update(task.metric.init(), outputs, batch)
 
 
+@pytest.mark.slow
 def test_states_merge_to_what_one_batch_gives() -> None:
     metric, halves = Classification(7).metric, [slice(0, 5), slice(5, 12)]
     whole = counted(Classification(7), LOGITS, {"label": LABELS, "weight": WEIGHT})

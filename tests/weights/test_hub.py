@@ -51,6 +51,7 @@ def test_fetch_then_cache_then_offline(hub, tmp_path, monkeypatch, caplog):
     assert "no answer from http://127.0.0.1" in caplog.text
 
 
+@pytest.mark.slow
 def test_timm_file_through_the_hub_gives_timms_logits(hub, tmp_path):
     import jax
 
