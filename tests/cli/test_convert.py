@@ -35,6 +35,7 @@ def test_run_to_every_scheme_and_back(capsys, tiny_run, tmp_path):
         assert all(again[name].tobytes() == own[name].tobytes() for name in own)
 
 
+@pytest.mark.slow
 def test_timms_file_to_ibms_names(capsys, tmp_path):
     _, weights, _ = golden("dagger")
     save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, tmp_path / "timm.safetensors")

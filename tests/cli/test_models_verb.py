@@ -35,6 +35,7 @@ def test_macs_are_the_models_own(capsys):
     assert 0.9 < model["macs"] / 1e9 / preset.published.gmacs <= 1.005
 
 
+@pytest.mark.slow
 def test_macs_of_crossvit_9_by_hand():
     small, large = 20 * 20 + 1, 14 * 14 + 1  # tokens of the branches; widths 128 and 256, mlp ratio 3
 

@@ -103,6 +103,7 @@ def test_check_tells_what_it_found(capsys):
     assert "56,544 parameters" in run(capsys, "check", "smoke")
 
 
+@pytest.mark.slow
 def test_check_needs_neither_data_nor_a_table(capsys, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("task: {name: regression}\ndata: {dir: /no/such/table.csv}\nmesh: {data: 64}\n")

@@ -35,6 +35,7 @@ def counted(tiny_run):
     return {"top1": top1 / len(records), "top5": top5 / len(records), "loss": loss / len(records)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [64, 359])
 def test_json_of_a_run(capsys, tiny_run, counted, batch_size):
     captured = validate(capsys, "--run", tiny_run, "--data-dir", "digits", "--batch-size", batch_size, "--json")

@@ -15,6 +15,7 @@ from crosscale.compat.crossformer_modules import bias_coordinates, offset_entrie
 from crosscale.compat.vit_pytorch import CrossFormer, CrossViT
 from crosscale.errors import RequestError
 from crosscale.pretrained import from_variables, parameter_shapes, to_variables
+from tests.variants import variants
 
 GOLDENS = Path(__file__).parent.parent / "golden" / "vit_pytorch"
 NAMES = ("cross_vit", "cross_vit_one_width", "cross_vit_smaller_image", "crossformer")
@@ -42,7 +43,7 @@ def deviation(got, expected):
     return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", variants(NAMES, ("cross_vit", "crossformer")))
 def test_logits_equal_the_packages(name):
     model, weights, arrays = golden(name)
     variables = to_variables(weights, model, "vit_pytorch", name)
@@ -190,6 +191,7 @@ def test_dropout_acts_only_in_training():
     assert np.array_equal(trained[0], apply(variables, images, train=True, rngs=keys[0]))
 
 
+@pytest.mark.slow
 def test_embedding_dropout_has_its_own_stream_where_given():
     model, variables, images = narrow_vit(dropout=0.0, emb_dropout=0.5)
     apply = applied(model)

@@ -64,6 +64,7 @@ def test_too_large_is_refused_before_decoding():
     assert f"{MAX_PIXELS:,}" in text
 
 
+@pytest.mark.slow
 def test_real_20000_square_picture_is_refused_fast(encode):
     data = encode(Image.new("1", (20_000, 20_000)))
     assert "20,000 x 20,000" in message(data)

@@ -92,6 +92,7 @@ def test_how_often(batch):
     assert abs(blended - 0.6 * 0.75) < 0.04
 
 
+@pytest.mark.slow
 def test_odd_batches_mix(batch):
     images, labels = batch[0][:5], batch[1][:5]
     for mode in ("batch", "pair"):

@@ -140,6 +140,7 @@ def test_a_signal_in_a_validation_is_answered_and_the_validation_comes_again(run
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_counted_in_steps_stops_in_a_validation_and_goes_on_to_the_same(runs: Runs, tmp_path: Path) -> None:
     settings = TrainSettings(steps=7, eval_steps=3, batch_size=16, log_every=3)
     whole = runs.go(tmp_path / "whole", settings=settings)

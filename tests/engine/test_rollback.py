@@ -205,6 +205,7 @@ def test_rollbacks_with_progress_between_them_go_on(harness: Harness, tmp_path: 
     assert (loop.step, loop.progress.rollbacks) == (TOTAL, 6)
 
 
+@pytest.mark.slow
 def test_a_spike_is_logged_once(harness: Harness, tmp_path: Path) -> None:
     loop = harness.go(tmp_path / "run", wrong={24, 25}, policy="error")
     (spike,) = lines(tmp_path / "run", "spike")

@@ -168,6 +168,7 @@ def test_crossvit_maps_are_the_layers_weights_over_their_patches():
     assert np.ptp(maps["cross/1_to_0"][:, :12, :12], axis=(1, 2)).max() == 0
 
 
+@pytest.mark.slow
 def test_patches_that_do_not_fill_the_picture_leave_its_edge_empty():
     model = crossvit(img_size=[50, 40], rescale="center_crop", depth=[[1, 1, 1]])
     variables, images = started(model, (60, 60))
@@ -308,6 +309,7 @@ def test_a_single_block_has_short_distance_attention_only():
     assert names[:2] == ["stage_0/short", "stage_0/long"]
 
 
+@pytest.mark.slow
 def test_half_precision():
     model = crossvit(dtype=jnp.bfloat16, depth=[[1, 1, 1]])
     variables, images = started(model, (48, 48))

@@ -45,6 +45,7 @@ def test_the_file_is_valid_and_says_what_it_takes(artifact, digits):
     assert artifact.deviation < 1e-5
 
 
+@pytest.mark.slow
 def test_runs_with_onnxruntime_alone(artifact, digits, tmp_path):
     library = tmp_path / "library"
     library.mkdir()

@@ -126,6 +126,7 @@ def plain_attention(q, k, v, bias, scale):
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores if bias is None else scores + bias, -1), v)
 
 
+@pytest.mark.slow
 # In how many queries and groups, and how wide a head: 8 has the gradient compute the weights again, 32 keep them.
 @pytest.mark.parametrize(
     ("rows", "groups", "width"),
@@ -161,6 +162,7 @@ def test_chunked_attention_equals_the_plain_product_and_its_gradient(monkeypatch
         np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [16, 64], ids=["again", "kept"])
 def test_half_precision_s_gradient_is_as_near_as_its_rounding(width):
     q, k, v, cotangent = (

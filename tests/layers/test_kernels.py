@@ -62,6 +62,7 @@ def test_forms_of_attention_agree(form, tokens, bias):
         close(value_and_gradient(attention, given, cotangent), expected)
 
 
+@pytest.mark.slow
 def test_forms_of_gelu_and_layer_norm_agree():
     x, scale, shift, cotangent = draws((3, 7, 32), (32,), (32,), (3, 7, 32))
 
@@ -105,6 +106,7 @@ def test_forms_of_squared_norms_agree():
         assert np.isfinite(squared_norms(arrays)).tolist() == [True, True, False, True, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["chunked", "plain"])
 def test_padding_behind_the_keys_changes_nothing(form):
     q, k, v, cotangent = draws(*[(3, 13, 2, 16)] * 4)

@@ -15,6 +15,7 @@ ROIS = GOLDEN["roi/rois"]
 WITHIN = np.flatnonzero((ROIS[:, 3:] - ROIS[:, 1:3]).max(1) <= 28 * 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 14])
 def test_values_and_gradients_are_the_references(size):
     (outside,) = np.setdiff1d(np.arange(len(ROIS)), WITHIN)
@@ -59,6 +60,7 @@ def test_levels_are_the_references():
     np.testing.assert_array_equal(pyramid_levels(jnp.asarray(rois[:, 1:]), 4), GOLDEN["levels/level"])
 
 
+@pytest.mark.slow
 def test_targets_of_masks_are_the_references():
     """Cut-outs of bitmaps: RoIAlign at the bitmap's own size, and what is at least one half."""
     masks = jnp.asarray(GOLDEN["mask_target/masks"], jnp.float32)[..., None]

@@ -26,10 +26,10 @@ NARROW = {"embed_dim": 32, "depths": (2, 1, 1, 1), "num_heads": (2, 4, 8, 16), "
 SHORT = {"embed_dim": 32, "depths": (1, 1), "num_heads": (2, 4), "group_size": 7, "interval": (8, 4)}
 SHORT |= {"merge_size": ((2, 4),), "num_classes": 10}
 PLUS_PLUS = {**NARROW, "group_size": (4, 4, 14, 7), "interval": (4, 2, 1, 1), "use_acl": True}
-QUICK = ["v1_96x128", "pp_128x288", "alter_128"]
+QUICK = ["v1_96x128", "alter_128"]
 VARIANTS = ("tiny", "small", "base", "large", "pp_small", "pp_base", "pp_large", "pp_huge")
-OTHERS = ["v1_160", "v1_224", "v1_130", "v1_256x320", "pp_160", "pp_224", "odd_112", "linear_128", "linear_div_128"]
-OTHERS += ["7_14_128", *(f"crossformer_{variant}_224" for variant in VARIANTS)]
+OTHERS = ["pp_128x288", "v1_160", "v1_224", "v1_130", "v1_256x320", "pp_160", "pp_224", "odd_112", "linear_128"]
+OTHERS += ["linear_div_128", "7_14_128", *(f"crossformer_{variant}_224" for variant in VARIANTS)]
 
 
 def golden(name):
@@ -128,6 +128,7 @@ def test_any_size_runs_with_the_same_weights(narrow, size):
     assert all(np.isfinite(m).all() for m in (*features.maps, *features.pooled))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [NARROW, PLUS_PLUS])
 @pytest.mark.parametrize("size", variants([(224, 224), (160, 160), (256, 320), (800, 1216)], [(256, 320)]))
 def test_parameters_do_not_depend_on_the_size(config, size):
@@ -137,6 +138,7 @@ def test_parameters_do_not_depend_on_the_size(config, size):
     assert [m.shape[1:3] for m in features.maps] == [(size[0] // s, size[1] // s) for s in (4, 8, 16, 32)]
 
 
+@pytest.mark.slow
 def test_an_odd_map_is_merged_as_if_zeros_followed(short):
     """36 pixels: a map of 9, merged to 5. The last cell must still matter."""
     model, variables = short
@@ -159,6 +161,7 @@ def test_training_randomness_comes_from_the_dropout_stream(short):
     np.testing.assert_array_equal(jax.jit(model.apply)(variables, images), logits)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_float32(short):
     model, variables = short
     images = jnp.asarray(seeded.images(2, 3, (64, 64)))

@@ -148,6 +148,7 @@ def test_sizes_per_branch_and_not_square():
     assert rescaled.shape == (1, 5)
 
 
+@pytest.mark.slow
 def test_channels_and_headless():
     assert run(small(in_channels=1))[2].shape == (2, 5)
     assert run(small(num_classes=0))[2].shape == (2, 24)
@@ -181,6 +182,7 @@ def test_stochastic_depth_schedule():
     assert drop_path_schedule(0.3, 1) == (0.0,)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16():
     model = small(dtype=jnp.bfloat16)
     variables, images, logits = run(model)

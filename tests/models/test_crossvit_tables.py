@@ -111,6 +111,7 @@ def test_without_cls_tokens():
     assert count(with_tokens) - count(without) == removed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["class_token", "pairwise", "all_attention", "none"])
 def test_every_fusion_runs_with_three_branches(fusion):
     model = crosscale.CrossViT(

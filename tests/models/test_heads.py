@@ -58,6 +58,7 @@ def test_the_parameters_stand_under_head(family, options):
     ]
 
 
+@pytest.mark.slow
 def test_a_given_head_gives_what_the_own_one_gives():
     own, given = CrossViT(**SMALL_VIT, num_classes=5), CrossViT(**SMALL_VIT, task_head=MeanOfLinears(5))
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
@@ -65,6 +66,7 @@ def test_a_given_head_gives_what_the_own_one_gives():
     np.testing.assert_array_equal(jax.jit(own.apply)(variables, images), jax.jit(given.apply)(variables, images))
 
 
+@pytest.mark.slow
 def test_weights_of_a_classifier_start_a_regression(tmp_path):
     classifier, regression = CrossViT(**SMALL_VIT, num_classes=5), CrossViT(**SMALL_VIT, task_head=AGES)
     variables = seeded_variables(classifier)

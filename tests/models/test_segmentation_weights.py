@@ -91,6 +91,7 @@ def test_a_classifiers_weights_start_a_segmentation(family, names, tmp_path):
         load_weights(tmp_path / "c.safetensors", model)
 
 
+@pytest.mark.slow
 def test_the_backbone_alone_under_mmsegmentations_names(tmp_path):
     """As its users keep ImageNet weights: a detector's file, cut down."""
     model, variables = small("semantic_fpn_crossformer")

@@ -60,6 +60,7 @@ def test_thresholds_give_what_was_wished():
         threshold_of(np.array([0.9, 0.9]), np.array([True, False]), precision=0.99, coverage=None)
 
 
+@pytest.mark.slow
 def test_the_probabilities_and_the_answer():
     task = task_kind("classification").from_artifact(["a", "b"], {"temperature": 2.0, "reject": 0.7})
     logits = jnp.array([[0.0, 1.0], [0.0, 4.0]])

@@ -70,6 +70,7 @@ def test_metrics_equal_a_sort() -> None:
     assert got["loss"] == (pytest.approx(want, rel=1e-5), 9)
 
 
+@pytest.mark.slow
 def test_top5_of_three_classes_is_top3() -> None:
     batch = {"label": jnp.arange(3), "weight": jnp.ones(3)}
     got = counted(Classification(3), jnp.eye(3), batch)

@@ -73,6 +73,7 @@ def test_statistics_and_units_come_from_the_training_rows():
         Regression.from_data(RegressionOptions(), Augment.none(), source)
 
 
+@pytest.mark.slow
 def test_mixing_mixes_the_numbers_too():
     mixing = Augment(mixup=1.0, cutmix=0.0, erase_prob=0.0)
     made = Regression(("x",), ("",), (0.0,), (1.0,), augmentation=mixing)
