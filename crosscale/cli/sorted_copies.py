@@ -1,6 +1,7 @@
 """`crosscale predict --sort-into DIR`: a copy of each picture in the folder of its class."""
 
 import filecmp
+import hashlib
 import os
 import re
 import shutil
@@ -82,8 +83,9 @@ class SortedCopies:
 
 
 def _copy(file: Path, place: Path) -> None:
-    """Whole or not at all."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    """Whole or not at all. What a killed run left of a copy is written over by the run that goes on."""
+    picture = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:12]
+    temporary = place.with_name(f".{place.name}.{picture}")
     try:
         shutil.copy2(file, temporary)
         os.replace(temporary, place)

@@ -95,3 +95,19 @@ def test_what_cannot_be_sorted(pictures, tmp_path):
     tags = task_kind("multilabel").from_artifact(["a", "b"], {})
     with pytest.raises(RequestError, match="a result of the task multilabel is not one class"):
         SortedCopies(tmp_path / "s", tags, [], [])
+
+
+def test_what_a_killed_copy_left_is_written_over(capsys, monkeypatch, tiny_run, pictures, tmp_path):
+    def killed(*paths):
+        raise SystemExit(9)
+
+    into = tmp_path / "sorted"
+    words = ["predict", "--run", str(tiny_run), str(pictures), "--sort-into", str(into), "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr("crosscale.cli.sorted_copies.os.replace", killed)
+        assert main(words) == 9
+    (left,) = tree(into)
+    assert Path(left).name.startswith(".")
+    assert main(words) == 1
+    assert len(tree(into)) == 4
+    assert not [name for name in tree(into) if Path(name).name.startswith(".")]
