@@ -66,6 +66,7 @@ def epochs(run):
     return [record["epoch"] for record in records if record["kind"] == "validate"]
 
 
+@pytest.mark.slow
 def test_error_names_the_file_and_the_run_can_go_on(folder, tmp_path, in_third_epoch):
     recipe = load("smoke", {**SMALL, "data.dir": str(folder)})
     run = tmp_path / "run"

@@ -80,6 +80,7 @@ def test_without_randomness_the_crop_is_cut_from_the_whole():
     assert max(top for top, _ in places) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [(240, 160), (90, 60), (400, 400)])
 def test_a_crop_is_a_part_of_the_resized_whole(scale):
     """Picture and labels each equal the whole one, resized, at the same place."""

@@ -69,6 +69,7 @@ def test_every_layout_is_as_one_device(further: Any, layout: str) -> None:
     assert_as_one_device(further["layouts"], layout)
 
 
+@pytest.mark.slow
 def test_fsdp_splits_parameters_moments_and_average(found: Any) -> None:
     assert_split(found["layouts"]["1"], 1)
     assert_split(found["layouts"]["2 x 4"], 4)

@@ -36,6 +36,7 @@ def plain_class_attention(params, x, heads):
     return y @ params["out"]["kernel"] + params["out"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("layer", "plain"), [(SelfAttention, plain_self_attention), (ClassAttention, plain_class_attention)]

@@ -65,6 +65,7 @@ def at_224(reference):
     return found, state["intermediates"]
 
 
+@pytest.mark.slow
 def test_every_stage_is_the_references(at_224):
     _, between = at_224
     (pyramid,), head = between["neck"]["__call__"], between["head"]
