@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.seeds import mean_and_range
 from crosscale.data import open_source
 from crosscale.recipe import load
 from crosscale.runs.train import run_training
@@ -70,10 +71,7 @@ def table(rows: list[dict]) -> str:
     """Mean and range over the seeds, in percent, as Markdown."""
     lines = ["| | balanced accuracy, % | macro F1, % | top-1, % |", "|---|---:|---:|---:|"]
     for way in WAYS:
-        cells = []
-        for name in SHOWN:
-            values = [100 * row[name] for row in rows if row["way"] == way]
-            cells.append(f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+        cells = mean_and_range([row for row in rows if row["way"] == way], SHOWN)
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

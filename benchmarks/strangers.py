@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.seeds import mean_and_range
 from crosscale.predictor import Predictor
 from crosscale.recipe import load
 from crosscale.runs.calibrate import calibrate_run
@@ -109,10 +110,8 @@ def table(rows: list[dict]) -> str:
         "|---:|---:|---:|---:|",
     ]
     for coverage in COVERAGES:
-        cells = []
-        for name in ("precision", "letters", "photographs"):
-            values = [100 * row[name] for row in rows if row["coverage"] == coverage]
-            cells.append(f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+        own = [row for row in rows if row["coverage"] == coverage]
+        cells = mean_and_range(own, ("precision", "letters", "photographs"))
         lines.append(f"| {100 * coverage:.0f} % | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -12,6 +12,8 @@ from PIL import Image
 
 from crosscale.cli.main import main
 from crosscale.predictor import Predictor
+from tests.printed import printed
+from tests.tasks.shapes import write_coco
 
 pytestmark = pytest.mark.slow  # the programs take most of a minute to compile
 
@@ -34,42 +36,16 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, list[tuple[int, list[int]]]]:
-    """A grey ground with green squares and red discs, and where they are: label and x, y, width, height."""
-    picture = rng.integers(90, 150, (height, width, 3)).astype(np.uint8)
-    y, x = np.mgrid[:height, :width]
-    found = []
-    for _ in range(rng.integers(1, 4)):
-        label, side = int(rng.integers(2)), int(rng.integers(20, 36))
-        top, left = int(rng.integers(height - side)), int(rng.integers(width - side))
-        shape = (y >= top) & (y < top + side) & (x >= left) & (x < left + side)
-        if label:
-            shape &= (y - top - side / 2 + 0.5) ** 2 + (x - left - side / 2 + 0.5) ** 2 < (side / 2) ** 2
-        picture[shape] = ((30, 200, 60), (220, 30, 30))[label]
-        found.append((label, [left, top, side, side]))
-    return picture, found
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 + 6 pictures as COCO, with ids that have a gap; the held-out ones have three sizes."""
     root, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
     sizes = {"train": [(64, 64)] * 16, "val": [(64, 64)] * 3 + [(50, 90)] * 2 + [(130, 70)]}
-    for split, shapes in sizes.items():
-        (root / split).mkdir()
-        images, annotations = [], []
-        for number, size in enumerate(shapes, 1):
-            picture, objects = scene(rng, *size)
-            name = f"{number:012d}.png"
-            Image.fromarray(picture).save(root / split / name)
-            images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
-            for label, box in objects:
-                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": (3, 90)[label], "bbox": box}
-                annotations.append({**entry, "area": box[2] * box[3], "iscrowd": 0})
-        categories = [{"id": 3, "name": "square"}, {"id": 90, "name": "disc"}]
-        told = {"images": images, "annotations": annotations, "categories": categories}
-        (root / f"{split}.json").write_text(json.dumps(told))
-    return root
+
+    def told(label: int, box: list[int], size: tuple[int, int]) -> dict[str, Any]:
+        return {"area": box[2] * box[3]}
+
+    return write_coco(root, rng, sizes, told)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +53,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "shapes"
     assert main([*TRAIN, "--data-dir", str(data), "--output-dir", str(folder)]) == 0
     return folder
-
-
-def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    capsys.readouterr()
-    assert main([*words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_the_log_has_both_losses_and_coco_s_numbers(run: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from crosscale.cli.main import main
 from crosscale.data.coco_masks import bitmap, run_lengths
-from tests.tasks.test_detection_run import scene
+from tests.printed import printed
+from tests.tasks.shapes import write_coco
 
 pytestmark = pytest.mark.slow  # the programs take most of a minute to compile
 
@@ -39,25 +40,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 + 4 pictures as COCO; masks are polygons of squares, and run lengths of discs."""
     root, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
     sizes = {"train": [(64, 64)] * 8, "val": [(64, 64)] * 4}
-    for split, shapes in sizes.items():
-        (root / split).mkdir()
-        images, annotations = [], []
-        for number, size in enumerate(shapes, 1):
-            picture, objects = scene(rng, *size)
-            name = f"{number:012d}.png"
-            Image.fromarray(picture).save(root / split / name)
-            images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
-            for label, (x, y, side, _) in objects:
-                rows, columns = np.mgrid[: size[0], : size[1]]
-                disc = np.hypot(rows + 0.5 - y - side / 2, columns + 0.5 - x - side / 2) < side / 2
-                corners = [[x, y, x + side, y, x + side, y + side, x, y + side]]
-                mask: Any = run_lengths(disc) if label else corners
-                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": (3, 90)[label]}
-                annotations.append({**entry, "bbox": [x, y, side, side], "segmentation": mask, "iscrowd": 0})
-        categories = [{"id": 3, "name": "square"}, {"id": 90, "name": "disc"}]
-        told = {"images": images, "annotations": annotations, "categories": categories}
-        (root / f"{split}.json").write_text(json.dumps(told))
-    return root
+
+    def told(label: int, box: list[int], size: tuple[int, int]) -> dict[str, Any]:
+        x, y, side, _ = box
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        disc = np.hypot(rows + 0.5 - y - side / 2, columns + 0.5 - x - side / 2) < side / 2
+        corners = [[x, y, x + side, y, x + side, y + side, x, y + side]]
+        return {"segmentation": run_lengths(disc) if label else corners}
+
+    return write_coco(root, rng, sizes, told)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +56,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "shapes"
     assert main([*TRAIN, "--data-dir", str(data), "--output-dir", str(folder)]) == 0
     return folder
-
-
-def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    capsys.readouterr()
-    assert main([*words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_the_log_has_five_losses_and_numbers_of_boxes_and_masks(run: Path) -> None:

@@ -3,7 +3,6 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 
 from crosscale.cli.main import main
 from crosscale.predictor import Predictor
+from tests.printed import printed
 
 pytestmark = pytest.mark.slow  # the training step takes a minute to compile
 
@@ -62,12 +62,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "shapes"
     assert main([*TRAIN, "--data-dir", str(data), "--output-dir", str(folder)]) == 0
     return folder
-
-
-def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    capsys.readouterr()
-    assert main([*words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_it_learns_and_the_log_says_what_was_chosen(run: Path) -> None:

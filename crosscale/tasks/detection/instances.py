@@ -13,7 +13,7 @@ from crosscale.contracts import Array, Source
 from crosscale.data.coco_masks import import_coco_masks
 from crosscale.data.cut_masks import SIDE, packed_width
 from crosscale.tasks.detection.masks import coco_masks
-from crosscale.tasks.detection.metric import PLAIN, MaskAveragePrecision, Target
+from crosscale.tasks.detection.metric import MaskAveragePrecision, Target, packed_masks
 from crosscale.tasks.detection.options import InstanceOptions
 from crosscale.tasks.detection.result import Detected, coco_results
 from crosscale.tasks.detection.roi_loss import SHARE, all_losses, chooser
@@ -141,9 +141,8 @@ class Instances(Detection):
         for row, result in zip(np.asarray(outputs, np.float32), boxed, strict=True):
             masks: list[dict[str, Any]] = []
             if result.size is not None and result.boxes is not None:
-                said = row[: len(result.boxes), PLAIN:]  # the best come first
-                side = round(said.shape[1] ** 0.5)
-                masks = coco_masks(said.reshape(-1, side, side), result.boxes, result.size)
+                said = packed_masks(row[: len(result.boxes)])  # the best come first
+                masks = coco_masks(said, result.boxes, result.size)
             found.append(replace(result, masks=tuple(masks)))
         return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from crosscale.contracts import Array
 from crosscale.data.objects import Objects
 from crosscale.tasks.detection.evaluation import (
+    Evaluation,
     coco_found,
     coco_found_masks,
     coco_truth,
@@ -68,7 +69,9 @@ class AveragePrecision(Metric):
 
     def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
         """COCO's twelve numbers by name, and each class's "ap/<name>"."""
-        found = evaluate_boxes(*as_coco(rows, self._names))
+        return self._named(evaluate_boxes(*as_coco(rows, self._names)))
+
+    def _named(self, found: Evaluation) -> dict[str, float]:
         classes = zip(self._names, found.per_class, strict=True)
         return {**found.numbers, **{f"ap/{name}": float(value) for name, value in classes}}
 
@@ -95,18 +98,21 @@ class MaskAveragePrecision(AveragePrecision):
           outputs: (B, K, 6 + m * m), a mask's probabilities behind the label.
           batch: see `AveragePrecision.collect`.
         """
-        said = outputs[..., PLAIN:]
-        side = math.isqrt(said.shape[-1])
-        masks = said.reshape(*said.shape[:2], side, side).astype(jnp.float16)  # 157 kB for 100 of 28 x 28
+        masks = packed_masks(outputs).astype(jnp.float16)  # 157 kB for 100 of 28 x 28
         return {**super().collect(outputs, batch), "masks": masks}
 
     def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The numbers of boxes, and of masks "mask_map" and so on, "mask_ap/<name>" of each class among them."""
         assert self._target is not None, "not told which examples are measured (Task.measuring)"
-        found = evaluate_masks(*masks_as_coco(rows, self._names, self._target))
-        classes = zip(self._names, found.per_class, strict=True)
-        masks = {**found.numbers, **{f"ap/{name}": float(value) for name, value in classes}}
+        masks = self._named(evaluate_masks(*masks_as_coco(rows, self._names, self._target)))
         return {**super().compute(state, rows), **{f"mask_{name}": value for name, value in masks.items()}}
+
+
+def packed_masks(packed: Any) -> Any:
+    """(..., 6 + m * m) packed boxes -> (..., m, m), their masks' probabilities on a grid over the box."""
+    said = packed[..., PLAIN:]
+    side = math.isqrt(said.shape[-1])
+    return said.reshape(*said.shape[:-1], side, side)
 
 
 def corners(sizes: Any) -> Any:
