@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "crosscale"
 RANKS = {
-    "errors": -1, "ranges": 0, "contracts": 0, "trees": 0, "runtime": 0,
+    "errors": -1, "ranges": 0, "contracts": 0, "trees": 0, "runtime": 0, "draws": 0,
     "layers": 1, "weights": 1, "data": 1, "typed": 1, "cluster": 1,
     "artifact": 2, "models": 2, "tasks": 3, "engine": 4,
     "pretrained": 5, "compat": 5, "explain": 5, "measure": 5, "recipe": 5, "recipes": 5,

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
-from crosscale.layers.dense import torch_uniform
+from crosscale.layers.initializers import torch_uniform
 from crosscale.layers.kernels import gelu
 from crosscale.layers.norm import LayerNorm
 

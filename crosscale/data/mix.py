@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from crosscale.contracts import Array
 from crosscale.data.augment import Augment, EraseMode
+from crosscale.draws import drawn
 
 
 def mix(
@@ -147,9 +148,11 @@ def erase(
         return images
     batch, height, width, _ = images.shape
     on_key, area_key, aspect_key, y_key, x_key, noise_key = jax.random.split(key, 6)
-    areas = jax.random.uniform(area_key, (batch, 10), minval=area[0], maxval=area[1]) * (height * width)
+    tries = (batch, 10)
+    areas = drawn(tries, lambda flat: jax.random.uniform(area_key, flat, minval=area[0], maxval=area[1]))
+    areas = areas * (height * width)
     low, high = jnp.log(jnp.asarray(aspect))
-    aspects = jnp.exp(jax.random.uniform(aspect_key, (batch, 10), minval=low, maxval=high))
+    aspects = jnp.exp(drawn(tries, lambda flat: jax.random.uniform(aspect_key, flat, minval=low, maxval=high)))
     tall = jnp.round(jnp.sqrt(areas * aspects)).astype(jnp.int32)
     wide = jnp.round(jnp.sqrt(areas / aspects)).astype(jnp.int32)
     fits = (tall < height) & (wide < width)
@@ -162,4 +165,5 @@ def erase(
     if mode == "const":
         return jnp.where(inside, jnp.zeros((), images.dtype), images)
     shape = images.shape if mode == "pixel" else (batch, 1, 1, images.shape[-1])
-    return jnp.where(inside, jax.random.normal(noise_key, shape, images.dtype), images)
+    noise = drawn(shape, lambda flat: jax.random.normal(noise_key, flat, images.dtype))
+    return jnp.where(inside, noise, images)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
-from crosscale.layers.dense import torch_uniform
+from crosscale.layers.initializers import torch_uniform
 from crosscale.layers.kernels import strided_conv
 from crosscale.layers.kernels.products import additional_macs
 

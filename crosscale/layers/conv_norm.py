@@ -8,22 +8,11 @@ from flax import linen as nn
 from crosscale.contracts import Array
 from crosscale.layers.batch_norm import BatchNorm
 from crosscale.layers.conv import Conv
+from crosscale.layers.initializers import HE_NORMAL
 
 NormKind = Literal["batch", "group"]
 GROUPS = 32
 EPSILON = 1e-5
-
-
-def named(init: Any, name: str) -> nn.initializers.Initializer:
-    """The same under a name by which listings show it."""
-    init.__name__ = name
-    initializer: nn.initializers.Initializer = init
-    return initializer
-
-
-# One object each: a module that holds one compares equal to another of the same fields.
-HE_NORMAL = named(nn.initializers.variance_scaling(2.0, "fan_out", "normal"), "he_normal(fan_out)")
-XAVIER_UNIFORM = named(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), "xavier_uniform")
 
 
 class ConvNorm(nn.Module):

@@ -1,37 +1,13 @@
 """Linear layers with the initialisation of the reference models."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
+from crosscale.layers.initializers import trunc_normal
 from crosscale.layers.kernels import dense, dense_parts
-
-
-def trunc_normal(std: float = 0.02) -> nn.initializers.Initializer:
-    """Normal of the given standard deviation, cut at +-2 (absolute, as torch's trunc_normal_ cuts by default)."""
-
-    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        bound = 2.0 / std
-        return std * jax.random.truncated_normal(key, -bound, bound, tuple(shape), dtype)
-
-    init.__name__ = f"trunc_normal({std})"
-    return init
-
-
-def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in +-1/sqrt(fan_in): what torch gives a convolution's weights and bias by default."""
-    bound = 1.0 / math.sqrt(fan_in)
-
-    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
-
-    init.__name__ = f"uniform(+-{bound:.4f})"
-    return init
 
 
 def dense_params(module: nn.Module, in_features: int, features: int, use_bias: bool) -> tuple[Array, Array | None]:

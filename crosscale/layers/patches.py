@@ -8,7 +8,7 @@ from flax import linen as nn
 from crosscale.contracts import Array
 from crosscale.errors import RequestError
 from crosscale.layers.conv import Conv
-from crosscale.layers.dense import trunc_normal
+from crosscale.layers.initializers import trunc_normal
 
 # (kernel, stride, padding) of the three convolutions, by patch size (CrossViT supplementary; ReLU between them)
 STEMS = {

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
-from crosscale.layers.dense import torch_uniform
 from crosscale.layers.drop_path import DropPath
 from crosscale.layers.groups import GroupAttention, GroupingKind
+from crosscale.layers.initializers import torch_uniform
 from crosscale.layers.mlp import Mlp
 from crosscale.layers.norm import LayerNorm
 

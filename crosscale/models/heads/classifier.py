@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crosscale.contracts import Array
-from crosscale.layers.conv_norm import named
+from crosscale.layers.initializers import normal
 
-NORMAL = named(nn.initializers.normal(0.01), "normal(0.01)")
+NORMAL = normal(0.01)
 
 
 class CellClassifier(nn.Module):

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.layers.conv import Conv
-from crosscale.layers.conv_norm import XAVIER_UNIFORM
+from crosscale.layers.initializers import XAVIER_UNIFORM
 from crosscale.layers.resize import resize_nearest
 
 

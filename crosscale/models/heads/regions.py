@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.layers.conv import Conv
-from crosscale.layers.conv_norm import HE_NORMAL, XAVIER_UNIFORM, named
+from crosscale.layers.initializers import HE_NORMAL, XAVIER_UNIFORM, normal
 from crosscale.layers.roi_align import pyramid_levels, roi_align
 from crosscale.models.heads.proposals import ProposalHead, Proposals, propose
 from crosscale.models.heads.retina import NORMAL, AnchorOutputs
@@ -19,7 +19,7 @@ MASK_SIDE = 14  # and the mask head, whose masks have twice as many
 MASKS = 100  # proposals whose masks are among the raw outputs, as the released code counts its operations
 FINEST = 14  # cells of the finest map along the side of a box that is halfway to the second level
 STD = (0.1, 0.1, 0.2, 0.2)  # of the box head's deltas
-SMALL_NORMAL = named(nn.initializers.normal(0.001), "normal(0.001)")
+SMALL_NORMAL = normal(0.001)
 
 
 class RegionOutputs(NamedTuple):

@@ -8,9 +8,9 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.layers.conv import Conv
-from crosscale.layers.conv_norm import named
+from crosscale.layers.initializers import named, normal
 
-NORMAL = named(nn.initializers.normal(0.01), "normal(0.01)")
+NORMAL = normal(0.01)
 PRIOR = 0.01  # the probability with which every class of every anchor starts
 START = named(nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR)), "log_odds(0.01)")
 
