@@ -4,17 +4,15 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from crosscale.data import eval_transform, open_image
-from crosscale.data.decode import decode
 from crosscale.errors import RequestError, WorkError
 from crosscale.export import onnx, stablehlo
+from crosscale.export.photographs import load_pictures
 from crosscale.export.program import Program, deviation
 from crosscale.models.description import OpenSizes
 from crosscale.models.model import ImageModel
@@ -137,7 +135,7 @@ def _compare(program: Program, run: Callable[[np.ndarray], np.ndarray], paths: S
     """The largest deviation over batches of several sizes, and the number of pictures compared."""
     worst, count = 0.0, 0
     for spec in _specs(program):
-        pictures = _load(spec, paths)
+        pictures = load_pictures(spec, paths)
         count = len(pictures)
         inputs = program.prepare(pictures)
         expected = np.asarray(jax.jit(program)(program.predictor.variables, inputs))
@@ -156,16 +154,3 @@ def _specs(program: Program) -> list[Any]:
         return [spec]
     least, step = program.smallest, program.step
     return [replace(spec, size=size) for size in ((least, least), (least + step, least + 3 * step))]
-
-
-def _load(spec: Any, paths: Sequence[Path]) -> np.ndarray:
-    """(N, H, W, C) uint8, prepared as for prediction. Raises BadImage."""
-    transform = eval_transform(spec)
-    if paths:
-        return np.stack([transform(decode(open_image(path), spec.channels, str(path))) for path in paths])
-    found = []
-    for entry in sorted(files("crosscale.export").joinpath("pictures").iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".jpg"):
-            with as_file(entry) as path:
-                found.append(transform(decode(open_image(path), spec.channels, entry.name)))
-    return np.stack(found)
