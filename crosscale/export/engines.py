@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.errors import RequestError, WorkError
+from crosscale.export.formats import FORMATS, Run
 from crosscale.export.onnx import open_onnx
 from crosscale.export.openvino import open_openvino
 from crosscale.export.photographs import load_pictures
@@ -21,11 +22,10 @@ from crosscale.export.program import Program, deviation
 from crosscale.export.stored import stored_onnx
 from crosscale.predictor import Predictor
 
-Run = Callable[[np.ndarray], np.ndarray]
 OPENERS: Mapping[str, Callable[[Path], Run]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
 ENGINES = ("jax", *OPENERS)
-NEEDS = {"onnxruntime": ("jax2onnx", "onnxruntime"), "openvino": ("jax2onnx", "openvino")}
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+NEEDS = {"onnxruntime": FORMATS["onnx"].needs, "openvino": FORMATS["openvino"].needs}
+EXTRAS = {"onnxruntime": FORMATS["onnx"].extra, "openvino": FORMATS["openvino"].extra}
 
 TOLERANCE = 1e-4  # of the largest output
 LARGEST_TRIAL = 8  # pictures at once

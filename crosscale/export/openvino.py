@@ -1,5 +1,6 @@
 """OpenVINO, which reads ONNX files and runs them on a processor."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,35 @@ from typing import Any
 
 import numpy as np
 
+from crosscale.export.onnx import OPSET, write_onnx
+from crosscale.export.program import Program
+
 # On a processor with bfloat16 units OpenVINO would round to it unasked.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+SECTION = "crosscale"  # of the description, in OpenVINO's runtime information
+
+
+def write_openvino(program: Program, file: Path, opset: int = OPSET) -> dict[str, Any]:
+    """Writes FILE.xml and, beside it, FILE.bin with the weights, and returns the description, which the first holds.
+
+    The batch is open and the picture's size fixed. Raises RequestError and WorkError as `write_onnx`.
+    """
+    source = file.with_suffix(".onnx")
+    config = {**write_onnx(program, source, opset), "format": "openvino"}
+    onnx_to_openvino(source, file, config)
+    source.unlink()
+    return config
+
+
+def onnx_to_openvino(source: Path, file: Path, config: dict[str, Any]) -> None:
+    """An ONNX file in OpenVINO's own format, its weights as they are."""
+    import openvino
+
+    model = openvino.Core().read_model(os.fspath(source))
+    for key, value in config.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        model.set_rt_info(text, [SECTION, key])
+    openvino.save_model(model, os.fspath(file), compress_to_fp16=False)
 
 
 def open_openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
