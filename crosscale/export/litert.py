@@ -72,7 +72,8 @@ def open_litert(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The written file as a function of a batch, whose pictures it takes one after another."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=os.fspath(file), num_threads=os.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    interpreter = Interpreter(model_path=os.fspath(file), num_threads=cores)
     runner = interpreter.get_signature_runner()
     (output,) = runner.get_output_details()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,24 @@ from crosscale.export.program import Program
 # On a processor with bfloat16 units OpenVINO would round to it unasked.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 SECTION = "crosscale"  # of the description, in OpenVINO's runtime information
+
+
+def load_openvino() -> Any:
+    """The library, without the usage statistics that its import would send unasked, from a process that it forks.
+
+    It goes without them where the package that sends them is missing.
+    """
+    modules: dict[str, Any] = sys.modules  # type: ignore[assignment]  # None: that there is no such module
+    if "openvino" in modules or "openvino_telemetry" in modules:
+        import openvino
+
+        return openvino
+    modules["openvino_telemetry"] = None
+    try:
+        import openvino
+    finally:
+        del modules["openvino_telemetry"]
+    return openvino
 
 
 def write_openvino(program: Program, file: Path, opset: int = OPSET) -> dict[str, Any]:
@@ -30,8 +49,7 @@ def write_openvino(program: Program, file: Path, opset: int = OPSET) -> dict[str
 
 def onnx_to_openvino(source: Path, file: Path, config: dict[str, Any]) -> None:
     """An ONNX file in OpenVINO's own format, its weights as they are."""
-    import openvino
-
+    openvino = load_openvino()
     model = openvino.Core().read_model(os.fspath(source))
     for key, value in config.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -44,9 +62,7 @@ def open_openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 
     Every batch size is compiled when it first comes: OpenVINO's programs of an open batch are slower.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = load_openvino().Core()
     model = core.read_model(os.fspath(file))
     programs: dict[int, Any] = {}
 

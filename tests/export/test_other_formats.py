@@ -1,7 +1,9 @@
 """OpenVINO's and LiteRT's files against the predictor, each where its library is installed."""
 
 import json
+import sys
 import zipfile
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from crosscale.export import export, formats
 from crosscale.export.compare import compare
 from crosscale.export.formats import FORMATS
 from crosscale.export.int8 import Int8
+from crosscale.export.openvino import load_openvino
 
 
 def test_what_is_not_installed_is_said(digits, tmp_path, monkeypatch):
@@ -30,9 +33,26 @@ def test_names_end_as_the_format_wants(digits, tmp_path, monkeypatch):
         export(digits, tmp_path / "m.bin", format="openvino")
 
 
+def test_openvino_sends_nothing(tmp_path, monkeypatch):
+    """A stand-in that asks for the package of statistics as the library does."""
+    (tmp_path / "openvino.py").write_text(
+        "try:\n    import openvino_telemetry\nexcept ImportError:\n    sends = False\nelse:\n    sends = True\n"
+    )
+    (tmp_path / "openvino_telemetry.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("openvino", "openvino_telemetry"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert load_openvino().sends is False
+    assert "openvino_telemetry" not in sys.modules
+    assert load_openvino().sends is False
+    del sys.modules["openvino"]
+
+
 @pytest.mark.slow
 def test_openvino(digits, tmp_path):
-    openvino = pytest.importorskip("openvino")
+    if find_spec("openvino") is None:
+        pytest.skip("no openvino")
+    openvino = load_openvino()
     result = export(digits, tmp_path / "m.xml", format="openvino")
     assert {path.name for path in tmp_path.iterdir()} == {"m.xml", "m.bin"}
     assert result.size == sum(path.stat().st_size for path in tmp_path.iterdir())
