@@ -31,6 +31,7 @@ SPEED = [
     "matmul peak, ours",
     "theirs",
 ]
+ENGINES = ("onnxruntime", "openvino")  # columns where a result has them
 FIRST = ["model", "batch", "ours, cold s", "warm s", "compiled, cold s", "warm s"]
 GROWTH = ["series", "at", "GMACs", "ms", "MB of activations", "MACs grow", "time grows", "activations grow"]
 
@@ -55,6 +56,7 @@ def merged(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def speed_tables(result: dict[str, Any]) -> str:
     """Throughputs with ratios, then the first calls; a row per model, batch size and measurement."""
     speed, first = [], []
+    engines = [name for name in ENGINES if any(row["who"] == name for row in result["rows"])]
     models = list(dict.fromkeys(row["model"] for row in result["rows"]))
     for case in sorted(cases(result), key=lambda case: (models.index(case["model"]), case["batch_size"])):
         rows = {row["who"].rpartition(" ")[2]: row for row in case["rows"] if not row["error"]}
@@ -64,14 +66,15 @@ def speed_tables(result: dict[str, Any]) -> str:
         best = next((row for row in case["ratios"] if row["against"] == "best"), None)
         theirs = max((row["matmul_share"] for row in (eager, compiled) if row), default=None)
         rates = [f"{row['images_per_second']:,.1f}" if row else "" for row in (ours, eager, compiled)]
+        others = [f"{rows[name]['images_per_second']:,.1f}" if name in rows else "" for name in engines]
         ratio = ["", "", ""]
         if best:
             memory = "" if best["memory"] is None else f"{best['memory']:.2f}"
             ratio = [f"**{best['ratio']:.2f}**", f"{best['low']:.2f}–{best['high']:.2f}", memory]
         shares = [percent(ours["matmul_share"]), percent(theirs)]
-        speed.append([*head, *rates, *ratio, *shares])
+        speed.append([*head, *rates, *others, *ratio, *shares])
         first.append([*head, *(seconds(row, key) for row in (ours, compiled) for key in ("cold", "warm"))])
-    return f"{table(SPEED, speed)}\n\nFirst call, in seconds:\n\n{table(FIRST, first)}"
+    return f"{table([*SPEED[:5], *engines, *SPEED[5:]], speed)}\n\nFirst call, in seconds:\n\n{table(FIRST, first)}"
 
 
 def cases(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -28,9 +28,10 @@ compare() {  # NAME PEER VARIANTS, then options
     name=$1 peer=$2 variants=$3
     shift 3
     [ "$peer" = timm ] || set -- --peer-repo "$PEER_REPO" "$@"
-    bench "$name" --against "$peer" --variant $variants --peer-python "$PEER_PYTHON" \
+    bench "$name" --against "$peer" $engines --variant $variants --peer-python "$PEER_PYTHON" \
         --rounds "$ROUNDS" --seconds "$SECONDS_EACH" "$@"
 }
+engines=  # beside the peer
 both() {  # variants of the cases that are compiled only with FULL=1
     if [ -n "$FULL" ]; then echo "eager compiled"; else echo "eager"; fi
 }
@@ -43,9 +44,11 @@ official() {
 for part in ${*:-infer official train growth start-up page}; do
     case $part in
     infer)
+        engines="onnxruntime openvino"
         compare infer-timm-batch-1 timm "$(both)" --mode infer --batch-size 1 --model $VITS
         compare infer-timm-batch-32 timm "$(both)" --mode infer --batch-size 32 --model $VITS
         compare infer-timm-batch-8 timm "eager compiled" --mode infer --batch-size 8 --model $VITS
+        engines=
         ;;
     official)
         official || continue

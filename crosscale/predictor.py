@@ -1,6 +1,7 @@
 """Image files or arrays in, results of the model's task out, preprocessed as the weights were trained."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,8 @@ class Predictor:
     Attributes:
       task: what the outputs mean.
       spec: the input that the weights were trained for.
+      engine: what runs the model: "jax", or as `run_by` was told.
+      output_shape: of the outputs of one picture of the spec's size, such as (classes,).
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Predictor:
             )
 
         self._outputs = jax.jit(outputs)
+        self.engine = "jax"
+        self._run: Callable[[np.ndarray], np.ndarray] | None = None
         image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)
-        shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
+        self.output_shape = shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
         self.task = task or plain_task(classes if classes is not None else list(map(str, range(shape[-1]))))
         self.task.check_outputs(shape)
 
@@ -123,6 +128,18 @@ class Predictor:
         model = create_model(model_name, **{**decided, **overrides})
         return cls(model, load_weights(file, model, key=key), input_spec(model_name, model), classes, source=file)
 
+    def run_by(self, run: Callable[[np.ndarray], np.ndarray], engine: str) -> "Predictor":
+        """The same predictor with another program in the place of JAX's, as `crosscale.export.engines` makes them.
+
+        Args:
+          run: (B, H, W, C) uint8 of the spec's size -> what `outputs` gives. What needs more of the model than these,
+            such as attention maps, goes on with JAX.
+          engine: what runs it.
+        """
+        other = copy.copy(self)
+        other._run, other.engine = run, engine
+        return other
+
     def prepare(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """One picture as the model takes it: decoded, resized and cut as in validation.
 
@@ -153,6 +170,8 @@ class Predictor:
         Args:
           sizes: the (height, width) of each picture as `read` gives it; None where the pictures fill the images.
         """
+        if self._run is not None:
+            return self._run(np.asarray(images))
         return self._outputs(self.variables, images, None if sizes is None else self.contents(sizes))
 
     def spread_outputs(self, images: np.ndarray, contents: np.ndarray | None = None) -> Array:
@@ -162,6 +181,8 @@ class Predictor:
           images: (B, H, W, C) uint8.
           contents: as the method of that name gives them.
         """
+        if self._run is not None:
+            return self._run(images)
         variables, rows = self._spread
         put = images, contents
         return self._outputs(variables, *(put if rows is None else jax.device_put(put, rows)))

@@ -43,7 +43,7 @@ REFERENCE = {
             *("open_objects", "Objects", "ObjectSource", "BoxAugment", "ObjectExamples", "check_objects"),
         )
     ],
-    "Exported programs": ["export.export", "export.Exported"],
+    "Exported programs": ["export.export", "export.Exported", "export.choose_engine", "export.Chosen", "export.Trial"],
     "vit-pytorch's constructors": ["compat.vit_pytorch.CrossViT", "compat.vit_pytorch.CrossFormer"],
 }
 

@@ -16,8 +16,8 @@ RANKS = {
     "artifact": 2, "models": 2, "tasks": 3, "engine": 4,
     "pretrained": 5, "compat": 5, "explain": 5, "measure": 5, "recipe": 5, "recipes": 5,
     "predictor": 6,
-    "runs": 7, "export": 7, "benchmark": 7,
-    "report": 8, "serve": 8, "cli": 9, "__main__": 10, "__init__": 10,
+    "runs": 7, "export": 8,
+    "report": 9, "serve": 9, "benchmark": 9, "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

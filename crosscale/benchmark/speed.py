@@ -1,8 +1,9 @@
-"""How fast models run, beside timm and beside CrossFormer's released code: fresh processes that take turns.
+"""How fast models run, beside timm, CrossFormer's released code and engines: fresh processes that take turns.
 
-Every measurement is a process of its own. A round measures ours, then the peer eager, then the peer compiled, and the
-rounds follow each other, so that a change of the machine's pace falls on all of them alike; ratios are taken round by
-round. The first round starts with empty caches of compiled programs, the others find what it left.
+Every measurement is a process of its own. A round measures ours, then the peer eager, then the peer compiled, then our
+model's ONNX program under each engine, and the rounds follow each other, so that a change of the machine's pace falls
+on all of them alike; ratios are taken round by round. The first round starts with empty caches of compiled programs,
+the others find what it left.
 """
 
 import json
@@ -11,14 +12,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from crosscale.benchmark.machine import describe_machine, load_average
 from crosscale.benchmark.ratios import summarise
 from crosscale.errors import RequestError, WorkError
+from crosscale.export.engines import EXTRAS, NEEDS
+from crosscale.export.openvino import SETTINGS
 from crosscale.models.registry import FAMILIES, create_model, get_preset, input_spec
 from crosscale.runtime import COMPILE_CACHE, MALLOC
 
@@ -42,7 +47,9 @@ class Request:
       dtype: of the computation; parameters are float32.
       rounds: processes of each contender.
       seconds: of each measurement, after the warm-up.
-      against: the peer; None measures ours alone.
+      against: the peer in torch; None goes without.
+      engines: "onnxruntime", "openvino": these run our model's ONNX program, in float32 on the CPU, inference alone.
+      limit: seconds after which no more is measured; None for as long as it takes.
       variants: of the peer.
       peer_python: its Python.
       peer_repo: a checkout of the released CrossFormer code, for "official".
@@ -59,6 +66,8 @@ class Request:
     rounds: int = 3
     seconds: float = 2.0
     against: Against | None = None
+    engines: tuple[str, ...] = ()
+    limit: float | None = None
     variants: tuple[str, ...] = VARIANTS
     peer_python: str = sys.executable
     peer_repo: str | None = None
@@ -68,38 +77,37 @@ class Request:
     options: Mapping[str, Any] | None = None
 
 
+class _TimeUp(Exception):  # noqa: N818 - not an error: the caller set the limit
+    """The limit of the request has passed."""
+
+
 def measure(request: Request, report: Report | None = None) -> dict[str, Any]:
     """Runs the comparison.
 
     Returns:
-      "mode", "machine", "settings", "rows" (one per model, batch size and contender; see `ratios.summarise`) and
-      "ratios". A variant of the peer that cannot run is a row with "error".
+      "mode", "machine", "settings", "rows" (one per model, batch size and contender; see `ratios.summarise`), "ratios",
+      and "stopped": None, or why it ended with fewer rounds than were asked for: an interrupt, the limit, or a
+      measurement of ours that failed after others. A contender that cannot run is a row with "error".
 
     Raises:
-      RequestError: an unknown model, or one that the peer does not have; a Python or checkout that is missing.
-      WorkError: our own measurement failed.
+      RequestError: an unknown model, or one that the peer does not have; a Python, checkout or engine that is missing.
+      WorkError: the first measurement of ours failed, or did not end within the limit.
     """
     cases = [(model, batch) for model in request.models for batch in request.batch_sizes]
     messages = {case: _message(request, *case) for case in cases}
+    deadline = None if request.limit is None else time.perf_counter() + request.limit
+    _check_engines(request)
     if request.against is not None:
         _check_peer(request)
-    contenders = [OURS, *(f"{request.against} {v}" for v in request.variants if request.against is not None)]
-    before, total, done = load_average(), len(cases) * len(contenders) * request.rounds, 0
+    before = load_average()
+    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    stopped = _measure_all(request, messages, found, deadline, report)
     rows, ratios = [], []
-    for (model, batch), message in messages.items():
-        found: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
-        with tempfile.TemporaryDirectory(prefix="crosscale-bench-") as folder:
-            for turn in range(request.rounds):
-                for who in contenders:
-                    if report is not None:
-                        report(done, total, f"{model}, batch {batch}, {who}, round {turn + 1} of {request.rounds}")
-                    found[who].append(_turn(request, {**message, "first": turn == 0}, who, found, Path(folder)))
-                    done += 1
-        summary = summarise(found, message)
-        rows += summary[0]
-        ratios += summary[1]
-    if report is not None:
-        report(total, total, "done")
+    for case, answers in found.items():
+        if answers[OURS]:
+            summary = summarise(answers, messages[case])
+            rows += summary[0]
+            ratios += summary[1]
     return {
         "mode": request.mode,
         "machine": {**describe_machine(rows), "load_before": before, "load_after": load_average()},
@@ -108,12 +116,48 @@ def measure(request: Request, report: Report | None = None) -> dict[str, Any]:
             "rounds": request.rounds,
             "seconds": request.seconds,
             "against": request.against,
+            "engines": list(request.engines),
             "tf32": request.tf32,
             "malloc": MALLOC,
         },
         "rows": rows,
         "ratios": ratios,
+        "stopped": stopped,
     }
+
+
+def _measure_all(
+    request: Request,
+    messages: Mapping[tuple[str, int], dict[str, Any]],
+    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]],
+    deadline: float | None,
+    report: Report | None,
+) -> str | None:
+    """Fills `found`, measurement by measurement; why that ended early, or None."""
+    theirs = [f"{request.against} {variant}" for variant in request.variants if request.against is not None]
+    contenders = [OURS, *theirs, *request.engines]
+    total, done = len(messages) * len(contenders) * request.rounds, 0
+    try:
+        for (model, batch), message in messages.items():
+            answers = found[model, batch] = {who: [] for who in contenders}
+            with tempfile.TemporaryDirectory(prefix="crosscale-bench-") as folder:
+                for turn in range(request.rounds):
+                    for who in contenders:
+                        if report is not None:
+                            report(done, total, f"{model}, batch {batch}, {who}, round {turn + 1} of {request.rounds}")
+                        asked = {**message, "first": turn == 0}
+                        answers[who].append(_turn(request, asked, who, answers, Path(folder), deadline))
+                        done += 1
+    except (KeyboardInterrupt, _TimeUp, WorkError) as end:
+        passed = f"{request.limit:g} s have passed" if isinstance(end, _TimeUp) else None
+        if any(answers[OURS] for answers in found.values()):
+            return passed or str(end) or "interrupted"
+        if passed:
+            raise WorkError(f"{passed} before anything was measured; give --limit more") from None
+        raise
+    if report is not None:
+        report(total, total, "done")
+    return None
 
 
 def _message(request: Request, name: str, batch: int) -> dict[str, Any]:
@@ -129,6 +173,7 @@ def _message(request: Request, name: str, batch: int) -> dict[str, Any]:
         "size": spec.size,
         "mean": spec.mean,
         "std": spec.std,
+        "channels": spec.channels,
         "classes": getattr(model, "num_classes", 0),
         "dtype": request.dtype,
         "seconds": request.seconds,
@@ -171,11 +216,22 @@ def _official_options(model: Any) -> dict[str, Any]:
     }
 
 
+def _check_engines(request: Request) -> None:
+    for engine in request.engines:
+        if engine not in NEEDS:
+            raise RequestError(f"--against {engine}: the engines are {', '.join(NEEDS)}")
+        if request.mode != "infer" or request.dtype != "float32":
+            raise RequestError(f"--against {engine}: goes with --mode infer and --dtype float32")
+        for package in NEEDS[engine]:
+            if find_spec(package) is None:
+                raise RequestError(f"--against {engine} needs {package}: pip install 'crosscale[{EXTRAS[engine]}]'")
+
+
 def _check_peer(request: Request) -> None:
     if shutil.which(request.peer_python) is None:
         raise RequestError(f"--peer-python {request.peer_python}: no such program")
     stub = "import sys, types; sys.modules['torchvision._meta_registrations'] = types.ModuleType('t'); "
-    done = _start([request.peer_python, "-c", stub + "import torch, timm"], {})
+    done = _start([request.peer_python, "-c", stub + "import torch, timm"], {}, _LONGEST)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         raise RequestError(f"--peer-python {request.peer_python}: cannot run torch and timm ({lines[-1]})")
@@ -187,23 +243,51 @@ def _check_peer(request: Request) -> None:
 
 
 def _turn(
-    request: Request, message: dict[str, Any], who: str, found: Mapping[str, Sequence[dict[str, Any]]], folder: Path
+    request: Request,
+    message: dict[str, Any],
+    who: str,
+    found: Mapping[str, Sequence[dict[str, Any]]],
+    folder: Path,
+    deadline: float | None,
 ) -> dict[str, Any]:
-    """One process's answer; a variant that has failed once is not tried again."""
+    """One process's answer; a peer that has failed once is not tried again. Raises WorkError of ours, _TimeUp."""
     if who == OURS:
-        return _ours(message, folder)
+        return _ours(message, folder, deadline)
     if found[who] and "error" in found[who][0]:
         return found[who][0]
-    variant = who.split(" ", 1)[1]
-    # The first eager process tries the settings out; the others take the ones that it found best.
-    trials = [answer["trial"] for answers in found.values() for answer in answers if "trial" in answer]
-    message = {**message, "variant": variant, "trial": trials[0] if trials else None}
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"), "TRITON_CACHE_DIR": str(folder / "triton")}
-    program = str(_HERE / "torch_models.py")
     try:
-        return _answer([request.peer_python, program, json.dumps(message)], environment, who)
+        if who in request.engines:
+            return _engine(message, who, folder, deadline)
+        return _torch(request, message, who, found, folder, deadline)
     except WorkError as error:
         return {"error": str(error)}
+
+
+def _torch(
+    request: Request,
+    message: dict[str, Any],
+    who: str,
+    found: Mapping[str, Sequence[dict[str, Any]]],
+    folder: Path,
+    deadline: float | None,
+) -> dict[str, Any]:
+    # The first eager process tries the settings out; the others take the ones that it found best.
+    trials = [answer["trial"] for answers in found.values() for answer in answers if "trial" in answer]
+    message = {**message, "variant": who.split(" ", 1)[1], "trial": trials[0] if trials else None}
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    program = str(_HERE / "torch_models.py")
+    return _answer([request.peer_python, program, json.dumps(message)], environment, who, deadline)
+
+
+def _engine(message: dict[str, Any], who: str, folder: Path, deadline: float | None) -> dict[str, Any]:
+    """An engine's answer; the program is written once for all of them and all rounds."""
+    file = folder / "program.onnx"
+    settings = SETTINGS if who == "openvino" else {}
+    message = {**message, "file": str(file), "engine": who, "engine_settings": settings}
+    if not file.exists():
+        writer = [sys.executable, "-m", "crosscale.benchmark.engine_program", json.dumps(message)]
+        _answer(writer, _own_environment(folder), who, deadline)
+    return _answer([sys.executable, str(_HERE / "engine_peer.py"), json.dumps(message)], {}, who, deadline)
 
 
 def own_answer(request: Request, name: str, batch: int, options: dict[str, Any], fusion: str | None) -> dict[str, Any]:
@@ -216,10 +300,14 @@ def own_answer(request: Request, name: str, batch: int, options: dict[str, Any],
         return _ours({**message, "first": True, "fusion": fusion}, Path(folder))
 
 
-def _ours(message: dict[str, Any], folder: Path) -> dict[str, Any]:
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), COMPILE_CACHE: "0"}
-    environment |= {"PYTHONPATH": os.pathsep.join(_search_path())}
-    return _answer([sys.executable, "-m", "crosscale.benchmark.ours", json.dumps(message)], environment, OURS)
+def _ours(message: dict[str, Any], folder: Path, deadline: float | None = None) -> dict[str, Any]:
+    command = [sys.executable, "-m", "crosscale.benchmark.ours", json.dumps(message)]
+    return _answer(command, _own_environment(folder), OURS, deadline)
+
+
+def _own_environment(folder: Path) -> dict[str, str]:
+    found = {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), COMPILE_CACHE: "0"}
+    return found | {"PYTHONPATH": os.pathsep.join(_search_path())}
 
 
 def _search_path() -> list[str]:
@@ -228,10 +316,16 @@ def _search_path() -> list[str]:
     return [str(_HERE.parent.parent), *([given] if given else [])]
 
 
-def _answer(command: list[str], environment: Mapping[str, str], who: str) -> dict[str, Any]:
+def _answer(command: list[str], environment: Mapping[str, str], who: str, deadline: float | None) -> dict[str, Any]:
+    """What a process says. Raises WorkError, and _TimeUp where the deadline passes."""
+    left = _LONGEST if deadline is None else min(_LONGEST, deadline - time.perf_counter())
+    if left <= 0:
+        raise _TimeUp
     try:
-        done = _start(command, environment)
+        done = _start(command, environment, left)
     except subprocess.TimeoutExpired:
+        if left < _LONGEST:
+            raise _TimeUp from None
         raise WorkError(f"{who}: took longer than {_LONGEST} s") from None
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
@@ -241,8 +335,11 @@ def _answer(command: list[str], environment: Mapping[str, str], who: str) -> dic
     return answer
 
 
-def _start(command: list[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Runs a process in this one's environment, without its caches and with malloc alike for all."""
+def _start(command: list[str], environment: Mapping[str, str], seconds: float) -> "subprocess.CompletedProcess[str]":
+    """Runs a process in this one's environment, without its caches and with malloc alike for all.
+
+    Raises subprocess.TimeoutExpired after `seconds`.
+    """
     caching = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "TORCHINDUCTOR_", "TRITON_CACHE")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(caching)}
     settings = {
@@ -252,5 +349,5 @@ def _start(command: list[str], environment: Mapping[str, str]) -> "subprocess.Co
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     return subprocess.run(
-        command, env={**clean, **settings, **environment}, capture_output=True, text=True, timeout=_LONGEST, check=False
+        command, env={**clean, **settings, **environment}, capture_output=True, text=True, timeout=seconds, check=False
     )

@@ -19,6 +19,7 @@ exit status:
   2  the request was wrong (unknown option, missing file, value that cannot work)"""
 
 
+ENGINES = ("jax", "onnxruntime", "openvino", "auto")  # as `crosscale.export.engines` has them; importing it takes JAX
 _LITERAL = "\0"  # no word of a command line holds it
 
 
@@ -289,6 +290,35 @@ def read_classes(options: argparse.Namespace) -> list[str] | None:
     if not names:
         raise RequestError(f"--classes {file}: holds no names; write one class name a line")
     return names
+
+
+def add_engine_option(parser: "argparse._ActionsContainer") -> None:
+    """Adds `--engine E`."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what runs the model, on a processor: jax, or its exported program under onnxruntime or openvino; auto "
+        "tries those that are installed and takes the fastest (default jax)",
+    )
+
+
+def with_engine(options: argparse.Namespace, predictor: "Predictor", batch_size: int, verb: str) -> "Predictor":
+    """The predictor with the engine that `--engine` asks for, of which a line tells. Raises RequestError, WorkError."""
+    if options.engine == "jax":
+        return predictor
+    from crosscale.cli.output import note, progress_bar
+    from crosscale.export.engines import choose_engine
+
+    with progress_bar("choosing an engine", verb=verb) as report:
+        chosen = choose_engine(
+            predictor,
+            options.engine,
+            batch_size=batch_size,
+            on_phase=lambda what, done, total: report(done, total, what),
+        )
+    note(f"crosscale {verb}: {chosen.told()}")
+    return chosen.predictor
 
 
 def open_predictor(options: argparse.Namespace) -> "Predictor":

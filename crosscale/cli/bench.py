@@ -3,12 +3,16 @@
 import argparse
 import importlib.util
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from crosscale.cli.arguments import Parser, count, positive_int
+from crosscale.cli.main import INTERRUPTED
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError, did_you_mean
 
@@ -25,33 +29,43 @@ Measures speed, side by side with a peer where one is asked for.
 
 infer and train measure each contender in fresh processes that take turns (A B A B), with the same threads, malloc
 settings and precision. timm and the released CrossFormer code run eager and through torch.compile, at their best
-settings: inference mode and frozen weights, fused AdamW, the memory format that a trial finds quicker. Round 1 starts
+settings: inference mode and frozen weights, fused AdamW, the memory format that a trial finds quicker. onnxruntime and
+openvino run our model's ONNX program on the CPU. Round 1 starts
 with empty caches of compiled programs ("cold s": trace, compile and run once), the others find them filled ("warm s").
+"images/s" is the median of all rounds' medians, "best" the quickest step of all, which other work on the machine
+spoils least. An interrupt (Ctrl-C, SIGTERM) or --limit ends the measuring; what was measured is printed and written.
 "MB" is the largest resident memory of the process on the CPU, of the device's allocator elsewhere. "of matmul peak" is
 2 x multiply-accumulates (x 3 in training) over the rate that the same process reaches on a large matrix product."""
 
 EPILOG = """\
 examples:
   crosscale bench --mode infer --model crossvit_9_240 --batch-size 1 8 --against timm
+  crosscale bench --mode infer --model crossvit_9_240 --against timm onnxruntime openvino --limit 600
+  crosscale bench --mode infer --model crossvit_9_240 --against timm --quick
   crosscale bench --mode train --model crossvit_9_240 --batch-size 16 --against timm --peer-python /path/to/python
   crosscale bench --mode infer --model crossformer_small_224 --against official --peer-repo CrossFormer/
   crosscale bench --mode growth --plot growth.png
   crosscale bench --mode data --peer-python /path/to/python --fast
 
 JSON of infer and train: {"mode", "machine", "settings", "rows": [{"model", "batch_size", "who", "ms", "ms_low",
-"ms_high", "images_per_second", "first_call_cold", "first_call_warm", "start", "peak_bytes", "macs", "matmul_share",
-"peak_share", "error"}], "ratios": [{"model", "batch_size", "against", "ratio", "low", "high", "memory"}]};
+"ms_high", "ms_best", "images_per_second", "images_per_second_best", "first_call_cold", "first_call_warm", "start",
+"peak_bytes", "macs", "matmul_share", "peak_share", "error"}], "ratios": [{"model", "batch_size", "against", "peers",
+"ratio", "low", "high", "best_ratio", "memory"}], "stopped": why there are fewer rounds, or null};
 of growth: "rows": [{"series", "at", "macs", "ms", "temporary_bytes"}]; of start-up: "predict" and "train", each
 {"cold", "warm"} in seconds; of data: {"rows": [{"stage", "who", "per_core", "low", "high", "wall"}], "ratios",
 "fast_deviation", "images", "mean_bytes", "size", "rounds", "threads", "cores", "load"}.
 
 exit status:
   0  done
-  1  the work failed
-  2  the request was wrong (a mode that is not there, a library or peer that is missing)"""
+  1  the work failed, or --limit passed
+  2  the request was wrong (a mode that is not there, a library or peer that is missing)
+  130  interrupted; what was measured is printed and written"""
 
 MODES = ("infer", "train", "growth", "start-up", "data")
 _MODEL_MODES = ("infer", "train")
+_TORCH = ("timm", "official")
+_ENGINES = ("onnxruntime", "openvino")
+_QUICK = 50.0  # seconds, beside which printing and the check of the peer have room in a minute
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
@@ -81,6 +95,9 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         print_json(result)
     else:
         show(result)
+    if stopped := result.get("stopped"):
+        note(f"crosscale bench: ended before its time: {stopped}; these are the rounds until then")
+        return INTERRUPTED if stopped == "interrupted" else 1
     return 0
 
 
@@ -100,12 +117,20 @@ def _parser() -> Parser:
     models = parser.add_argument_group("infer and train")
     models.add_argument("--model", metavar="M", nargs="+", help="presets (see `crosscale models`)")
     models.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
-    models.add_argument("--against", choices=("timm", "official"), help="the peer (default: none, ours alone)")
+    models.add_argument(
+        "--against",
+        choices=(*_TORCH, *_ENGINES),
+        nargs="+",
+        default=[],
+        help="peers: timm or official, and for inference engines on the CPU (default: none, ours alone)",
+    )
     models.add_argument("--peer-repo", metavar="PATH", help="a checkout of the released CrossFormer code (official)")
     models.add_argument(
-        "--variant", choices=("eager", "compiled"), nargs="+", default=["eager", "compiled"], help="of the peer"
+        "--variant", choices=("eager", "compiled"), nargs="+", help="of timm or official (default both; --quick: eager)"
     )
-    models.add_argument("--seconds", metavar="S", type=_seconds, default=2.0, help="a measurement lasts (default 2)")
+    models.add_argument("--seconds", metavar="S", type=_seconds, help="a measurement lasts (default 2; --quick: 0.5)")
+    models.add_argument("--limit", metavar="S", type=positive_int, help="end after so many seconds with what there is")
+    models.add_argument("--quick", action="store_true", help="a first answer within a minute: one round, --limit 50")
     models.add_argument("--platform", choices=("cpu", "cuda"), help="what it runs on (default: the best there is)")
     models.add_argument("--no-tf32", action="store_true", help="full float32 products on devices with TensorFloat-32")
     data = parser.add_argument_group("data")
@@ -141,6 +166,10 @@ def _check_options(options: argparse.Namespace) -> None:
         raise RequestError(f"--mode {options.mode} needs --model M; `crosscale models` lists them")
     if options.mode not in _MODEL_MODES and (options.model or options.against):
         raise RequestError(f"--model and --against go with --mode infer and --mode train, not {options.mode}")
+    if options.mode not in _MODEL_MODES and (options.quick or options.limit):
+        raise RequestError(f"--quick and --limit go with --mode infer and --mode train, not {options.mode}")
+    if len(set(options.against) & set(_TORCH)) > 1:
+        raise RequestError("--against timm official: one of them at a time; no model is in both")
     if options.mode in ("data", "start-up") and options.plot is not None:
         raise RequestError("--plot goes with --mode infer, train and growth")
     if options.plot is not None:
@@ -156,37 +185,56 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _speed(options: argparse.Namespace) -> dict[str, Any]:
     from crosscale.benchmark.machine import load_average
-    from crosscale.benchmark.speed import Request, measure
+    from crosscale.benchmark.speed import VARIANTS, Request, measure
     from crosscale.benchmark.stopwatch import cores
 
     load, free = load_average(), cores()
     if load is not None and load > 0.5 * free:
         note(f"crosscale bench: the load average is {load} on {free} cores; other work spoils the measurement")
-    if options.against is None:
+    if not options.against:
         note("ours alone: --against timm or --against official measures a peer beside it")
     request = Request(
         mode=options.mode,
         models=tuple(options.model),
         batch_sizes=tuple(options.batch_size or [8]),
         dtype=options.dtype,
-        rounds=options.rounds or 3,
-        seconds=options.seconds,
-        against=options.against,
-        variants=tuple(dict.fromkeys(options.variant)),
+        rounds=options.rounds or (1 if options.quick else 3),
+        seconds=options.seconds or (0.5 if options.quick else 2.0),
+        against=next((peer for peer in options.against if peer in _TORCH), None),
+        engines=tuple(dict.fromkeys(peer for peer in options.against if peer in _ENGINES)),
+        limit=options.limit or (_QUICK if options.quick else None),
+        variants=tuple(dict.fromkeys(options.variant or (VARIANTS[:1] if options.quick else VARIANTS))),
         peer_python=options.peer_python or sys.executable,
         peer_repo=options.peer_repo,
         platform=options.platform,
         tf32=not options.no_tf32,
     )
-    with progress_bar("measuring", verb="bench") as report:
+    with progress_bar("measuring", verb="bench") as report, _interrupted_by_sigterm():
         return measure(request, report)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """What `timeout` and batch systems send ends the measuring as Ctrl-C does, with what there is."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # handlers belong to it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _growth(options: argparse.Namespace) -> dict[str, Any]:
     from crosscale.benchmark.growth import measure
 
     with progress_bar("measuring", verb="bench") as report:
-        return measure(rounds=options.rounds or 3, seconds=options.seconds, dtype=options.dtype, report=report)
+        return measure(rounds=options.rounds or 3, seconds=options.seconds or 2.0, dtype=options.dtype, report=report)
 
 
 def _start_up(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,13 +10,13 @@ Result = Mapping[str, Any]
 
 def print_speed(result: Result) -> None:
     """Of --mode infer and --mode train: contenders, then ratios."""
-    columns = ["model", "batch", "", "images/s", "ms/step", "range", "cold s", "warm s", "MB", "of matmul peak"]
+    columns = ["model", "batch", "", "images/s", "best", "ms/step", "range", "cold s", "warm s", "MB", "of matmul peak"]
     print_table(columns, [speed_cells(row) for row in result["rows"]], right=columns[3:], title=_title(result))
     missing = [row for row in result["rows"] if row["error"]]
     for row in missing:
         print(f"{row['model']}, batch {row['batch_size']}: {row['who']} is missing ({row['error']})")
     if result["ratios"]:
-        columns = ["model", "batch", "times as fast as", "ratio", "range", "memory"]
+        columns = ["model", "batch", "times as fast as", "ratio", "range", "of the best", "memory"]
         print_table(columns, [ratio_cells(row) for row in result["ratios"]], right=columns[3:])
 
 
@@ -24,16 +24,17 @@ def speed_cells(row: Result) -> list[str]:
     """One row of the contenders' table as text."""
     head = [row["model"], str(row["batch_size"]), row["who"]]
     if row["error"]:
-        return [*head, *[""] * 7]
+        return [*head, *[""] * 8]
     return [
         *head,
         f"{row['images_per_second']:,.1f}",
+        f"{row['images_per_second_best']:,.1f}",
         f"{row['ms']:,.1f}",
         f"{row['ms_low']:,.1f}..{row['ms_high']:,.1f}",
         f"{row['first_call_cold']:.1f}",
         "" if row["first_call_warm"] is None else f"{row['first_call_warm']:.1f}",
         "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}",
-        f"{100 * row['matmul_share']:.0f} %",
+        "" if row["matmul_share"] is None else f"{100 * row['matmul_share']:.0f} %",
     ]
 
 
@@ -42,11 +43,18 @@ def ratio_cells(row: Result) -> list[str]:
     return [
         row["model"],
         str(row["batch_size"]),
-        "the better of both" if row["against"] == "best" else row["against"],
+        _against(row),
         f"{row['ratio']:.2f}",
         f"{row['low']:.2f}..{row['high']:.2f}",
+        f"{row['best_ratio']:.2f}",
         "" if row["memory"] is None else f"{row['memory']:.2f}",
     ]
+
+
+def _against(row: Result) -> str:
+    if row["against"] != "best":
+        return str(row["against"])
+    return "the better of both" if row["peers"] <= 2 else f"the best of these {row['peers']}"
 
 
 def print_growth(result: Result) -> None:

@@ -46,7 +46,9 @@ VERBS = {
     "embed": Verb("crosscale.cli.embed", "features of image files, per branch and joined, as NPZ or Parquet"),
     "convert": Verb("crosscale.cli.convert", "weights under another project's names, or a folder for the hub"),
     "explain": Verb("crosscale.cli.explain", "attention of every scale over image files, as PNG"),
-    "export": Verb("crosscale.cli.export", "a trained model as StableHLO or ONNX, checked against the model"),
+    "export": Verb(
+        "crosscale.cli.export", "a trained model as StableHLO, ONNX, OpenVINO or LiteRT, checked on photographs"
+    ),
     "serve": Verb("crosscale.cli.serve", "HTTP service with a page: classes, and attention over the picture"),
     "bench": Verb("crosscale.cli.bench", "speed: models beside timm, how they grow, how pictures are fed"),
     "report": Verb("crosscale.cli.report", "one HTML page of a run, or of several side by side"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import (
     Parser,
+    add_engine_option,
     add_host_options,
     add_model_options,
     add_result_options,
@@ -40,6 +41,7 @@ examples:
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128 --resume
   crosscale predict --run runs/photos archive/ --sort-into sorted
   crosscale predict --run runs/photos photo.jpg --tta flips,scales
+  crosscale predict --run runs/photos archive/ --output results.csv --engine auto
   crosscale predict --run runs/photos-1 --run runs/photos-2 --run runs/photos-3 photo.jpg
   crosscale predict --run runs/scenes photo.jpg --output masks
   crosscale predict --run runs/scenes photo.jpg --output masks --task.test_scales "[0.75, 1.0, 1.25]"
@@ -84,6 +86,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser.add_argument(
         "--batch-size", metavar="B", type=positive_int, default=32, help="images per forward (default 32)"
     )
+    add_engine_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
     options = parser.parse(argv)
@@ -126,13 +129,13 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
     folder = _made(options.output)
     taken: set[str] = set()
     names = [free_name(file.stem, taken) for file in files][jax.process_index() :: jax.process_count()]
-    predictor = open_predictors(options)
+    # A batch is filled up to its size, so a batch larger than the work would only compute padding.
+    batch_size = max(1, min(options.batch_size, len(files[jax.process_index() :: jax.process_count()])))
+    predictor = open_predictors(options, batch_size)
     copies = sorted_copies(options, predictor.task, files)
     files = files[jax.process_index() :: jax.process_count()]
     said = result_options(options, predictor.task)
     predictions: list[dict[str, Any]] = []
-    # A batch is filled up to its size, so a batch larger than the work would only compute padding.
-    batch_size = max(1, min(options.batch_size, len(files)))
     with progress_bar("predicting") as report:
         for file, name, prediction in zip(
             files, names, predictor.predict(files, batch_size=batch_size, **said), strict=True

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.arguments import open_predictor, result_options, test_options
+from crosscale.cli.arguments import open_predictor, result_options, test_options, with_engine
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 from crosscale.runtime import shown_duration
@@ -32,15 +32,24 @@ def is_one_file(place: Path) -> bool:
     return suffix in SUFFIXES and not place.is_dir()
 
 
-def open_predictors(options: argparse.Namespace) -> "Predictor | Ensemble":
-    """The model, or of several runs or views their mean. Raises RequestError."""
-    first = open_predictor(options)
+def open_predictors(options: argparse.Namespace, batch_size: int) -> "Predictor | Ensemble":
+    """The model, or of several runs or views their mean, with the engine that is asked for.
+
+    Args:
+      batch_size: pictures per forward.
+
+    Raises RequestError, WorkError.
+    """
+    first = with_engine(options, open_predictor(options), batch_size, "predict")
     if len(options.runs) < 2 and not options.tta:
         return first
     from crosscale.predictor import Predictor
     from crosscale.runs.ensemble import Ensemble
 
-    others = [Predictor.from_run(run, task_options=test_options(options)) for run in options.runs[1:]]
+    others = [
+        with_engine(options, Predictor.from_run(run, task_options=test_options(options)), batch_size, "predict")
+        for run in options.runs[1:]
+    ]
     return Ensemble([first, *others], options.tta)
 
 
@@ -59,10 +68,10 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
 
     if jax.process_count() > 1:
         raise RequestError(f"--output {options.output}: one process writes a file; several write a folder")
-    predictor = open_predictors(options)
+    batch_size = max(1, min(options.batch_size, len(files)))
+    predictor = open_predictors(options, batch_size)
     said = result_options(options, predictor.task)
     copies = sorted_copies(options, predictor.task, files)
-    batch_size = max(1, min(options.batch_size, len(files)))
     from crosscale.runs.results_file import ResultsFile
 
     about = _about(predictor, {**said, **test_options(options), "tta": options.tta})
@@ -122,6 +131,9 @@ def _about(predictor: "Predictor | Ensemble", options: dict[str, Any]) -> dict[s
     from crosscale.predictor import Predictor
 
     models = [predictor] if isinstance(predictor, Predictor) else predictor.predictors
+    engines = [model.engine for model in models]
+    if set(engines) != {"jax"}:  # files of before there were others say nothing
+        options = {**options, "engine": engines}
     return {
         "weights": [file_digest(Path(model.source)) for model in models],
         "labels": list(predictor.task.labels),

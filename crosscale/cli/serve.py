@@ -8,11 +8,13 @@ from pathlib import Path
 
 from crosscale.cli.arguments import (
     Parser,
+    add_engine_option,
     add_model_options,
     check_model_options,
     count,
     open_predictor,
     positive_int,
+    with_engine,
 )
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
@@ -35,6 +37,7 @@ EPILOG = """\
 examples:
   crosscale serve --run runs/digits
   crosscale serve --run runs/birds --host 0.0.0.0 --port 80 --token-file token.txt --max-batch 32
+  crosscale serve --run runs/birds --engine auto
   curl -F images=@photo.jpg -F top_k=3 http://127.0.0.1:8000/v1/predict
   curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/v1/predict?top_k=3"
 
@@ -71,7 +74,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         origins=tuple(options.allow_origin),
         hosts=_hosts(options.host, options.allow_host),
     )
-    predictor = open_predictor(options)
+    predictor = with_engine(options, open_predictor(options), options.max_batch, "serve")
     from crosscale.serve.served import ServedModel
     from crosscale.serve.server import serve
 
@@ -124,6 +127,7 @@ def _token(file: str | None) -> str | None:
 def _parser() -> Parser:
     parser = Parser("serve", description=HELP, epilog=EPILOG)
     add_model_options(parser, class_names=True)
+    add_engine_option(parser)
     place = parser.add_argument_group("where")
     place.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     place.add_argument("--port", metavar="N", type=count, default=8000, help="0 takes a free one (default 8000)")

@@ -22,6 +22,8 @@ class Program:
       predictor: the model, weights, input spec and class names.
       preprocessing: True takes uint8 pictures and gives what the task makes of the outputs, such as probabilities;
         False takes normalised float32 pictures and gives the outputs themselves, such as logits.
+      activated: whether a program that takes uint8 gives what the task makes of the outputs; False gives what
+        `Predictor.outputs` does.
       any_size: the pictures' height and width are left open, in multiples of `step` pixels.
       step: what height and width are multiples of where they are open.
       smallest: the smallest side in pixels where they are open.
@@ -32,6 +34,7 @@ class Program:
     any_size: bool = False
     step: int = 1
     smallest: int = 1
+    activated: bool = True
 
     @property
     def input_dtype(self) -> Any:
@@ -40,18 +43,18 @@ class Program:
     @property
     def output_name(self) -> str:
         task = self.predictor.task
-        return task.activation if self.preprocessing or task.exports_inferred else "logits"
+        return task.activation if (self.preprocessing and self.activated) or task.exports_inferred else "logits"
 
     def __call__(self, variables: Variables, images: Array) -> Array:
         """(B, H, W, C) of `input_dtype` -> the outputs, such as (B, classes) float32; of a segmentation (B, H, W), of a
         detection (B, boxes, 6), of instances with each mask behind."""
         model, spec, task = self.predictor.model, self.predictor.spec, self.predictor.task
-        if task.exports_inferred:
+        if task.exports_inferred or not self.activated:
             outputs = inferred(model, variables, images, spec, task)
         else:
             outputs = forward(model, variables, images, spec)
         outputs = outputs.astype(jnp.float32)
-        return task.activate(outputs) if self.preprocessing else outputs
+        return task.activate(outputs) if self.preprocessing and self.activated else outputs
 
     def _output(self) -> dict[str, Any]:
         """Shape and type of the outputs of pictures of the spec's size."""

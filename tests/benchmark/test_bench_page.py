@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.performance_page import ROOT, cases, newest, write_page
+from benchmarks.performance_page import ROOT, cases, newest, speed_tables, write_page
 
 MACHINE = {
     "processor": "P",
@@ -83,6 +83,15 @@ def test_page(results, tmp_path):
     assert (tmp_path / "images" / "performance_infer.png").read_bytes().startswith(b"\x89PNG")
     write_page(results, page)
     assert page.read_text() == text
+
+
+def test_engines_have_columns_where_they_were_measured():
+    found = result(50.0)
+    assert "openvino" not in speed_tables(found)
+    found["rows"].append(row("openvino", 30.0, matmul_share=None))
+    text = speed_tables(found)
+    assert "| compiled | openvino | ratio |" in text
+    assert "| m | 8 | 50.0 | 20.0 |  | 30.0 | **2.50** |" in text
 
 
 def test_shipped_page_has_the_markers():

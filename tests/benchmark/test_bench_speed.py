@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ MESSAGE = {"model": "m", "batch_size": 4, "dtype": "float32", "mode": "infer", "
 def answer(seconds, first_call=1.0, peak=100, **more):
     return {
         "seconds": seconds,
+        "best": seconds / 2,
         "iterations": 5,
         "first_call": first_call,
         "start": 1.0,
@@ -54,6 +56,17 @@ def test_ratios_are_taken_round_by_round(found):
     assert ratios["best"]["ratio"] == pytest.approx(2.0)  # of 2, 2.5 and 2: the quicker of each round
     assert ratios["timm eager"]["memory"] == pytest.approx(100 / 60)
     assert ratios["best"]["memory"] == pytest.approx(100 / 60)
+    # The quickest steps of all rounds are half the shortest medians: 0.05 of ours, 0.1 of both peers.
+    assert ratios["best"]["best_ratio"] == pytest.approx(2.0)
+    assert (ratios["timm eager"]["peers"], ratios["best"]["peers"]) == (1, 2)
+
+
+def test_a_round_that_was_not_ended(found):
+    found = {"crosscale": found["crosscale"][:2], "timm eager": found["timm eager"][:1], "openvino": []}
+    rows, ratios = summarise(found, MESSAGE)
+    assert [row["error"] for row in rows] == [None, None, "not measured"]
+    assert [row["against"] for row in ratios] == ["timm eager", "best"]
+    assert [row["ratio"] for row in ratios] == pytest.approx([3.0, 3.0])
 
 
 def test_rows(found):
@@ -61,6 +74,7 @@ def test_rows(found):
     ours, eager, _ = rows
     assert (ours["ms"], ours["ms_low"], ours["ms_high"]) == pytest.approx((100, 100, 200))
     assert ours["images_per_second"] == pytest.approx(40)
+    assert (ours["ms_best"], ours["images_per_second_best"]) == pytest.approx((50, 80))
     assert (ours["first_call_cold"], ours["first_call_warm"]) == (9.0, 2.5)
     # 2 x 1e6 MACs x 4 pictures in 0.1 s are 8e7 FLOP/s; the peer's formula counts twice as many in 0.3 s
     assert ours["matmul_share"] == pytest.approx(0.08)
@@ -100,12 +114,19 @@ def processes(monkeypatch):
     """Stands in for the processes; returns what they were asked."""
     asked = []
 
-    def start(command, environment):
+    def start(command, environment, seconds):
         if command[1] == "-c":  # whether the peer has torch
             return subprocess.CompletedProcess(command, 0, "", "")
         message = json.loads(command[-1])
+        if command[2] == "crosscale.benchmark.engine_program":
+            Path(message["file"]).write_bytes(b"a program")
+            return subprocess.CompletedProcess(command, 0, "{}", "")
         asked.append((message, environment))
-        theirs = "variant" in message
+        theirs = "variant" in message or "engine" in message
+        if theirs and "engine" in message:
+            assert Path(message["file"]).read_bytes() == b"a program"
+            said = answer(0.3, matmul_flops=None)
+            return subprocess.CompletedProcess(command, 0, json.dumps(said), "")
         if theirs and message["variant"] == "compiled":
             return subprocess.CompletedProcess(command, 0, json.dumps({"error": "no compiler"}), "")
         if message["model"] == "crossvit_18_240" and not theirs:
@@ -139,6 +160,62 @@ def test_turns(processes):
 def test_ours_that_fails_is_an_error(processes):
     with pytest.raises(WorkError, match=r"crosscale: the measurement failed \(MemoryError: much"):
         measure(Request("infer", ("crossvit_18_240",)))
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """As if every engine was."""
+    monkeypatch.setattr(speed, "find_spec", lambda name: name)
+
+
+def test_engines_take_turns_with_the_others(processes, installed, tmp_path, capsys):
+    words = ["bench", "--mode", "infer", "--model", "crossvit_9_240", "--rounds", "2", "--variant", "eager"]
+    assert main([*words, "--against", "timm", "onnxruntime", "openvino"]) == 0
+    shown = capsys.readouterr().out
+    who = [message.get("engine") or message.get("variant", "crosscale") for message, _ in processes]
+    assert who == ["crosscale", "eager", "onnxruntime", "openvino"] * 2
+    assert processes[3][0]["engine_settings"]["INFERENCE_PRECISION_HINT"] == "f32"
+    assert len({message["file"] for message, _ in processes if "engine" in message}) == 1
+    assert "the best of these 3" in shown
+
+
+def test_an_end_before_its_time_keeps_the_rounds(processes, monkeypatch, tmp_path, capsys):
+    calls, plain = [], speed._start
+
+    def ended_at(call, error):
+        def start(command, environment, seconds):
+            calls.append(seconds)
+            if len(calls) == call:
+                raise error
+            return plain(command, environment, seconds)
+
+        calls.clear()
+        monkeypatch.setattr(speed, "_start", start)
+
+    words = ["bench", "--mode", "infer", "--model", "crossvit_9_240", "--rounds", "3"]
+    output = tmp_path / "r.json"
+    ended_at(3, KeyboardInterrupt())
+    assert main([*words, "--output", str(output)]) == 130
+    said = capsys.readouterr()
+    assert "ended before its time: interrupted" in said.err
+    assert "crossvit_9_240" in said.out
+    result = json.loads(output.read_text())
+    assert (result["stopped"], result["rows"][0]["iterations"]) == ("interrupted", [5, 5])
+    ended_at(2, subprocess.TimeoutExpired("python", 1))
+    assert main([*words, "--limit", "40"]) == 1
+    assert "ended before its time: 40 s have passed" in capsys.readouterr().err
+    assert max(calls) <= 40
+    ended_at(1, subprocess.TimeoutExpired("python", 1))
+    assert main([*words, "--quick"]) == 1
+    assert "50 s have passed before anything was measured" in capsys.readouterr().err
+    ended_at(1, KeyboardInterrupt())
+    assert main(words) == 130
+
+
+def test_quick_is_one_short_round(processes, capsys):
+    assert main(["bench", "--mode", "infer", "--model", "crossvit_9_240", "--against", "timm", "--quick"]) == 0
+    assert [message.get("variant") for message, _ in processes] == [None, "eager"]
+    assert processes[0][0]["seconds"] == 0.5
 
 
 def test_released_code_is_built_as_ours(processes, tmp_path):
@@ -176,6 +253,12 @@ def test_verb_prints_and_writes(processes, tmp_path, capsys):
         (["--mode", "infer", "--model", "crossvit_9", "--against", "timm"], "did you mean"),
         (["--mode", "data", "--model", "crossvit_9_240"], "go with --mode infer"),
         (["--mode", "infer", "--model", "crossvit_9_240", "--seconds", "0"], "seconds above 0"),
+        (["--mode", "growth", "--quick"], "--quick and --limit go with --mode infer"),
+        (
+            ["--mode", "train", "--model", "crossvit_9_240", "--against", "openvino"],
+            "goes with --mode infer and --dtype",
+        ),
+        (["--mode", "infer", "--model", "crossvit_9_240", "--against", "timm", "official"], "one of them at a time"),
         (["--mode", "infer", "--model", "crossvit_9_240", "--plot", "x.txt"], "ends in .png or .svg"),
         (["--mode", "infer", "--model", "crossvit_9_240", "--output", "/no/such/f.json"], "there is no folder"),
         (["--mode", "infer", "--model", "crossformer_tiny_224", "--against", "timm"], "timm has no crossformer_tiny"),
@@ -192,7 +275,7 @@ def test_wrong_requests_of_models(words, message, capsys):
 
 
 def test_missing_checkout(monkeypatch):
-    monkeypatch.setattr(speed, "_start", lambda command, environment: subprocess.CompletedProcess(command, 0, "", ""))
+    monkeypatch.setattr(speed, "_start", lambda command, *_: subprocess.CompletedProcess(command, 0, "", ""))
     for repo, message in ((None, "needs --peer-repo"), ("/no/such", "holds no models")):
         with pytest.raises(RequestError, match=message):
             measure(Request("infer", ("crossformer_tiny_224",), against="official", peer_repo=repo))

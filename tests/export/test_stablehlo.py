@@ -14,7 +14,7 @@ from PIL import Image
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError, WorkError
 from crosscale.export import export
-from crosscale.export.export import _load
+from crosscale.export.photographs import load_pictures
 from crosscale.export.program import Program
 from crosscale.export.stablehlo import open_stablehlo, write_stablehlo
 
@@ -91,10 +91,10 @@ def test_raw_takes_normalised_pictures_and_gives_logits(digits, tmp_path):
 
 
 def test_the_photographs_are_photographs(digits, crossformer):
-    pictures = _load(crossformer.spec, [])
+    pictures = load_pictures(crossformer.spec)
     assert pictures.shape == (4, 64, 64, 3)
     assert (pictures.reshape(4, -1).std(axis=1) > 20).all()
-    assert _load(digits.spec, []).shape == (4, 16, 16, 1)
+    assert load_pictures(digits.spec).shape == (4, 16, 16, 1)
 
 
 @pytest.mark.slow
