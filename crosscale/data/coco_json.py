@@ -93,6 +93,7 @@ def _objects(
     ]
     annotations = [entry for entry, owner in zip(annotations, owners, strict=True) if owner >= 0]
     of = np.array([owner for owner in owners if owner >= 0], np.int64)
+    refused += _doubled(annotations, [names[owner] for owner in of], where)
     told = [f"{where}: annotation {_id(entry)} of {names[owner]}" for entry, owner in zip(annotations, of, strict=True)]
     boxes, faults, more = _boxes(annotations, sizes[of], told)
     labels_of = {number: label for label, number in enumerate(category_ids)}
@@ -119,6 +120,19 @@ def _objects(
         masks=segments if masks and any(segments) else None,
     )
     return table, refused
+
+
+def _doubled(annotations: Entries, pictures: Sequence[str], where: str) -> list[str]:
+    """A line for each id that stands again: COCO's evaluation would take the last object for all of them."""
+    first: dict[Any, int] = {}
+    refused = []
+    for i, number in enumerate(_key(entry.get("id")) for entry in annotations):
+        if number is not None and first.setdefault(number, i) != i:
+            refused.append(
+                f"{where}: annotation id {number} stands twice, for objects of {pictures[first[number]]!r} and "
+                f"{pictures[i]!r}; give each annotation its own"
+            )
+    return refused
 
 
 def _boxes(annotations: Entries, sizes: np.ndarray, told: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
