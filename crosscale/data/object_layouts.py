@@ -22,7 +22,8 @@ from crosscale.errors import RequestError
 KNOWN = (
     "annotations/instances_{train,val}*.json or train.json and val.json with their pictures (COCO), "
     "{train,valid}/_annotations.coco.json (Roboflow), images/{train,val} with labels/{train,val}/*.txt (YOLO), "
-    "Annotations/*.xml with JPEGImages/ (Pascal VOC), or parquet shards with a column objects"
+    "Annotations/*.xml with JPEGImages/ or .xml files beside their pictures (Pascal VOC), or parquet shards with a "
+    "column objects"
 )
 
 

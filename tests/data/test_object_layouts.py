@@ -1,6 +1,7 @@
 """Boxes in YOLO's, Pascal VOC's and parquet's layouts: the same objects, and one line for what cannot be used."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -203,6 +204,40 @@ class TestVoc:
     def test_pictures_without_a_file_are_told(self, tmp_path):
         root = write(self.folder(tmp_path), {"JPEGImages/x.jpg": jpeg(picture())})
         assert "1 pictures have no file in Annotations/ and are left out, such as x" in opened(root).notes
+
+    @pytest.mark.parametrize("folders", [("",), ("train", "valid"), ("train", "test")])
+    def test_files_beside_their_pictures(self, tmp_path, folders):
+        for number, folder in enumerate(folders):
+            place = tmp_path / folder
+            write(place, {f"{n}.jpg": jpeg(picture(seed=n)) for n in range(4)})
+            write(place, {f"{n}.xml": xml((("dog", "cat")[number], (13, 19, 20, 30), 0)) for n in range(4)})
+        assert has_objects(tmp_path)
+        train, val = (opened(tmp_path, split) for split in ("train", "val"))
+        assert train.layout == "Pascal VOC"
+        assert [len(train), len(val)] == ([3, 1] if folders == ("",) else [4, 4])
+        assert train[0].id == str(pathlib.PurePath(folders[0], train[0].id.rpartition("/")[2]))
+        np.testing.assert_array_equal(train[0].target.boxes, [CORNERS])
+        assert train.classes == val.classes == (("dog",) if folders == ("",) else ("cat", "dog"))
+        assert val[0].target.labels.tolist() == [0]
+
+    @pytest.mark.parametrize(
+        ("files", "told"),
+        [
+            ({"9.xml": xml()}, "9.xml: there is no picture 9 beside it; add it, or take the file out"),
+            ({"0.xml": xml()[:40]}, "0.xml: no XML, or damaged"),
+            ({"classes.txt": "cat\n"}, "classes.txt: has no class 'dog', which an object in a .xml file is of"),
+        ],
+    )
+    def test_what_cannot_be_used_beside_pictures(self, tmp_path, files, told):
+        root = write(tmp_path, {f"{n}.jpg": jpeg(picture(seed=n)) for n in range(4)})
+        write(root, {f"{n}.xml": xml(("dog", (1, 1, 9, 9), 0)) for n in range(4)})
+        write(root, {"lonely.jpg": jpeg(picture())})
+        assert "1 pictures have no .xml file beside them and are left out, such as lonely" in opened(root).notes
+        assert told in refused(write(root, files))
+
+    def test_other_xml_beside_pictures_is_none(self, tmp_path):
+        root = write(tmp_path, {"0.jpg": jpeg(picture()), "0.xml": "<PcGts><Page/></PcGts>"})
+        assert not has_objects(root)
 
     def test_a_size_that_is_not_the_pictures(self, tmp_path):
         root = self.folder(tmp_path, content=xml(("dog", (1, 1, 9, 9), 0), width=10, height=10))
