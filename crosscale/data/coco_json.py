@@ -107,7 +107,11 @@ def _objects(
     ]
     refused += _suspicious(boxes, sizes[of], faults, told)
     # Millions of corners are looked at only where they are kept, or tell an area.
-    segments = [_segmentation(e) if masks or not _is_number(e.get("area")) else None for e in annotations]
+    kept = [masks or not _is_number(entry.get("area")) for entry in annotations]
+    segments = [
+        read_segmentation(e.get("segmentation")) if is_kept else None
+        for e, is_kept in zip(annotations, kept, strict=True)
+    ]
     table = make_table(
         of,
         len(names),
@@ -115,7 +119,7 @@ def _objects(
         labels=labels,
         ids=_whole([entry.get("id") for entry in annotations]),
         crowd=np.array([bool(entry.get("iscrowd")) for entry in annotations], bool),
-        areas=np.array([_area(e, s) for e, s in zip(annotations, segments, strict=True)], np.float64),
+        areas=np.array([read_area(e.get("area"), s) for e, s in zip(annotations, segments, strict=True)], np.float64),
         faults=faults,
         masks=segments if masks and any(segments) else None,
     )
@@ -251,27 +255,21 @@ def _file_name(image: Mapping[str, Any], where: str) -> str:
     return name.replace("\\", "/")
 
 
-def _segmentation(entry: Mapping[str, Any]) -> Segmentation | None:
-    """Polygons or run lengths; None where there are none, or nothing that is either."""
-    found = entry.get("segmentation")
+def read_segmentation(found: Any) -> Segmentation | None:
+    """What an annotation has as its "segmentation": polygons or run lengths; None of nothing that is either."""
     if isinstance(found, dict):
         size = found.get("size")
-        return (
-            found
-            if isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
-            else None
-        )
+        is_mask = isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
+        return found if is_mask else None
     if not isinstance(found, list):
         return None
     # What is no polygon stays as an empty one, to be told.
     return [polygon if _are_numbers(polygon) else [] for polygon in found] or None
 
 
-def _area(entry: Mapping[str, Any], segmentation: Segmentation | None) -> float:
-    """The file's own, or that of the mask; NaN where the box's is meant."""
-    if _is_number(entry.get("area")):
-        return float(entry["area"])
-    return area_of(segmentation)
+def read_area(area: Any, segmentation: Segmentation | None) -> float:
+    """The area that an annotation says, else that of its mask; NaN where the box's is meant."""
+    return float(area) if _is_number(area) else area_of(segmentation)
 
 
 def area_of(segmentation: Segmentation | None) -> float:

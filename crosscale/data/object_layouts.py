@@ -152,7 +152,7 @@ def _voc(root: Path, masks: bool, lenient: bool) -> Parts:
 
 
 def _parquet(root: Path, masks: bool, lenient: bool) -> Parts:
-    return {split: (PictureRows(rows), part) for split, (rows, part) in open_object_shards(root).items()}
+    return {split: (PictureRows(rows), part) for split, (rows, part) in open_object_shards(root, masks).items()}
 
 
 def _has_shards(root: Path) -> bool:
