@@ -255,8 +255,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     """
     recipe, spec, model, task = experiment.recipe, experiment.spec, experiment.model, experiment.task
     per_device = recipe.train.batch_size // experiment.mesh.size
-    image = jax.ShapeDtypeStruct((*spec.size, spec.channels), jnp.uint8)
-    example = {**task.examples(spec, recipe.augment).blank(), "image": image, "weight": np.float32(0)}
+    example: dict[str, Any] = {**task.examples(spec, recipe.augment).blank(), "weight": np.float32(0)}
     shapes = experiment.shapes
     params = shapes["params"]
     slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
@@ -285,7 +284,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
         "gradients": parameters,
         "optimizer": bytes_per_device(slots, split_parameters(slots, experiment.mesh)),
         "ema": parameters if recipe.train.ema_decay is not None else 0,
-        "batch": per_device * (_bytes(image) + task.target_bytes()),
+        "batch": per_device * (example["image"].nbytes + task.target_bytes()),
         "activations": kept * one_part,
     }
 
