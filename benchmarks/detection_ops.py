@@ -1,12 +1,13 @@
 """The operations of detection beside torchvision's, on the CPU: what both give, and how long each takes.
 
-    python -m benchmarks.detection_ops PEER_PYTHON [--rounds 15]
+    PEER_PYTHON=/path/to/python sh benchmarks/run_all.sh detection page    # measures, and writes docs/performance.md
+    python -m benchmarks.detection_ops PEER_PYTHON [--rounds 15] [--output FILE]
 
 PEER_PYTHON is a Python with torch and torchvision (2.14.1 and 0.29.1 were used: pip install torch==2.14.1
 torchvision==0.29.1 into an environment of its own, 5.5 GB). Both run in one go and take turns, call by call, on the
 same inputs and on the same core; ours are compiled beforehand. Times are of the processor, so that other work on the
-machine counts little. It prints the table of docs/detection.md and keeps the numbers in benchmarks/results. A minute on
-a quiet machine.
+machine counts little. It prints the table and keeps the numbers in a file, of today in benchmarks/results where none is
+named. A minute on a quiet machine.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from statistics import median
 
@@ -24,12 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.performance_page import DETECTION, detection_cells, table
 from crosscale.benchmark.machine import describe_machine
 from crosscale.layers.boxes import box_iou, generalized_box_iou
 from crosscale.layers.nms import best_nms, nms
 from crosscale.layers.roi_align import paste_masks, pyramid_levels, roi_align
 
-RESULT = Path(__file__).parent / "results" / "2026-11-26-detection-ops.json"
+RESULTS = Path(__file__).parent / "results"
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH, CHANNELS = 800, 1216, 256
 CASES = {
@@ -125,7 +128,7 @@ def peer(python: str, file: Path):
             return json.loads(process.stdout.readline())["seconds"]
 
         tell(str(file))
-        yield ask, {"torch": said[1], "threads": int(said[2])}
+        yield ask, {"torch": said[1], "torchvision": said[2], "threads": int(said[3])}
         process.stdin.close()
 
 
@@ -170,19 +173,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer_python")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{date.today()}-detection-ops.json")
     asked = parser.parse_args()
     before = os.getloadavg()[0]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before either side starts its threads
     rows, about = measured(asked.peer_python, asked.rounds)
-    result = {"machine": describe_machine(), "peer": about, "load_before": before, "rows": rows}
-    result["load_after"] = os.getloadavg()[0]
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("| operation | ours, best ms | median | torchvision, best ms | median | apart |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for row in rows:
-        times = (row[f"{who}_{which}_ms"] for who in ("crosscale", "torchvision") for which in ("best", "median"))
-        apart = "other rim" if row["apart"] is None else f"{row['apart']:.1g}"
-        print(f"| {row['what']} | " + " | ".join(f"{value:.2f}" for value in times) + f" | {apart} |")
+    machine = {**describe_machine(), "load_before": before, "load_after": os.getloadavg()[0]}
+    machine["versions"] |= {name: about[name] for name in ("torch", "torchvision")}
+    result = {"mode": "detection", "machine": machine, "threads": about["threads"], "rows": rows}
+    asked.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(DETECTION, detection_cells(rows)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torchvision
 from torchvision import ops
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
@@ -47,7 +48,7 @@ def cases(given: dict[str, torch.Tensor]) -> dict[str, Callable[[], torch.Tensor
 
 
 def main() -> None:
-    print("ready", torch.__version__, torch.get_num_threads(), flush=True)
+    print("ready", torch.__version__, torchvision.__version__, torch.get_num_threads(), flush=True)
     with np.load(sys.stdin.readline().strip()) as file:
         given = {name: torch.from_numpy(file[name]) for name in file.files}
     given |= {name: x.permute(0, 3, 1, 2).contiguous() for name, x in given.items() if name.startswith("map_")}

@@ -33,6 +33,7 @@ SPEED = [
 ]
 ENGINES = ("onnxruntime", "openvino")  # columns where a result has them
 FIRST = ["model", "batch", "ours, cold s", "warm s", "compiled, cold s", "warm s"]
+DETECTION = ["operation", "ours, best ms", "median", "torchvision, best ms", "median", "apart"]
 GROWTH = ["series", "at", "GMACs", "ms", "MB of activations", "MACs grow", "time grows", "activations grow"]
 
 
@@ -109,10 +110,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def detection_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row per operation of detection: both sides' times, and how far their results are apart."""
+    keys = [f"{who}_{which}_ms" for who in ("crosscale", "torchvision") for which in ("best", "median")]
+    apart = ["other rim" if row["apart"] is None else f"{row['apart']:.1g}" for row in rows]
+    return [[row["what"], *(f"{row[key]:.2f}" for key in keys), far] for row, far in zip(rows, apart, strict=True)]
+
+
 def machine_line(day: str, results: Sequence[dict[str, Any]]) -> str:
     machine = results[0]["machine"]
     versions = {name: number for one in results for name, number in one["machine"]["versions"].items()}
-    names = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax", "torch", "timm") if name in versions)
+    names = ", ".join(
+        f"{name} {versions[name]}" for name in ("jax", "flax", "torch", "torchvision", "timm") if name in versions
+    )
     loads = [one["machine"][key] for one in results for key in ("load_before", "load_after")]
     known = [load for load in loads if load is not None]
     load = f"; load average {min(known):.1f} to {max(known):.1f}" if known else ""
@@ -126,6 +136,8 @@ def section(mode: str, day: str, results: Sequence[dict[str, Any]], images: Path
     result, line = merged(results), machine_line(day, results)
     if mode == "start_up":
         return f"{line}\n\n{table(['', 'cold s', 'warm s', 'cache off s'], start_up_cells(result))}"
+    if mode == "detection":
+        return f"{line}\n\n{table(DETECTION, detection_cells(result['rows']))}"
     picture = images / f"performance_{mode}.png"
     plot(result, picture)
     body = table(GROWTH, growth_cells(result["rows"])) if mode == "growth" else speed_tables(result)

@@ -3,8 +3,8 @@
 #
 #   PEER_PYTHON=/path/to/python PEER_REPO=/path/to/CrossFormer sh benchmarks/run_all.sh [PART...]
 #
-# PART: infer (10 min), official (6), train (5), growth (3), start-up (2), page (seconds); all of them by default.
-# PEER_PYTHON has torch and timm; PEER_REPO is a checkout of the released CrossFormer code (without it that part and
+# PART: infer (10 min), official (6), train (5), growth (3), start-up (2), page (seconds), which are the default, and
+# detection (1). PEER_PYTHON has torch and timm, of detection torch and torchvision; PEER_REPO is a checkout of the released CrossFormer code (without it that part and
 # its training step are left out). torch.compile takes most of the time: without FULL=1 it runs at batch 8 and for
 # crossvit_9's training step, and the other cases compare with eager.
 set -e
@@ -63,6 +63,7 @@ for part in ${*:-infer official train growth start-up page}; do
         ;;
     growth) bench growth --mode growth --rounds 1 --seconds "$SECONDS_EACH" ;;
     start-up) bench start-up --mode start-up --rounds 2 ;;
+    detection) "$PYTHON" -m benchmarks.detection_ops "$PEER_PYTHON" --output "$OUT/$DAY-detection-ops.json" ;;
     page) "$PYTHON" -m benchmarks.performance_page ;;
     *) echo "no part '$part'" >&2; exit 2 ;;
     esac

@@ -153,3 +153,23 @@ class SizedExamples(Protocol):
     def blank(self, shape_key: Any = None) -> dict[str, np.ndarray]:
         """As `Examples.blank`, in validation for a key."""
         ...
+
+
+@runtime_checkable
+class ShapedExamples(Protocol):
+    """Examples whose training arrays are of one of a few shapes, by the picture's size: a batch holds those of one.
+
+    Attributes:
+      train_shapes: the sizes (height, width) of training images.
+    """
+
+    @property
+    def train_shapes(self) -> Sequence[tuple[int, int]]: ...
+
+    def train_shape(self, size: tuple[int, int]) -> int:
+        """For a picture of (height, width): which of `train_shapes` it has."""
+        ...
+
+    def train_blank(self, shape: int) -> dict[str, np.ndarray]:
+        """As `Examples.blank`, in training for one of `train_shapes`."""
+        ...

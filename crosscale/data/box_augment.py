@@ -1,10 +1,12 @@
 """What happens to a training picture and its boxes together, as one validated value."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from crosscale.data.joint_augment import LONG_SHORT, RESIZE
 from crosscale.ranges import CHANCE, check_ranges
+
+Batches = Literal["mixed", "oriented"]
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def _objects(
     ]
     annotations = [entry for entry, owner in zip(annotations, owners, strict=True) if owner >= 0]
     of = np.array([owner for owner in owners if owner >= 0], np.int64)
+    refused += _doubled(annotations, [names[owner] for owner in of], where)
     told = [f"{where}: annotation {_id(entry)} of {names[owner]}" for entry, owner in zip(annotations, of, strict=True)]
     boxes, faults, more = _boxes(annotations, sizes[of], told)
     labels_of = {number: label for label, number in enumerate(category_ids)}
@@ -106,7 +107,11 @@ def _objects(
     ]
     refused += _suspicious(boxes, sizes[of], faults, told)
     # Millions of corners are looked at only where they are kept, or tell an area.
-    segments = [_segmentation(e) if masks or not _is_number(e.get("area")) else None for e in annotations]
+    kept = [masks or not _is_number(entry.get("area")) for entry in annotations]
+    segments = [
+        read_segmentation(e.get("segmentation")) if is_kept else None
+        for e, is_kept in zip(annotations, kept, strict=True)
+    ]
     table = make_table(
         of,
         len(names),
@@ -114,11 +119,24 @@ def _objects(
         labels=labels,
         ids=_whole([entry.get("id") for entry in annotations]),
         crowd=np.array([bool(entry.get("iscrowd")) for entry in annotations], bool),
-        areas=np.array([_area(e, s) for e, s in zip(annotations, segments, strict=True)], np.float64),
+        areas=np.array([read_area(e.get("area"), s) for e, s in zip(annotations, segments, strict=True)], np.float64),
         faults=faults,
         masks=segments if masks and any(segments) else None,
     )
     return table, refused
+
+
+def _doubled(annotations: Entries, pictures: Sequence[str], where: str) -> list[str]:
+    """A line for each id that stands again: COCO's evaluation would take the last object for all of them."""
+    first: dict[Any, int] = {}
+    refused = []
+    for i, number in enumerate(_key(entry.get("id")) for entry in annotations):
+        if number is not None and first.setdefault(number, i) != i:
+            refused.append(
+                f"{where}: annotation id {number} stands twice, for objects of {pictures[first[number]]!r} and "
+                f"{pictures[i]!r}; give each annotation its own"
+            )
+    return refused
 
 
 def _boxes(annotations: Entries, sizes: np.ndarray, told: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -237,27 +255,21 @@ def _file_name(image: Mapping[str, Any], where: str) -> str:
     return name.replace("\\", "/")
 
 
-def _segmentation(entry: Mapping[str, Any]) -> Segmentation | None:
-    """Polygons or run lengths; None where there are none, or nothing that is either."""
-    found = entry.get("segmentation")
+def read_segmentation(found: Any) -> Segmentation | None:
+    """What an annotation has as its "segmentation": polygons or run lengths; None of nothing that is either."""
     if isinstance(found, dict):
         size = found.get("size")
-        return (
-            found
-            if isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
-            else None
-        )
+        is_mask = isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
+        return found if is_mask else None
     if not isinstance(found, list):
         return None
     # What is no polygon stays as an empty one, to be told.
     return [polygon if _are_numbers(polygon) else [] for polygon in found] or None
 
 
-def _area(entry: Mapping[str, Any], segmentation: Segmentation | None) -> float:
-    """The file's own, or that of the mask; NaN where the box's is meant."""
-    if _is_number(entry.get("area")):
-        return float(entry["area"])
-    return area_of(segmentation)
+def read_area(area: Any, segmentation: Segmentation | None) -> float:
+    """The area that an annotation says, else that of its mask; NaN where the box's is meant."""
+    return float(area) if _is_number(area) else area_of(segmentation)
 
 
 def area_of(segmentation: Segmentation | None) -> float:

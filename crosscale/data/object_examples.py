@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from crosscale.contracts import InputSpec, Record, Source
-from crosscale.data.box_augment import BoxAugment
+from crosscale.data.box_augment import Batches, BoxAugment
 from crosscale.data.box_transforms import BoxTransform, Shown, resized
 from crosscale.data.cut_masks import SIDE, cut_out, packed_width
 from crosscale.data.decode import BadImage, decode
@@ -30,8 +30,11 @@ NO_OBJECT = -1  # the label where there is none
 class ObjectExamples:
     """A picture and its objects, prepared for a network.
 
-    Pictures keep their ratio, and are filled up with the mean at the right and below: in training to one size, in
-    validation to the least of a few sizes (`shape_key`).
+    Pictures keep their ratio, and are filled up with the mean at the right and below: in training to one size, or one
+    of two by their orientation, in validation to the least of a few sizes (`shape_key`).
+
+    Attributes:
+      train_shapes: the sizes (height, width) of training examples, that of landscape pictures first.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ObjectExamples:
         max_objects: int,
         masks: bool = False,
         shapes: Literal["few", "least"] = "few",
+        batches: Batches = "mixed",
         source: Source | None = None,
     ) -> None:
         """
@@ -56,6 +60,8 @@ class ObjectExamples:
           masks: whether training examples have masks.
           shapes: validation pictures are filled up to one of a "few" sizes, or to the "least" that multiples of 32
             give, as an evaluation beside mmdetection's wants it: what is filled up takes part in the attention.
+          batches: training pictures are filled up to `spec.size` ("mixed"), or to the scale's own sides, raised to
+            multiples of 32, as landscape or portrait ("oriented"): a batch holds those of one orientation.
           source: where a mosaic takes its other pictures from.
 
         Raises:
@@ -77,34 +83,50 @@ class ObjectExamples:
         self.masks = masks
         self._shapes = shapes
         self._source = source
-        self._transform = None if augment is None else BoxTransform(spec.size, self.scale, augment, masks)
+        self.train_shapes: tuple[Size, ...] = (spec.size,)
+        if batches == "oriented":
+            long, short = (_raised(side) for side in self.scale)
+            self.train_shapes = ((short, long),) if long == short else ((short, long), (long, short))
+        transforms = () if augment is None else (BoxTransform(s, self.scale, augment, masks) for s in self.train_shapes)
+        self._transforms = tuple(transforms)
         self._fill = tuple(min(255, round(255 * mean)) for mean in spec.mean)
 
     @property
     def trains(self) -> bool:
         """Whether they were made for training too."""
-        return self._transform is not None
+        return bool(self._transforms)
+
+    @property
+    def validation_shapes(self) -> tuple[Size, ...]:
+        """The sizes (height, width) that "few" lets validation pictures have."""
+        short, longs = self._few()
+        return tuple(dict.fromkeys([*((short, long) for long in longs), *((long, short) for long in longs)]))
+
+    def train_shape(self, size: Size) -> int:
+        """Which of `train_shapes` a picture of this height and width has as a training example."""
+        return int(len(self.train_shapes) > 1 and size[0] > size[1])
 
     def train(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A training example of `spec.size` = (H, W). Raises BadImage.
+        """A training example of one of `train_shapes`, (H, W). Raises BadImage.
 
         "image" (H, W, C) uint8; "size" (2,) int32, height and width without what is filled up; "boxes" (M, 4) float32,
         x0 y0 x1 y1 in pixels of the image; "labels" (M,) int32, -1 where there is no object; "crowd" (M,) bool; with
         masks "masks" (M, 112, 14) uint8, each cut out of its picture, and "frames" (M, 4) float32, which part of it
         they show (`cut_masks.cut_out`).
         """
-        assert self._transform is not None, "made without an augmentation"
-        chance = self._transform.augment.mosaic
-        shown = None
+        assert self._transforms, "made without an augmentation"
+        img, objects = self._decoded(record)
+        shape = self.train_shape((img.height, img.width))
+        transform, shown = self._transforms[shape], None
+        chance = transform.augment.mosaic
         if chance > 0 and rng.random() < chance:
-            shown = self._mosaic(record, rng)
+            shown = self._mosaic((record.id, img, objects), transform, rng)
         if shown is None:
-            img, objects = self._decoded(record)
-            shown = self._transform(img, objects, rng, name=record.id).largest(self.max_objects)
+            shown = transform(img, objects, rng, name=record.id).largest(self.max_objects)
         height, width = shown.image.shape[:2]
         count = len(shown.labels)
-        arrays = self.blank()
-        arrays[IMAGE] = self._filled(shown.image, self.spec.size)
+        arrays = self.train_blank(shape)
+        arrays[IMAGE] = self._filled(shown.image, self.train_shapes[shape])
         arrays[SIZE][:] = height, width
         arrays[BOXES][:count] = shown.boxes
         arrays[LABELS][:count] = shown.labels
@@ -113,13 +135,14 @@ class ObjectExamples:
             arrays[MASKS][:count], arrays[FRAMES][:count] = cut_out(shown.bitmaps)
         return arrays
 
-    def _mosaic(self, record: Record, rng: np.random.Generator) -> Shown | None:
+    def _mosaic(
+        self, first: tuple[str, Image.Image, Objects], transform: BoxTransform, rng: np.random.Generator
+    ) -> Shown | None:
         """None where the four have more objects than an example has room for."""
-        assert self._transform is not None
         assert self._source is not None
         others = [self._source[int(number)] for number in rng.integers(len(self._source), size=3)]
-        pictures = [(one.id, *self._decoded(one)) for one in (record, *others)]
-        shown = self._transform.mosaic(pictures, self._fill, rng)
+        pictures = [first, *((one.id, *self._decoded(one)) for one in others)]
+        shown = transform.mosaic(pictures, self._fill, rng)
         return shown if len(shown.labels) <= self.max_objects else None
 
     def validation(self, record: Record) -> dict[str, np.ndarray]:
@@ -164,11 +187,14 @@ class ObjectExamples:
         fitted = self.fitted_size(size)
         long, short = (_raised(side) for side in (max(fitted), min(fitted)))
         if self._shapes == "few":
-            longest, short = _raised(self.scale[0]), _raised(self.scale[1])
-            steps = (longest - short) / (SHAPES - 1)
-            lengths = [_raised(short + number * steps) for number in range(SHAPES)]
-            long = next(length for length in lengths if length >= long)
+            short, longs = self._few()
+            long = next(length for length in longs if length >= long)
         return (short, long) if fitted[0] <= fitted[1] else (long, short)
+
+    def _few(self) -> tuple[int, list[int]]:
+        """The shorter side of the few sizes, and their longer sides."""
+        longest, short = (_raised(side) for side in self.scale)
+        return short, [_raised(short + number * (longest - short) / (SHAPES - 1)) for number in range(SHAPES)]
 
     def shape_key(self, size: Size) -> Size:
         """What validation batches are grouped by: pictures of equal keys have arrays of equal shapes."""
@@ -178,23 +204,30 @@ class ObjectExamples:
         """What stands where an example does not count: a picture of zeros without objects.
 
         Args:
-          shape_key: of a validation batch; None is a training example.
+          shape_key: of a validation batch; None is a training example of the first shape.
         """
+        if shape_key is None:
+            return self.train_blank(0)
+        areas, original = np.zeros(self.max_objects, np.float32), np.zeros(2, np.int32)
+        return {**self._blank(shape_key), AREAS: areas, ORIGINAL: original}
+
+    def train_blank(self, shape: int) -> dict[str, np.ndarray]:
+        """The same in training, for one of `train_shapes`."""
+        arrays = self._blank(self.train_shapes[shape])
+        if self.masks:
+            arrays[MASKS] = np.zeros((self.max_objects, SIDE, packed_width()), np.uint8)
+            arrays[FRAMES] = np.zeros((self.max_objects, 4), np.float32)
+        return arrays
+
+    def _blank(self, size: Size) -> dict[str, np.ndarray]:
         most = self.max_objects
-        height, width = self.spec.size if shape_key is None else shape_key
-        arrays: dict[str, np.ndarray] = {
-            IMAGE: np.zeros((height, width, self.spec.channels), np.uint8),
+        return {
+            IMAGE: np.zeros((*size, self.spec.channels), np.uint8),
             SIZE: np.zeros(2, np.int32),
             BOXES: np.zeros((most, 4), np.float32),
             LABELS: np.full(most, NO_OBJECT, np.int32),
             CROWD: np.zeros(most, bool),
         }
-        if shape_key is not None:
-            return {**arrays, AREAS: np.zeros(most, np.float32), ORIGINAL: np.zeros(2, np.int32)}
-        if self.masks:
-            arrays[MASKS] = np.zeros((most, SIDE, packed_width()), np.uint8)
-            arrays[FRAMES] = np.zeros((most, 4), np.float32)
-        return arrays
 
     def _decoded(self, record: Record) -> tuple[Image.Image, Objects]:
         return decode(record.image, self.spec.channels, record.id), record.target

@@ -22,7 +22,8 @@ from crosscale.errors import RequestError
 KNOWN = (
     "annotations/instances_{train,val}*.json or train.json and val.json with their pictures (COCO), "
     "{train,valid}/_annotations.coco.json (Roboflow), images/{train,val} with labels/{train,val}/*.txt (YOLO), "
-    "Annotations/*.xml with JPEGImages/ (Pascal VOC), or parquet shards with a column objects"
+    "Annotations/*.xml with JPEGImages/ or .xml files beside their pictures (Pascal VOC), or parquet shards with a "
+    "column objects"
 )
 
 
@@ -151,7 +152,7 @@ def _voc(root: Path, masks: bool, lenient: bool) -> Parts:
 
 
 def _parquet(root: Path, masks: bool, lenient: bool) -> Parts:
-    return {split: (PictureRows(rows), part) for split, (rows, part) in open_object_shards(root).items()}
+    return {split: (PictureRows(rows), part) for split, (rows, part) in open_object_shards(root, masks).items()}
 
 
 def _has_shards(root: Path) -> bool:

@@ -1,16 +1,17 @@
-"""Hugging Face parquet shards with a column of pictures and one of their objects."""
+"""Hugging Face parquet shards with a column of pictures and one of their objects, with masks where there are some."""
 
 import json
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
+from crosscale.data.coco_json import read_area, read_segmentation
 from crosscale.data.mask_parquet import PICTURE_NAMES
-from crosscale.data.object_table import box_faults, make_table
+from crosscale.data.object_table import Fault, box_faults, make_table
 from crosscale.data.once import shared
 from crosscale.data.parquet import RowGroups, first_schema, import_parquet
 from crosscale.data.shards import choose_shards, find_shards
@@ -21,7 +22,29 @@ OBJECTS = ("objects", "annotations")
 BOXES = ("bbox", "bboxes", "boxes")
 CATEGORIES = ("category", "categories", "category_id", "label", "labels", "class")
 
+MASKS = ("segmentation", "segmentations")
+
 _FEW = 8  # boxes: of fewer nothing is concluded
+
+
+class _Columns(NamedTuple):
+    """Columns of pictures and of objects, and in these the fields of boxes, categories and masks ("" for none)."""
+
+    picture: str
+    objects: str
+    box: str
+    category: str
+    mask: str
+
+
+class _Entry(NamedTuple):
+    """One object as its row has it."""
+
+    box: Any
+    category: Any
+    crowd: bool
+    area: Any
+    mask: Any
 
 
 def has_object_shards(root: Path) -> bool:
@@ -34,10 +57,14 @@ def has_object_shards(root: Path) -> bool:
     return schema is not None and _columns(schema) is not None
 
 
-def open_object_shards(root: Path) -> dict[str, tuple[RowGroups, Annotated]]:
+def open_object_shards(root: Path, masks: bool) -> dict[str, tuple[RowGroups, Annotated]]:
     """The parts of a folder of shards: "train" and "val", or "all" where they come as one.
 
-    A box is x, y, width, height, as COCO has it, unless all of them can only be two corners.
+    A box is x, y, width, height, as COCO has it, unless all of them can only be two corners. Masks are polygons or run
+    lengths, as COCO has them, or the text of JSON that holds them.
+
+    Args:
+      masks: whether masks are kept, if there are any.
 
     Raises:
       RequestError: no such columns, or boxes that cannot be used.
@@ -46,46 +73,38 @@ def open_object_shards(root: Path) -> dict[str, tuple[RowGroups, Annotated]]:
     found = find_shards(root, ".parquet")
     files, one_part = choose_shards(root, found, "all" if len(found) == 1 else "train")
     if one_part:
-        return {"all": _read(files)}
-    return {"train": _read(files), "val": _read(choose_shards(root, found, "val")[0])}
+        return {"all": _read(files, masks)}
+    return {"train": _read(files, masks), "val": _read(choose_shards(root, found, "val")[0], masks)}
 
 
 @shared
-def _read(files: Sequence[Path]) -> tuple[RowGroups, Annotated]:
+def _read(files: Sequence[Path], masks: bool) -> tuple[RowGroups, Annotated]:
     rows, tables, columns, names = _tables(files)
-    picture, objects, box, category = columns
-    group = RowGroups(list(files), [picture], np.asarray(rows, np.int64))
-    entries = [_lists(value, box, category) for table in tables for value in table.column(objects).to_pylist()]
+    group = RowGroups(list(files), [columns.picture], np.asarray(rows, np.int64))
+    entries = [_entries(value, columns) for table in tables for value in table.column(columns.objects).to_pylist()]
     sizes = np.zeros((len(entries), 2), np.int32)
     for axis, name in enumerate(("height", "width")):
         if all(name in table.column_names for table in tables):
             sizes[:, axis] = [side or 0 for table in tables for side in table.column(name).to_pylist()]
     ids = [group.record_id(index) for index in range(len(entries))]
-    refused: list[str] = []
-    owners, given, numbers, crowd = [], [], [], []
-    boxes: list[Sequence[float]] = []
-    for position, entry in enumerate(entries):
-        for number, (corners, label, is_crowd) in enumerate(entry, 1):
-            if not _is_box(corners) or label is None:
-                what = f"bbox {corners!r}"[:80] if not _is_box(corners) else "no category"
-                refused.append(f"{ids[position]}: object {number} has {what}; write four finite numbers and a category")
-                continue
-            owners.append(position)
-            numbers.append(number)
-            boxes.append(corners)
-            given.append(label)
-            crowd.append(is_crowd)
-    classes, labels = _classes(given, names, files[0])
+    owners, numbers, told, refused = _usable(entries, ids)
+    classes, labels = _classes([entry.category for entry in told], names, files[0])
     of = np.array(owners, np.int64)
-    corners, notes = _corners(np.array(boxes, np.float64).reshape(-1, 4), sizes[of], ids[owners[0]] if owners else "")
+    boxes = np.array([entry.box for entry in told], np.float64).reshape(-1, 4)
+    corners, notes = _corners(boxes, sizes[of], ids[owners[0]] if owners else "")
+    segments = [read_segmentation(_parsed(entry.mask)) for entry in told] if masks and columns.mask else []
+    areas = [read_area(*pair) for pair in zip_longest([entry.area for entry in told], segments)]
+    without_area = np.array([area <= 0 for area in areas], bool)
     table = make_table(
         of,
         len(entries),
         boxes=corners,
         labels=labels,
         ids=np.array(numbers, np.int64),
-        crowd=np.array(crowd, bool),
-        faults=box_faults(corners, sizes[of]),
+        crowd=np.array([entry.crowd for entry in told], bool),
+        areas=np.array(areas, np.float64),
+        faults=box_faults(corners, sizes[of]) | without_area * np.uint8(Fault.EMPTY),
+        masks=segments if any(segments) else None,
     )
     read = Annotated(
         pictures=Strings.of(ids),
@@ -102,14 +121,32 @@ def _read(files: Sequence[Path]) -> tuple[RowGroups, Annotated]:
     return group, read.refusing(crowded(read))
 
 
+def _usable(
+    entries: Sequence[Sequence[_Entry]], ids: Sequence[str]
+) -> tuple[list[int], list[int], list[_Entry], list[str]]:
+    """The objects that have a box and a category: positions of their rows, their numbers in these from 1, themselves,
+    and a line for each other one."""
+    owners, numbers, told, refused = [], [], [], []
+    for position, row in enumerate(entries):
+        for number, entry in enumerate(row, 1):
+            if not _is_box(entry.box) or entry.category is None:
+                what = f"bbox {entry.box!r}"[:80] if not _is_box(entry.box) else "no category"
+                refused.append(f"{ids[position]}: object {number} has {what}; write four finite numbers and a category")
+                continue
+            owners.append(position)
+            numbers.append(number)
+            told.append(entry)
+    return owners, numbers, told, refused
+
+
 def _tables(
     files: Sequence[Path],
-) -> tuple[list[tuple[int, int, int]], list[Any], tuple[str, str, str, str], tuple[str, ...] | None]:
+) -> tuple[list[tuple[int, int, int]], list[Any], _Columns, tuple[str, ...] | None]:
     """Row groups, the columns but the pictures of each file, which columns are what, and the classes' names."""
     pq = import_parquet()
     rows: list[tuple[int, int, int]] = []
     tables: list[Any] = []
-    columns: tuple[str, str, str, str] | None = None
+    columns: _Columns | None = None
     names: tuple[str, ...] | None = None
     for number, file in enumerate(files):
         try:
@@ -123,7 +160,7 @@ def _tables(
                     )
                 names = names or _names(schema, columns)
                 rows += [(number, g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
-                wanted = [columns[1], *({"width", "height"} & {*schema.names})]
+                wanted = [columns.objects, *({"width", "height"} & {*schema.names})]
                 tables.append(opened.read(columns=wanted))
         except RequestError:
             raise
@@ -135,8 +172,8 @@ def _tables(
     return rows, tables, columns, names
 
 
-def _columns(schema: Any) -> tuple[str, str, str, str] | None:
-    """The columns of pictures and of objects, and in these the fields of boxes and categories; None for none."""
+def _columns(schema: Any) -> _Columns | None:
+    """Which columns and fields are what; None where there are none of pictures and their objects."""
     picture = next((name for name in PICTURE_NAMES if name in schema.names), None)
     for name in OBJECTS:
         if name not in schema.names or picture is None:
@@ -147,14 +184,14 @@ def _columns(schema: Any) -> tuple[str, str, str, str] | None:
         box = next((field for field in BOXES if field in fields), None)
         category = next((field for field in CATEGORIES if field in fields), None)
         if box is not None and category is not None:
-            return picture, name, box, category
+            return _Columns(picture, name, box, category, next((field for field in MASKS if field in fields), ""))
     return None
 
 
-def _names(schema: Any, columns: tuple[str, str, str, str]) -> tuple[str, ...] | None:
+def _names(schema: Any, columns: _Columns) -> tuple[str, ...] | None:
     """The classes' names from the file's own metadata, however deep they stand there."""
     try:
-        kind: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][columns[1]]
+        kind: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][columns.objects]
     except (KeyError, ValueError, TypeError):
         return None
     waiting = [kind]
@@ -163,21 +200,36 @@ def _names(schema: Any, columns: tuple[str, str, str, str]) -> tuple[str, ...] |
         if isinstance(kind, Mapping):
             if isinstance(kind.get("names"), list):
                 return tuple(map(str, kind["names"]))
-            waiting += [kind[columns[3]]] if columns[3] in kind else list(kind.values())
+            waiting += [kind[columns.category]] if columns.category in kind else list(kind.values())
         elif isinstance(kind, list):
             waiting += kind
     return None
 
 
-def _lists(value: Any, box: str, category: str) -> list[tuple[Any, Any, bool]]:
-    """A row's objects: (box, category, whether it is a crowd)."""
+def _entries(value: Any, columns: _Columns) -> list[_Entry]:
+    """A row's objects."""
     if value is None:
         return []
+    fields = (columns.box, columns.category, "iscrowd", "area", columns.mask)
     if isinstance(value, list):
-        return [(entry.get(box), entry.get(category), bool(entry.get("iscrowd"))) for entry in value]
-    boxes, categories = value.get(box) or [], value.get(category) or []
-    joined = zip_longest(boxes, categories, value.get("iscrowd") or [])
-    return [(corners, label, bool(crowd)) for corners, label, crowd in joined]
+        told = [[entry.get(field) for field in fields] for entry in value]
+    else:
+        told = [list(one) for one in zip_longest(*(value.get(field) or [] for field in fields))]
+    return [_Entry(box, category, bool(crowd), area, mask) for box, category, crowd, area, mask in told]
+
+
+def _parsed(mask: Any) -> Any:
+    """A mask as COCO's JSON has it."""
+    if isinstance(mask, str):
+        try:
+            return json.loads(mask)
+        except ValueError:
+            return None
+    if isinstance(mask, dict) and isinstance(mask.get("counts"), bytes):
+        return {**mask, "counts": mask["counts"].decode("ascii", "replace")}
+    if isinstance(mask, list) and mask and not any(isinstance(part, list) for part in mask):
+        return [mask]  # one polygon, without the list that COCO puts around it
+    return mask
 
 
 def _is_box(value: Any) -> bool:

@@ -15,7 +15,15 @@ WINDOW = 4096
 
 
 def training_order(
-    source: Any, *, per_epoch: int, epochs: int | None, seed: int, repeats: int, groups: np.ndarray | None = None
+    source: Any,
+    *,
+    per_epoch: int,
+    epochs: int | None,
+    seed: int,
+    repeats: int,
+    groups: np.ndarray | None = None,
+    batch_size: int = 1,
+    shapes: np.ndarray | None = None,
 ) -> Any:
     """A Grain MapDataset of example indices, of which each epoch takes the first `per_epoch`.
 
@@ -23,16 +31,20 @@ def training_order(
       source: its optional attribute `blocks` (see `ParquetShards`) asks for an order that reads each block once.
       repeats: how often each chosen example comes, one after another (repeated augmentation).
       groups: (N,) whole numbers; see `BalancedOrder`.
+      batch_size: of `shapes`.
+      shapes: (N,) whole numbers, of which a batch holds one; see `ShapedOrder`. Without repeats and groups.
     """
     import grain
 
     blocks = getattr(source, "blocks", None)
-    if repeats == 1 and blocks is None and groups is None:
+    if repeats == 1 and blocks is None and groups is None and shapes is None:
         dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
         # Cut after the shuffle, so that each epoch leaves out other examples.
         return dataset[:per_epoch].repeat(epochs)
     order: EpochOrder
-    if groups is None:
+    if shapes is not None:
+        order = ShapedOrder(shapes, batch_size, per_epoch, seed, blocks)
+    elif groups is None:
         order = EpochOrder(len(source), per_epoch, seed, repeats, blocks)
     else:
         order = BalancedOrder(groups, per_epoch, seed, repeats)
@@ -73,15 +85,31 @@ class EpochOrder:
         return int(self._shuffled(epoch)[place // self.repeats])
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, epoch))
-        if self.blocks is None:
-            return rng.permutation(self.size)
-        starts, ends = self.blocks[:-1], self.blocks[1:]
-        order = rng.permutation(len(starts))
-        runs = [np.arange(starts[block], ends[block]) for block in order]
-        visited = np.concatenate(runs)
-        windows = [rng.permutation(visited[begin : begin + WINDOW]) for begin in range(0, len(visited), WINDOW)]
-        return np.concatenate(windows)
+        return _permuted(np.arange(self.size), self.blocks, np.random.default_rng((self.seed, epoch)))
+
+
+def _permuted(members: np.ndarray, blocks: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """Sorted examples in a random order; with the blocks that all examples are in, block after block."""
+    if blocks is None:
+        return rng.permutation(members)
+    borders = np.searchsorted(members, blocks)
+    order = rng.permutation(len(borders) - 1)
+    visited = np.concatenate([members[borders[block] : borders[block + 1]] for block in order])
+    windows = [rng.permutation(visited[begin : begin + WINDOW]) for begin in range(0, len(visited), WINDOW)]
+    return np.concatenate(windows)
+
+
+def _endless(
+    members: np.ndarray, places: np.ndarray, key: tuple[int, ...], blocks: np.ndarray | None = None
+) -> np.ndarray:
+    """The examples at some places of an endless row: all members, shuffled anew whenever all have been seen."""
+    found = np.zeros(places.shape, np.int64)
+    rounds, inside = np.divmod(places, len(members))
+    for number in np.unique(rounds):
+        shuffled = _permuted(members, blocks, np.random.default_rng((*key, int(number))))
+        now = rounds == number
+        found[now] = shuffled[inside[now]]
+    return found
 
 
 class BalancedOrder(EpochOrder):
@@ -107,9 +135,48 @@ class BalancedOrder(EpochOrder):
         found = np.zeros(count, np.int64)
         for group, members in enumerate(self.members):
             own = np.flatnonzero(places % turns == group)
-            rounds, inside = np.divmod(places[own] // turns, len(members))
-            for number in np.unique(rounds):
-                shuffled = np.random.default_rng((self.seed, group, 1, int(number))).permutation(members)
-                now = rounds == number
-                found[own[now]] = shuffled[inside[now]]
+            found[own] = _endless(members, places[own] // turns, (self.seed, group, 1))
         return found
+
+
+class ShapedOrder(EpochOrder):
+    """Position -> example index, where every batch holds examples of one shape.
+
+    The whole run is a row of batches. Each shape has its share of them, spread evenly, and its batches go through its
+    own examples, shuffled anew whenever all have been seen: every example comes equally often, whatever its shape, and
+    what fills no batch at the end of an epoch comes in the next. Each epoch's batches are shuffled.
+    """
+
+    def __init__(
+        self, shapes: np.ndarray, batch_size: int, per_epoch: int, seed: int, blocks: np.ndarray | None
+    ) -> None:
+        """
+        Args:
+          shapes: (N,) whole numbers.
+          batch_size: of which `per_epoch` is a multiple.
+        """
+        super().__init__(len(shapes), per_epoch, seed, 1, blocks)
+        self.batch_size = batch_size
+        order = np.argsort(shapes, kind="stable")
+        self.members = np.split(order, np.flatnonzero(np.diff(shapes[order])) + 1)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        count = self.per_epoch // self.batch_size
+        turns = self._turns((epoch + 1) * count)
+        before, now = np.split(turns, [epoch * count])
+        found = np.zeros((count, self.batch_size), np.int64)
+        for shape, members in enumerate(self.members):
+            own = np.flatnonzero(now == shape)
+            batches = np.count_nonzero(before == shape) + np.arange(len(own))
+            places = batches[:, None] * self.batch_size + np.arange(self.batch_size)
+            found[own] = _endless(members, places, (self.seed, shape, 2), self.blocks)
+        return np.random.default_rng((self.seed, epoch)).permutation(found).ravel()
+
+    def _turns(self, count: int) -> np.ndarray:
+        """(count,) which shape each of the run's first batches has: a shape of the share s has its k-th at about
+        (k + 1/2) / s."""
+        shares = [len(members) / self.size for members in self.members]
+        # Enough of each that what comes later changes nothing of the first ones.
+        times = [(np.arange(int((count + len(shares)) * share) + 2) + 0.5) / share for share in shares]
+        owners = np.repeat(np.arange(len(times)), [len(own) for own in times])
+        return owners[np.argsort(np.concatenate(times), kind="stable")[:count]]

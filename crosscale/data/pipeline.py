@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crosscale.contracts import Batch, Examples, Record, SizedExamples, Source
+from crosscale.contracts import Batch, Examples, Record, ShapedExamples, SizedExamples, Source
 from crosscale.data.decode import reuse_pillow_blocks
 from crosscale.data.loader_process import init_worker
 from crosscale.data.order import training_order
@@ -125,7 +125,7 @@ def train_batches(
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
 ) -> BatchIterator:
-    """Shuffled, augmented batches from step `start_step` on.
+    """Shuffled, augmented batches from step `start_step` on; of `ShapedExamples` those of one shape together.
 
     Args:
       source: its optional attribute `weights` (N,) says how much each example counts; the batches' have a mean of 1.
@@ -150,8 +150,12 @@ def train_batches(
         raise RequestError(f"seed={seed}: must lie in 0..2**32-1")
     if start_step < 0 or (epochs is not None and epochs < 1):
         raise RequestError(f"start_step={start_step}, epochs={epochs}: a step is 0 or more, epochs 1 or more")
-    load = _TrainLoader(source, examples, _weights(source))
+    shapes = _shapes(source, examples)
+    if shapes is not None and (repeats != 1 or groups is not None):
+        raise RequestError("examples of several shapes come once each: neither repeats nor groups go with them")
+    load = _TrainLoader(source, examples, _weights(source), shapes)
     how: dict[str, Any] = {"epochs": epochs, "seed": seed, "repeats": repeats, "groups": groups}
+    how |= {"batch_size": batch_size, "shapes": shapes}
     dataset = training_order(source, per_epoch=steps * batch_size, **how)
     # The augmentation is keyed by the global position, so it has to stand before the hosts part.
     dataset = _batched(dataset.random_map(load), batch_size, host_index, local)[start_step:]
@@ -226,17 +230,36 @@ def _plan(source: Any, examples: Examples, batch_size: int) -> _Plan:
     return _Plan(np.array(order, np.int64), keys)
 
 
+def _shapes(source: Any, examples: Examples) -> np.ndarray | None:
+    """(N,) which of the training shapes each example has; None where all have one."""
+    if not isinstance(examples, ShapedExamples) or len(examples.train_shapes) < 2:
+        return None
+    found = np.zeros(len(source), np.int64)
+    for index in range(len(source)):
+        try:
+            found[index] = examples.train_shape(source.size(index))
+        except WorkError:  # what is wrong is told when it is loaded
+            continue
+    return found
+
+
 @dataclass(frozen=True)
 class _TrainLoader:
     source: Source
     examples: Examples
     weights: np.ndarray | None
+    shapes: np.ndarray | None = None
 
     def __call__(self, index: int, rng: np.random.Generator) -> _Example:
-        loaded = _load(self.source, index, self.examples.blank, lambda record: self.examples.train(record, rng))
+        loaded = _load(self.source, index, partial(self._blank, index), lambda record: self.examples.train(record, rng))
         if self.weights is None or loaded.error is not None:
             return loaded
         return replace(loaded, weight=float(self.weights[index]))
+
+    def _blank(self, index: int) -> dict[str, np.ndarray]:
+        if self.shapes is None or not isinstance(self.examples, ShapedExamples):
+            return self.examples.blank()
+        return self.examples.train_blank(int(self.shapes[index]))
 
 
 def _weights(source: Any) -> np.ndarray | None:

@@ -1,4 +1,5 @@
-"""Pascal VOC's folders: Annotations/*.xml beside JPEGImages/, and lists of the parts in ImageSets/Main/.
+"""Pascal VOC's XML files: in Annotations/, with JPEGImages/ and lists of the parts in ImageSets/Main/, or each beside
+its picture, in one folder or in folders of the parts.
 
 VOC counts pixels from 1 and takes the last one in: its box 1 1 W H is the whole picture, here 0 0 W H. Programs that
 write the same files often count from 0; a 0 anywhere tells.
@@ -15,15 +16,35 @@ import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
 from crosscale.data.class_table import LISTS
+from crosscale.data.names import is_picture, split_of
 from crosscale.data.object_table import box_faults, make_table
 from crosscale.data.once import shared
-from crosscale.data.scan import entries, scan, subfolders
+from crosscale.data.scan import entries, is_dir, scan, subfolders
 from crosscale.data.strings import Strings
 from crosscale.data.text_lists import read_lines, read_names
 from crosscale.errors import RequestError
 
 ANNOTATIONS, PICTURES = "Annotations", "JPEGImages"
+_BEGINNING = 1024  # bytes of a file that tell whether it is VOC's
 _LISTS = {"train": ("train", "trainval"), "val": ("val", "test")}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Folders of pictures and of their files, relative to the root.
+
+    Attributes:
+      split: whose they are; "" where there is one place.
+    """
+
+    pictures: str
+    files: str
+    split: str = ""
+
+    @property
+    def beside(self) -> bool:
+        """Whether the files lie beside their pictures."""
+        return self.pictures == self.files
 
 
 @dataclass
@@ -38,64 +59,124 @@ class _Found:
     refused: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Pairs:
+    """Pictures and their files, position by position, the split of each, and what has no counterpart."""
+
+    pictures: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
 def is_voc(root: Path) -> bool:
-    """Whether a folder has VOC's annotations of boxes, by the names of what it holds."""
-    if not root.is_dir() or not {ANNOTATIONS, PICTURES} <= {*subfolders(root)}:
-        return False
-    return any(entry.name.lower().endswith(".xml") for entry in entries(root / ANNOTATIONS))
+    """Whether a folder has VOC's annotations of boxes, by the names of what it holds and the first file's beginning."""
+    return root.is_dir() and bool(_places(root))
 
 
 @shared
 def read_voc(root: Path) -> dict[str, Annotated]:
-    """The parts "train" and "val", or "all" where no lists name them.
+    """The parts "train" and "val" (or "test"), or "all" where neither lists nor folders name them.
 
     Difficult objects are as crowds: not learnt, and neither counted for nor against.
 
     Raises:
       RequestError: a list or a file that cannot be read, or names a picture that is not there.
     """
-    there = {os.path.splitext(os.path.basename(path))[0]: path for path in scan(root, [PICTURES]).paths}
-    listed = sorted(entry.name for entry in entries(root / ANNOTATIONS) if entry.name.lower().endswith(".xml"))
-    stems = [os.path.splitext(name)[0] for name in listed]
-    files = [f"{ANNOTATIONS}/{name}" for name in listed]
-    missing = [
-        f"{file}: there is no picture {stem} in {PICTURES}/; add it, or take the file out"
-        for stem, file in zip(stems, files, strict=True)
-        if stem not in there
-    ]
-    pairs = [(stem, file) for stem, file in zip(stems, files, strict=True) if stem in there]
-    found, sizes = _Found(), np.zeros((len(pairs), 2), np.int32)
-    for position, (_, file) in enumerate(pairs):
+    places = _places(root)
+    pairs = _Pairs()
+    for place in places:
+        _pair(root, place, pairs)
+    found, sizes = _Found(), np.zeros((len(pairs.files), 2), np.int32)
+    for position, file in enumerate(pairs.files):
         sizes[position] = _read(found, position, root, file)
-    classes = _classes(root, found)
+    classes = _classes(root, found, "a .xml file" if places[0].beside else f"{ANNOTATIONS}/")
     boxes, notes = _from_zero(np.array(found.boxes, np.float64).reshape(-1, 4))
     labels = {name: label for label, name in enumerate(classes)}
     owners = np.array(found.owners, np.int64)
     table = make_table(
         owners,
-        len(pairs),
+        len(pairs.files),
         boxes=boxes,
         labels=np.array([labels[name] for name in found.names], np.int64),
         ids=np.array(found.numbers, np.int64),
         crowd=np.array(found.difficult, bool),
         faults=box_faults(boxes, sizes[owners]),
     )
-    alone = sorted({*there} - {*stems})
-    if alone:
-        notes += (f"{len(alone):,} pictures have no file in {ANNOTATIONS}/ and are left out, such as {alone[0]}",)
     whole = Annotated(
-        pictures=Strings.of([there[stem] for stem, _ in pairs]),
+        pictures=Strings.of(pairs.pictures),
         table=table,
         sizes=sizes,
-        image_ids=np.arange(1, len(pairs) + 1),
+        image_ids=np.arange(1, len(pairs.files) + 1),
         classes=classes,
         category_ids=tuple(range(len(classes))),
-        files=Strings.of([file for _, file in pairs]),
+        files=Strings.of(pairs.files),
         kind="object",
-        refused=(*missing, *found.refused),
-        notes=notes,
+        refused=(*pairs.missing, *found.refused),
+        notes=(*notes, *pairs.notes),
     )
-    return _parts(root, whole.refusing(crowded(whole)), {stem: position for position, (stem, _) in enumerate(pairs)})
+    whole = whole.refusing(crowded(whole))
+    splits = np.array(pairs.splits)
+    if places[0].split:
+        return {place.split: whole.select(np.flatnonzero(splits == place.split)) for place in places}
+    return _parts(root, whole, {_stem(file): position for position, file in enumerate(pairs.files)})
+
+
+def _places(root: Path) -> list[_Place]:
+    """Where files and pictures lie; [] where they are not VOC's."""
+    folders = subfolders(root)
+    if {ANNOTATIONS, PICTURES} <= {*folders} and _xmls(root / ANNOTATIONS):
+        return [_Place(PICTURES, ANNOTATIONS)]
+    if _lie_together(root):
+        return [_Place("", "")]
+    splits = {split_of(name): name for name in folders if split_of(name) and _lie_together(root / name)}
+    return [_Place(name, name, split) for split, name in splits.items()]
+
+
+def _lie_together(folder: Path) -> bool:
+    """Whether files of VOC's form lie beside pictures of their names."""
+    files = _xmls(folder)
+    pictures = {_stem(name) for name in _pictures(folder)} if files else set()
+    first = next((name for name in files if _stem(name) in pictures), None)
+    if first is None:
+        return False
+    with (folder / first).open("rb") as stream:
+        return b"<annotation" in stream.read(_BEGINNING)
+
+
+def _pair(root: Path, place: _Place, pairs: _Pairs) -> None:
+    """Adds a place's pictures and their files."""
+    if place.beside:
+        paths = [os.path.join(place.pictures, name) for name in _pictures(root / place.pictures)]
+    else:
+        paths = list(scan(root, [place.pictures]).paths)
+    there = {_stem(path): path for path in paths}
+    where = "beside it" if place.beside else f"in {place.pictures}/"
+    names = _xmls(root / place.files)
+    for name in names:
+        stem, file = _stem(name), os.path.join(place.files, name)
+        if stem not in there:
+            pairs.missing.append(f"{file}: there is no picture {stem} {where}; add it, or take the file out")
+            continue
+        pairs.pictures.append(there[stem])
+        pairs.files.append(file)
+        pairs.splits.append(place.split)
+    if alone := sorted({*there} - {_stem(name) for name in names}):
+        lacks = "no .xml file beside them" if place.beside else f"no file in {place.files}/"
+        pairs.notes.append(f"{len(alone):,} pictures have {lacks} and are left out, such as {alone[0]}")
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _xmls(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in entries(folder) if entry.name.lower().endswith(".xml"))
+
+
+def _pictures(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in entries(folder) if is_picture(entry.name) and not is_dir(entry))
 
 
 def _parts(root: Path, whole: Annotated, positions: Mapping[str, int]) -> dict[str, Annotated]:
@@ -160,16 +241,16 @@ def _from_zero(boxes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return boxes - np.array([1, 1, 0, 0]), ()
 
 
-def _classes(root: Path, found: _Found) -> tuple[str, ...]:
+def _classes(root: Path, found: _Found, where: str) -> tuple[str, ...]:
     """Of a list beside the folders, else every name that is found, sorted: of VOC itself its own order."""
     file = next((root / name for name in LISTS if (root / name).is_file()), None)
     if file is None:
         names = tuple(sorted({*found.names}))
         if not names:
-            raise RequestError(f"{root}: the files in {ANNOTATIONS}/ hold no objects")
+            raise RequestError(f"{root}: no object is found in {where}")
         return names
     names = tuple(read_names(file))
     strange = next((name for name in found.names if name not in names), None)
     if strange is not None:
-        raise RequestError(f"{file}: has no class '{strange}', which an object in {ANNOTATIONS}/ is of; add it there")
+        raise RequestError(f"{file}: has no class '{strange}', which an object in {where} is of; add it there")
     return names

@@ -17,7 +17,7 @@ from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
 from crosscale.data.once import read_once
 from crosscale.data.subset import subset
-from crosscale.engine.forward import training_forward
+from crosscale.engine.forward import normalize, training_forward
 from crosscale.engine.length import RunLength, run_length
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
 from crosscale.engine.run_folder import replace_folder
@@ -253,24 +253,30 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     backward pass keeps of one part of the batch as written, before the compiler fuses and reuses: an upper bound,
     mostly.
     """
-    recipe, spec, model = experiment.recipe, experiment.spec, experiment.model
+    recipe, spec, model, task = experiment.recipe, experiment.spec, experiment.model, experiment.task
     per_device = recipe.train.batch_size // experiment.mesh.size
-    images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.uint8)
+    example: dict[str, Any] = {**task.examples(spec, recipe.augment).blank(), "weight": np.float32(0)}
     shapes = experiment.shapes
     params = shapes["params"]
     slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
 
-    def backward(variables: Any, images: Any) -> Any:
+    def backward(variables: Any, batch: dict[str, Any]) -> Any:
+        key, images = jax.random.key(0), batch["image"]
+        told = task.training_options(task.augment(key, normalize(images, spec), batch)[1])
+
         def run(params: Any) -> Any:
             learnt = stop_gradients(params, recipe.optimizer.frozen)
-            return training_forward(model, {**variables, "params": learnt}, images, spec, jax.random.key(0))[0]
+            return training_forward(model, {**variables, "params": learnt}, images, spec, key, **told)[0]
 
         return jax.vjp(run, variables["params"])[1]
 
+    def kept_of(pictures: int) -> int:
+        batch = {name: jax.ShapeDtypeStruct((pictures, *part.shape), part.dtype) for name, part in example.items()}
+        return _bytes(jax.eval_shape(backward, shapes, batch))
+
     # What does not grow with the batch are the parameters and what is made of them alone. One picture alone would have
     # no variance, which a batch norm asks for.
-    two, three = (jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype) for count in (2, 3))
-    kept = _bytes(jax.eval_shape(backward, shapes, three)) - _bytes(jax.eval_shape(backward, shapes, two))
+    kept = kept_of(3) - kept_of(2)
     one_part = per_device // recipe.optimizer.accumulate
     parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))
     return {
@@ -278,7 +284,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
         "gradients": parameters,
         "optimizer": bytes_per_device(slots, split_parameters(slots, experiment.mesh)),
         "ema": parameters if recipe.train.ema_decay is not None else 0,
-        "batch": per_device * (_bytes(images) + experiment.task.target_bytes()),
+        "batch": per_device * (example["image"].nbytes + task.target_bytes()),
         "activations": kept * one_part,
     }
 

@@ -249,6 +249,7 @@ class TestRefused:
             (annotation(7, bbox=(1, 2, 3)), "annotation 7 of 1.jpg: bbox is [1, 2, 3]; it is four numbers"),
             (annotation(7) | {"bbox": [1, 2, 3, float("nan")]}, "bbox is [1, 2, 3, NaN]; it is four numbers"),
             (annotation(7) | {"bbox": None}, "annotation 7 of 1.jpg: bbox is null"),
+            (annotation(1, image_id=2), "annotation id 1 stands twice, for objects of '1.jpg' and '2.jpg'; give each"),
             (annotation(7) | {"bbox": [1, 2, 1e300, 4]}, "annotation 7 of 1.jpg: bbox is [1, 2, 1e+300, 4]"),
         ],
     )

@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -338,3 +339,55 @@ class TestBatches:
                     assert (batch.arrays["labels"][row] >= 0).sum() == index + 1
                     assert batch.arrays["original"][row].tolist() == list(source.size(index))
         assert seen == {0: (64, 96), 1: (96, 64), 2: (64, 96), 3: (64, 64), 4: (64, 128)}
+
+    def oriented(self, source, mosaic=0.3):
+        how = {"size": (128, 128), "scale": (96, 64), "most": source.most_objects, "source": source}
+        return examples(BoxAugment(mosaic=mosaic), batches="oriented", **how)
+
+    def test_oriented_batches_have_two_shapes_and_lose_no_picture(self, root):
+        source = self.opened(root, "train")
+        made = self.oriented(source)
+        assert made.train_shapes == ((64, 96), (96, 64))
+        program = jax.jit(lambda images: images.sum())
+        counts, shapes = np.zeros(5, int), []
+        with train_batches(source, made, batch_size=2, seed=1, epochs=15) as batches:
+            for batch in batches:
+                portrait = {source.size(int(index))[0] > source.size(int(index))[1] for index in batch.index}
+                assert portrait == {batch.image.shape[1:3] == (96, 64)}
+                assert (batch.arrays["size"] <= batch.image.shape[1:3]).all()
+                np.add.at(counts, batch.index, 1)
+                shapes.append(batch.image.shape[1:3])
+                program(batch.image)
+        assert set(shapes) == set(made.train_shapes)
+        assert program._cache_size() == 2  # as many programs as shapes
+        assert counts.sum() == 60
+        assert counts.min() >= 11  # of twelve; a batch of portraits is their one picture twice
+
+    def test_oriented_batches_depend_on_the_step_alone(self, root):
+        source = self.opened(root, "train")
+        made = self.oriented(source)
+
+        def steps(first, last, **options):
+            with train_batches(source, made, batch_size=4, seed=3, start_step=first, **options) as batches:
+                return [next(batches) for _ in range(first, last)]
+
+        whole = steps(0, 6)
+        halves = [steps(3, 6, host_index=host, host_count=2) for host in (0, 1)]
+        for step, *parts in zip(whole[3:], *halves, strict=True):
+            for name, array in step.arrays.items():
+                np.testing.assert_array_equal(array, np.concatenate([part.arrays[name] for part in parts]))
+        assert len({batch.image.shape for batch in whole}) == 2
+
+    def test_a_broken_picture_has_the_shape_of_its_batch(self, root):
+        (root / "train/2.jpg").write_bytes(b"none")
+        source = open_objects(root, "train", val_fraction=0.2, seed=0, checked=0)
+        made = self.oriented(source, mosaic=0)
+        with train_batches(source, made, batch_size=1, seed=1, epochs=2, on_bad_image="skip") as batches:
+            shapes = {int(batch.index[0]): (batch.image.shape[1:3], float(batch.weight[0])) for batch in batches}
+        assert shapes[1] == ((96, 64), 0.0)
+        assert shapes[0] == ((64, 96), 1.0)
+
+    def test_several_shapes_come_once_each(self, root):
+        source = self.opened(root, "train")
+        with pytest.raises(RequestError, match="come once each: neither repeats nor groups"):
+            train_batches(source, self.oriented(source), batch_size=2, seed=1, repeats=2)

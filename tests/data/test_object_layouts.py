@@ -1,10 +1,12 @@
 """Boxes in YOLO's, Pascal VOC's and parquet's layouts: the same objects, and one line for what cannot be used."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
+from crosscale.data.coco_masks import bitmap, compressed, run_lengths
 from crosscale.data.object_layouts import has_objects
 from crosscale.data.object_source import open_objects
 from crosscale.errors import RequestError
@@ -204,6 +206,40 @@ class TestVoc:
         root = write(self.folder(tmp_path), {"JPEGImages/x.jpg": jpeg(picture())})
         assert "1 pictures have no file in Annotations/ and are left out, such as x" in opened(root).notes
 
+    @pytest.mark.parametrize("folders", [("",), ("train", "valid"), ("train", "test")])
+    def test_files_beside_their_pictures(self, tmp_path, folders):
+        for number, folder in enumerate(folders):
+            place = tmp_path / folder
+            write(place, {f"{n}.jpg": jpeg(picture(seed=n)) for n in range(4)})
+            write(place, {f"{n}.xml": xml((("dog", "cat")[number], (13, 19, 20, 30), 0)) for n in range(4)})
+        assert has_objects(tmp_path)
+        train, val = (opened(tmp_path, split) for split in ("train", "val"))
+        assert train.layout == "Pascal VOC"
+        assert [len(train), len(val)] == ([3, 1] if folders == ("",) else [4, 4])
+        assert train[0].id == str(pathlib.PurePath(folders[0], train[0].id.rpartition("/")[2]))
+        np.testing.assert_array_equal(train[0].target.boxes, [CORNERS])
+        assert train.classes == val.classes == (("dog",) if folders == ("",) else ("cat", "dog"))
+        assert val[0].target.labels.tolist() == [0]
+
+    @pytest.mark.parametrize(
+        ("files", "told"),
+        [
+            ({"9.xml": xml()}, "9.xml: there is no picture 9 beside it; add it, or take the file out"),
+            ({"0.xml": xml()[:40]}, "0.xml: no XML, or damaged"),
+            ({"classes.txt": "cat\n"}, "classes.txt: has no class 'dog', which an object in a .xml file is of"),
+        ],
+    )
+    def test_what_cannot_be_used_beside_pictures(self, tmp_path, files, told):
+        root = write(tmp_path, {f"{n}.jpg": jpeg(picture(seed=n)) for n in range(4)})
+        write(root, {f"{n}.xml": xml(("dog", (1, 1, 9, 9), 0)) for n in range(4)})
+        write(root, {"lonely.jpg": jpeg(picture())})
+        assert "1 pictures have no .xml file beside them and are left out, such as lonely" in opened(root).notes
+        assert told in refused(write(root, files))
+
+    def test_other_xml_beside_pictures_is_none(self, tmp_path):
+        root = write(tmp_path, {"0.jpg": jpeg(picture()), "0.xml": "<PcGts><Page/></PcGts>"})
+        assert not has_objects(root)
+
     def test_a_size_that_is_not_the_pictures(self, tmp_path):
         root = self.folder(tmp_path, content=xml(("dog", (1, 1, 9, 9), 0), width=10, height=10))
         assert "JPEGImages/0.jpg: has 64 x 48 pixels, and Annotations/0.xml says 10 x 10" in refused(root)
@@ -211,22 +247,24 @@ class TestVoc:
 
 class TestParquet:
     def shards(self, root, rows, names=("cat", "dog"), splits=("train", "validation"), nested=False):
-        pa = pytest.importorskip("pyarrow")
-        import pyarrow.parquet as pq
-
-        bytes_of = [jpeg(picture(seed=n)) for n in range(len(rows))]
         objects = [
             [{"bbox": list(map(float, box)), "category": c} for box, c in row]
             if nested
             else {"bbox": [list(map(float, box)) for box, _ in row], "category": [c for _, c in row]}
             for row in rows
         ]
+        return self.write_shards(root, objects, names, splits)
+
+    def write_shards(self, root, objects, names, splits):
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
         table = pa.table(
             {
-                "image": [{"bytes": data, "path": None} for data in bytes_of],
+                "image": [{"bytes": jpeg(picture(seed=n)), "path": None} for n in range(len(objects))],
                 "objects": objects,
-                "width": [W] * len(rows),
-                "height": [H] * len(rows),
+                "width": [W] * len(objects),
+                "height": [H] * len(objects),
             }
         )
         label = {"names": list(names), "_type": "ClassLabel"}
@@ -254,6 +292,41 @@ class TestParquet:
         assert source[0].image == jpeg(picture(seed=0))
         assert source.blocks.tolist() == [0, 2, 3]
         assert source.size(2) == (H, W)
+
+    @pytest.mark.parametrize("nested", [False, True])
+    @pytest.mark.parametrize("kind", ["polygons", "one polygon", "run lengths", "packed", "text"])
+    def test_masks(self, tmp_path, nested, kind):
+        pytest.importorskip("faster_coco_eval")
+        square = np.zeros((H, W), bool)
+        square[18:30, 12:20] = True
+        polygon = [12.0, 18.0, 20.0, 18.0, 20.0, 30.0, 12.0, 30.0]
+        mask = {
+            "polygons": [polygon],
+            "one polygon": polygon,
+            "run lengths": run_lengths(square),
+            "packed": compressed(square),
+            "text": json.dumps(run_lengths(square)),
+        }[kind]
+        objects = {"bbox": [[12.0, 18.0, 8.0, 12.0], [1.0, 2.0, 3.0, 4.0]], "category": [1, 0], "iscrowd": [0, 1]}
+        objects |= {"segmentation": [mask, None], "area": [90.0, None]}
+        rows = [dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True)]
+        root = self.write_shards(tmp_path, [rows if nested else objects], ("cat", "dog"), ("train", "validation"))
+        found = opened(root, "val", masks=True)[0].target
+        np.testing.assert_array_equal(bitmap(found.masks[0], (H, W)), square)
+        assert found.crowd.tolist() == [False, True]
+        assert found.areas.tolist() == [90, 12]  # as the row says, else of the mask, else of the box
+        assert len(found.masks[1]) == 0
+        assert opened(root)[0].target.masks is None
+
+    def test_a_row_without_a_mask_is_named(self, tmp_path):
+        pytest.importorskip("faster_coco_eval")
+        objects = {"bbox": [[1.0, 2.0, 9.0, 9.0]] * 3, "category": [0, 1, 1]}
+        objects["segmentation"] = [json.dumps([[1, 2, 10, 2, 10, 11]]), "[[1, 2", None]
+        root = self.write_shards(tmp_path, [objects], ("cat", "dog"), ("train", "validation"))
+        source = opened(root, masks=True)
+        assert source.counts.tolist() == [1]
+        assert source.annotated.faults()[0].startswith("train-00000-of-00001.parquet/0: object 2: has no mask; where")
+        assert source.target(0, (H, W)).areas.tolist() == [40.5]
 
     def test_corners_are_told_by_what_fits(self, tmp_path):
         source = opened(self.shards(tmp_path, [[((12, 18, 20, 30), 1), ((40, 30, 60, 44), 0)]] * 4))

@@ -1,4 +1,6 @@
-"""Repeated augmentation and block-wise order."""
+"""Repeated augmentation, block-wise order, and batches of one shape."""
+
+import pickle
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from crosscale.contracts import InputSpec, Record
 from crosscale.data import Augment, train_batches
 from crosscale.data.examples import ImageExamples
-from crosscale.data.order import EpochOrder
+from crosscale.data.order import EpochOrder, ShapedOrder
 from crosscale.errors import RequestError
 
 SPEC = InputSpec(size=(4, 4), channels=1, mean=(0.0,), std=(1.0,))
@@ -125,3 +127,39 @@ def test_first_third_is_drawn_evenly():
 def test_repeats_must_be_positive():
     with pytest.raises(RequestError, match=r"augment\.repeats=0"):
         Augment(repeats=0)
+
+
+class TestShaped:
+    """Batches of one shape each."""
+
+    shapes = np.array([0] * 30 + [1] * 11 + [2] * 3)[np.random.default_rng(0).permutation(44)]
+
+    def order(self):
+        return ShapedOrder(self.shapes, batch_size=4, per_epoch=44, seed=7, blocks=None)
+
+    def test_every_batch_has_one_shape_and_every_example_comes_equally_often(self):
+        order = self.order()
+        seen = np.array([order(position) for position in range(44 * 30)])
+        batches = self.shapes[seen].reshape(-1, 4)
+        assert (batches == batches[:, :1]).all()
+        counts = np.bincount(seen, minlength=44)
+        for shape in range(3):
+            own = counts[self.shapes == shape]
+            assert own.max() - own.min() <= 1
+        assert abs(counts - 30).max() <= 1
+        epochs = batches[:, 0].reshape(30, 11)
+        assert len({tuple(epoch) for epoch in epochs}) == 30  # the batches are shuffled too
+
+    def test_a_position_alone_tells_the_example(self):
+        whole = [self.order()(position) for position in range(200)]
+        later = pickle.loads(pickle.dumps(self.order()))
+        assert [later(position) for position in range(150, 200)] == whole[150:]
+
+    def test_blocks_are_read_one_after_another(self, monkeypatch):
+        monkeypatch.setattr("crosscale.data.order.WINDOW", 11)
+        shapes = np.arange(44) % 2  # eleven of each shape in both blocks
+        order = ShapedOrder(shapes, batch_size=11, per_epoch=44, seed=7, blocks=np.array([0, 22, 44]))
+        batches = np.array([order(position) for position in range(44 * 3)]).reshape(-1, 11)
+        assert {len({index // 22 for index in batch}) for batch in batches.tolist()} == {1}
+        assert sorted(batches[:4].ravel()) == list(range(44))
+        assert not any((np.diff(batch) == 2).all() for batch in batches)

@@ -99,6 +99,17 @@ def test_report_and_export(run: Path, tmp_path: Path) -> None:
     assert main(["export", "--run", str(run), "--format", "stablehlo", str(tmp_path / "m.zip")]) == 0
 
 
+def test_a_dry_run_counts_the_regions_that_are_learnt(data: Path, capsys: Any) -> None:
+    place = TRAIN.index("--task.regions") + 1
+    few, many = (
+        printed(capsys, *TRAIN[:place], str(count), *TRAIN[place + 1 :], "--data-dir", str(data), "--dry-run")
+        for count in (16, 64)
+    )
+    cut_out = 7 * 7 * 16 * 4  # bytes of what the box head reads of a region, which the backward pass keeps
+    grown = many["memory"]["activations"] - few["memory"]["activations"]
+    assert grown > 4 * 48 * cut_out
+
+
 def test_the_wrong_task_model_or_data_is_one_line(data: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["train", "--data-dir", str(data), "--output-dir", str(tmp_path / "r")]
     assert main([*words, "--config", "detect", "--model.name", "mask_rcnn_crossformer_small"]) == 2

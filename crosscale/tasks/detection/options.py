@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from crosscale.data.box_augment import BoxAugment
+from crosscale.data.box_augment import Batches, BoxAugment
 from crosscale.models.region_detection import LEARNT
 from crosscale.ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from crosscale.tasks.detection.anchor_loss import BoxLoss
@@ -26,6 +26,10 @@ class Limits:
 @dataclass(frozen=True)
 class ObjectOptions(Limits, BoxAugment):
     """What all tasks of objects are told."""
+
+    batches: Batches = "mixed"
+    """Training pictures: of all forms in a batch, filled up to the input (mixed), or landscape and portrait ones in
+    batches of their own, filled up to the sides of scale alone (oriented): two shapes, each compiled once."""
 
     def __post_init__(self) -> None:
         check_ranges("task", self)

@@ -141,6 +141,11 @@ class Detection(ChoosesNothing):
         classes = tuple(source.classes)
         if not classes:
             raise RequestError("the annotations name no class; a detection needs one or more")
+        if options.batches == "oriented" and (options.scale is None or options.scale[0] == options.scale[1]):
+            raise RequestError(
+                "task.batches=oriented: landscape and portrait pictures differ by task.scale, the longest and the "
+                "shortest side, such as [1333, 800]; give it, or leave batches mixed"
+            )
         room = options.max_objects or -(-max(1, source.most_objects) // ROUNDED) * ROUNDED
         remarks = list(source.notes)
         if options.max_objects and (above := source.above(room)):
@@ -194,7 +199,17 @@ class Detection(ChoosesNothing):
         return (
             *self.remarks,
             f"pictures are resized to fit {fit} and filled up; a batch has room for {self.max_objects} objects of each",
+            *self._shapes(),
         )
+
+    def _shapes(self) -> tuple[str, ...]:
+        """A line on the shapes of oriented batches."""
+        if self.options.batches == "mixed":
+            return ()
+        examples = self.examples(InputSpec(), Augment())
+        told = " or ".join(f"{height} x {width}" for height, width in examples.train_shapes)
+        held_out = len(examples.validation_shapes)
+        return (f"training batches are {told}, each compiled once; those of validation have {held_out} shapes at most",)
 
     def check_outputs(self, shape: Sequence[int]) -> None:
         """Raises RequestError unless the model gives boxes."""
@@ -218,6 +233,7 @@ class Detection(ChoosesNothing):
             room = max(self.max_objects, HELD_OUT)
             return ObjectExamples(spec, scale=scale, max_objects=room, masks=self.masks)
         how: dict[str, Any] = {"max_objects": self.max_objects, "masks": self.masks, "source": self.source}
+        how["batches"] = self.options.batches
         return ObjectExamples(spec, self.options.augment, scale=scale, **how)
 
     def fit(self, spec: InputSpec, img: Image.Image) -> np.ndarray:
