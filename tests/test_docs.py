@@ -163,7 +163,7 @@ def test_words_with_one_meaning_name_what_is_there():
         "Bounded": "serve/admission.py",
         "ServiceCounts": "serve/counts.py",
         "Meter": "engine/averages.py",
-        "Progress": "engine/loop.py",
+        "Progress": "engine/progress.py",
         "progress_bar": "cli/output.py",
     }.items():
         assert f"`{name}`" in ARCHITECTURE

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import jax
@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 
 from crosscale.cluster.hosts import Stop, stop_signals
 from crosscale.contracts import Array, Batch, Variables
-from crosscale.engine.averages import Meter, Sums, add, means
+from crosscale.engine.averages import Meter, add, means
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import Interrupted, evaluate
 from crosscale.engine.length import run_length
 from crosscale.engine.log import RunLog
+from crosscale.engine.progress import Progress as Progress
 from crosscale.engine.settings import TrainSettings
 from crosscale.engine.sharding import put_batch, to_host
 from crosscale.engine.spikes import WINDOW, usual_loss
@@ -38,40 +39,6 @@ class Batches(Iterator[Batch], Protocol):
     errors: tuple[str, ...]
 
     def close(self) -> None: ...
-
-
-@dataclass
-class Progress:
-    """What a checkpoint has to hold for the host. Everything in it is plain, so that JSON can hold it.
-
-    Attributes:
-      epoch: epochs that are done, with their validation where one was due; of a run counted in steps the spans between
-        validations (`RunLength`).
-      window: sums over the steps since the last line of the log.
-      epoch_sums: sums over the steps so far of the epoch, or span.
-      best: the record of the best validation: "step", "epoch", "score" and "metrics"; None before one.
-      skipped_images: pictures that did not decode, counted each time.
-      skipped_steps: steps left out because a number was not finite.
-      updates: steps that the parameters have learnt from.
-      most_updates: the most that they ever had; a rollback takes some away.
-      rollbacks: how often the parameters went back to a checkpoint.
-      vain_rollbacks: how often in a row that was before there were more than `most_updates`.
-      recent_losses: of the latest steps, for `spikes`.
-      spiking: whether the latest of them was a spike.
-    """
-
-    epoch: int = 0
-    window: Sums = field(default_factory=dict)
-    epoch_sums: Sums = field(default_factory=dict)
-    best: dict[str, Any] | None = None
-    skipped_images: int = 0
-    skipped_steps: int = 0
-    updates: int = 0
-    most_updates: int = 0
-    rollbacks: int = 0
-    vain_rollbacks: int = 0
-    recent_losses: list[float] = field(default_factory=list)
-    spiking: bool = False
 
 
 Restored = tuple[TrainState, dict[str, Any]]
@@ -240,7 +207,8 @@ class Loop:
             return self._not_finite(report)
         weight = float(report["weight"])
         parts = [name for name in report if name.startswith("loss_")]
-        values = {name: (float(report[name]) * weight, weight) for name in ("loss", *parts, "grad_norm", "lr")}
+        scale = [name for name in report if name == "scale"]
+        values = {name: (float(report[name]) * weight, weight) for name in ("loss", *parts, "grad_norm", "lr", *scale)}
         self.progress.window = add(self.progress.window, values)
         self.progress.epoch_sums = add(self.progress.epoch_sums, values)
         if weight:
@@ -267,6 +235,9 @@ class Loop:
         what = "a gradient" if math.isfinite(loss) else f"the loss ({loss})"
         where = f"; of {len(bad)} tensors with such gradients the first is '{bad[0]}'" if bad else ""
         message = f"step {self.step}: {what} is not finite{where}"
+        if report.get("overflow"):
+            self._count_overflow(message, float(report["scale"]))
+            return False
         if self.parts.settings.on_nonfinite == "error":
             raise WorkError(
                 f"{message}; a lower optimizer.lr, optimizer.clip_norm or train.on_nonfinite=skip|rollback may help"
@@ -278,6 +249,12 @@ class Loop:
             self._roll_back(message)
             return True
         return False
+
+    def _count_overflow(self, message: str, scale: float) -> None:
+        """Of a step whose scaled gradient was too large for float16: the next ones have half the scale."""
+        self.progress.skipped_steps += 1
+        self._log.line(f"left out: {message}, at the loss scale {scale:g}; on with half of it")
+        self._log.record("overflow", self.step, {"scale": scale})
 
     def _roll_back(self, message: str) -> None:
         """The newest checkpoint's parameters, optimizer and average; the step, and with it the data, goes on."""

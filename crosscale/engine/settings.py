@@ -111,8 +111,9 @@ class TrainSettings:
     ema_ramp: Ramp = "ratio"
     """How that decay begins: min(decay, (1 + step) / (10 + step)), decay (1 - exp(-(1 + step) / 2000)) as MindCV has it
     (exponential), or the whole decay at once, as in timm (none)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; the parameters stay float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Compute type; the parameters stay float32. float16, for cards without bfloat16, scales the loss dynamically and
+    leaves out the steps whose gradient overflows."""
     seed: Annotated[int, SEED] = 0
     """Of the initial weights, the held-out split, the order, the augmentation and dropout."""
     eval_every: Annotated[int, POSITIVE] = 1

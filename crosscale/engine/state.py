@@ -9,8 +9,9 @@ import optax
 from flax import struct
 
 from crosscale.contracts import Variables, as_variables
+from crosscale.engine.loss_scale import Scale
 
-_LATER = ("batch_stats", "ema_batch_stats")  # fields that the first checkpoints did not have
+_LATER = ("batch_stats", "ema_batch_stats", "loss_scale")  # fields that the first checkpoints did not have
 
 
 class TrainState(struct.PyTreeNode):
@@ -25,6 +26,7 @@ class TrainState(struct.PyTreeNode):
       ema_params: moving average of the parameters, or None.
       batch_stats: running means and variances of the model's batch norms, float32; None where it has none.
       ema_batch_stats: their moving average, or None.
+      loss_scale: of a training in float16, what the loss is multiplied by before it is differentiated; or None.
     """
 
     step: jax.Array
@@ -33,10 +35,17 @@ class TrainState(struct.PyTreeNode):
     ema_params: Any
     batch_stats: Any = None
     ema_batch_stats: Any = None
+    loss_scale: Scale = None
 
     @classmethod
     def create(
-        cls, params: Any, optimizer: optax.GradientTransformation, *, ema: bool, batch_stats: Any = None
+        cls,
+        params: Any,
+        optimizer: optax.GradientTransformation,
+        *,
+        ema: bool,
+        batch_stats: Any = None,
+        loss_scale: Scale = None,
     ) -> "TrainState":
         """The state before the first step."""
         return cls(
@@ -47,13 +56,14 @@ class TrainState(struct.PyTreeNode):
             ema_params=jax.tree.map(jnp.copy, params) if ema else None,
             batch_stats=batch_stats or None,
             ema_batch_stats=(jax.tree.map(jnp.copy, batch_stats) or None) if ema else None,
+            loss_scale=loss_scale,
         )
 
     def stored(self) -> dict[str, Any]:
         """The fields by name, as checkpoints hold them.
 
-        What belongs to batch norms is left out where the model has none: checkpoints from before there were any can be
-        read.
+        What belongs to batch norms or to float16 is left out where there is none: checkpoints from before there was any
+        can be read.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None or name not in _LATER}

@@ -13,6 +13,7 @@ from crosscale.contracts import Array, InputSpec, Variables, as_variables
 from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import Ramp, update_ema
 from crosscale.engine.forward import inferred, normalize, training_forward
+from crosscale.engine.loss_scale import Scale, lowest, settled, value_and_grad
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
@@ -24,7 +25,7 @@ from crosscale.trees import stop_gradients
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Array]]]
 EvalStep = Callable[[Variables, DeviceBatch], tuple[State, dict[str, Array]]]
 Gradient = tuple[tuple[Losses, Array], Any]  # the summed losses and their weight; the gradient
-GradientOf = Callable[..., tuple[Gradient, Any]]  # the second are the batch norms' new statistics
+GradientOf = Callable[..., tuple[Gradient, Any, Scale]]  # the second are the batch norms' new statistics
 
 
 def make_train_step(
@@ -49,7 +50,8 @@ def make_train_step(
     scalars: "loss" (mean over the examples of weight > 0) and, of a loss of several parts, "loss_<part>" of each,
     "weight" (the number of these examples), "skipped" (that of the others), "grad_norm", "lr", "finite" (bool), and
     the vector "bad" (bool, one per parameter in the order of `parameter_names`). A step whose loss or gradient is not
-    finite changes nothing but the step number.
+    finite changes nothing but the step number, and the loss scale of a state that has one: see `settled`, whose
+    scalars are then in the report too.
 
     Args:
       accumulate: parts in which the batch is computed, one after another.
@@ -68,30 +70,29 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         key = step_key(seed, state.step)
-        summed, batch_stats = _accumulated(gradient, state, batch, key, accumulate)
+        summed, batch_stats, scale = _accumulated(gradient, state, batch, key, accumulate)
         (losses, weight), grads = summed
         # A factor, unlike a division, is computed again wherever a gradient is read, without a pass of its own.
         share = 1.0 / jnp.maximum(weight, 1.0)
         losses, grads = jax.tree.map(lambda value: value * share, (losses, grads))
-        loss = sum(losses.values(), jnp.float32(0))
         lr = schedule(state.step)
-        report = {"loss": loss, "weight": weight, "skipped": (batch["weight"] == 0).sum(), "lr": lr, **_health(grads)}
-        if len(losses) > 1:
-            report |= {f"loss_{name}": value for name, value in losses.items()}
-        report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
+        report = _report(losses, grads)
+        report |= {"weight": weight, "skipped": (batch["weight"] == 0).sum(), "lr": lr}
+        scale, told = settled(state.loss_scale, scale, report["loss"])
+        report |= told
         new = _updated(state, grads, batch_stats, optimizer, lr, ema_decay, ema_ramp)
         # A batch in which no picture decoded teaches nothing; not even the decay may act on it.
         keep = report["finite"] & (weight > 0)
         kept: TrainState = jax.tree.map(lambda a, b: jax.lax.select(keep, a, b), new, state)
-        return kept.replace(step=state.step + 1), report
+        return kept.replace(step=state.step + 1, loss_scale=scale), report
 
     places: Any = {"in_shardings": (states, rows), "out_shardings": (states, whole)}
     return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
 
 
 def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any, frozen: Sequence[str]) -> GradientOf:
-    """(params, batch_stats, batch, key) -> the summed losses, their weight and the gradient of their sum, laid out as
-    told, and the new batch_stats."""
+    """(params, batch_stats, batch, key, loss scale) -> the summed losses, their weight and the gradient of their sum,
+    laid out as told, the new batch_stats and the new scale."""
 
     def summed_loss(
         params: Any, batch_stats: Any, batch: DeviceBatch, key: Array
@@ -104,11 +105,13 @@ def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any, frozen
         losses, weight = task.loss(outputs, targets, batch["weight"])
         return sum(losses.values(), jnp.float32(0)), (losses, weight, new)
 
-    def gradient(params: Any, batch_stats: Any, batch: DeviceBatch, key: Array) -> tuple[Gradient, Any]:
-        differentiate = jax.value_and_grad(summed_loss, has_aux=True)
-        (_, (losses, weight, new)), grads = differentiate(params, batch_stats, batch, key)
+    def gradient(
+        params: Any, batch_stats: Any, batch: DeviceBatch, key: Array, scale: Scale
+    ) -> tuple[Gradient, Any, Scale]:
+        differentiate = value_and_grad(summed_loss, scale, len(batch["weight"]))
+        (losses, weight, new), grads, scale = differentiate(params, batch_stats, batch, key)
         # Summed over the devices into the parts that the optimizer works on, not whole into each device.
-        return ((losses, weight), jax.lax.with_sharding_constraint(grads, layout)), new
+        return ((losses, weight), jax.lax.with_sharding_constraint(grads, layout)), new, scale
 
     return gradient
 
@@ -141,6 +144,16 @@ def parameter_names(params: Any) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
+def _report(losses: Losses, grads: Any) -> dict[str, Array]:
+    """Of the step's scalars those that the losses and the gradient say, "finite" and "bad" among them."""
+    loss = sum(losses.values(), jnp.float32(0))
+    report = {"loss": loss, **_health(grads)}
+    if len(losses) > 1:
+        report |= {f"loss_{name}": value for name, value in losses.items()}
+    report["finite"] = jnp.isfinite(loss) & ~report["bad"].any()
+    return report
+
+
 def _health(grads: Any) -> dict[str, Array]:
     """ "grad_norm", and "bad": in which leaves a number is not finite, or the sum of squares beyond float32's range."""
     squares = squared_norms(jax.tree.leaves(grads))
@@ -163,27 +176,34 @@ def _updated(
     averages = state.ema_params, state.ema_batch_stats
     if ema_decay is not None:
         averages = update_ema(averages, (params, batch_stats), state.step, ema_decay, ema_ramp)
-    return TrainState(state.step, params, opt_state, averages[0], batch_stats, averages[1])
+    new: TrainState = state.replace(
+        params=params,
+        opt_state=opt_state,
+        ema_params=averages[0],
+        batch_stats=batch_stats,
+        ema_batch_stats=averages[1],
+    )
+    return new
 
 
 def _accumulated(
     gradient: GradientOf, state: TrainState, batch: DeviceBatch, key: Array, parts: int
-) -> tuple[Gradient, Any]:
+) -> tuple[Gradient, Any, Scale]:
     """Summed losses, weight and gradient of a batch, computed in `parts` equal parts; the batch norms' statistics after
-    the last part."""
+    the last part; the new loss scale."""
     if parts == 1:
-        return gradient(state.params, state.batch_stats, batch, key)
+        return gradient(state.params, state.batch_stats, batch, key, state.loss_scale)
     # Example i goes to part i % parts, so that each device's share splits without moving anything.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch))
     keys = jax.random.split(key, parts)
 
-    def add_part(so_far: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, None]:
+    def add_part(so_far: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, Scale]:
         total, batch_stats = so_far
-        new, batch_stats = gradient(state.params, batch_stats, *part)
-        return (jax.tree.map(jnp.add, total, new), batch_stats), None
+        new, batch_stats, scale = gradient(state.params, batch_stats, *part, state.loss_scale)
+        return (jax.tree.map(jnp.add, total, new), batch_stats), scale
 
     first = jax.tree.map(lambda x: x[0], split)
-    shapes, _ = jax.eval_shape(gradient, state.params, state.batch_stats, first, keys[0])
+    shapes, *_ = jax.eval_shape(gradient, state.params, state.batch_stats, first, keys[0], state.loss_scale)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    result: tuple[Gradient, Any] = jax.lax.scan(add_part, (zeros, state.batch_stats), (split, keys))[0]
-    return result
+    (total, batch_stats), scales = jax.lax.scan(add_part, (zeros, state.batch_stats), (split, keys))
+    return total, batch_stats, lowest(scales)

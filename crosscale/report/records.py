@@ -144,7 +144,7 @@ def read_run(path: str | Path) -> Run:
         environment=_json(folder / ENVIRONMENT),
         curves=_curves(lines),
         steps=max(steps, default=0),
-        skipped_steps=sum(line.get("kind") == "nonfinite" for line in lines),
+        skipped_steps=sum(line.get("kind") in ("nonfinite", "overflow") for line in lines),
         seconds=sum(seconds) if seconds else None,
     )
 

@@ -1,4 +1,4 @@
-"""The state that a training begins with: its shapes, and its values from seeds or pretrained weights."""
+"""The state that a training begins with, from seeds or pretrained weights, its shapes, and the step that changes it."""
 
 from typing import Any
 
@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from crosscale.contracts import InputSpec, Variables
+from crosscale.engine.compiler import compiler_options
+from crosscale.engine.loss_scale import first_scale
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.sharding import put_whole
 from crosscale.engine.state import TrainState
+from crosscale.engine.step import TrainStep, make_train_step
 from crosscale.pretrained import fetch_weights, load_weights
 from crosscale.runs.experiment import Experiment
 
@@ -26,8 +29,14 @@ def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTr
 
 
 def _created(experiment: Experiment, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
-    ema = experiment.recipe.train.ema_decay is not None
-    return TrainState.create(variables["params"], optimizer, ema=ema, batch_stats=variables.get("batch_stats"))
+    train = experiment.recipe.train
+    return TrainState.create(
+        variables["params"],
+        optimizer,
+        ema=train.ema_decay is not None,
+        batch_stats=variables.get("batch_stats"),
+        loss_scale=first_scale(train.dtype),
+    )
 
 
 def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
@@ -49,6 +58,26 @@ def initial_state(experiment: Experiment, optimizer: optax.GradientTransformatio
 
     state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
     return state
+
+
+def compiled_step(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainStep:
+    """The experiment's training step, for a state that lies as `layout` tells; it compiles when it is first called."""
+    recipe, model, mesh = experiment.recipe, experiment.model, experiment.mesh
+    return make_train_step(
+        model,
+        experiment.spec,
+        experiment.task,
+        optimizer,
+        experiment.schedule,
+        mesh,
+        seed=recipe.train.seed,
+        accumulate=recipe.optimizer.accumulate,
+        ema_decay=recipe.train.ema_decay,
+        ema_ramp=recipe.train.ema_ramp,
+        frozen=recipe.optimizer.frozen,
+        layout=layout,
+        compiler_options=compiler_options(model, mesh),
+    )
 
 
 def _pretrained(experiment: Experiment) -> Variables:

@@ -18,7 +18,6 @@ from crosscale.cluster.hosts import from_first, is_first, wait_for_all, wait_for
 from crosscale.contracts import Variables
 from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
-from crosscale.engine.compiler import compiler_options
 from crosscale.engine.environment import git_state, record_environment
 from crosscale.engine.length import RunLength
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
@@ -38,14 +37,14 @@ from crosscale.engine.run_folder import (
 )
 from crosscale.engine.sharding import split_parameters
 from crosscale.engine.state import TrainState
-from crosscale.engine.step import make_eval_step, make_train_step
+from crosscale.engine.step import make_eval_step
 from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
 from crosscale.recipe import Recipe, dump
 from crosscale.runs.agreement import check_processes, check_same, record_data
 from crosscale.runs.calibrate import calibrate_best
 from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
-from crosscale.runs.state import abstract_state, initial_state
+from crosscale.runs.state import abstract_state, compiled_step, initial_state
 from crosscale.runtime import package_version, shown_duration
 from crosscale.tasks.measure import score
 from crosscale.tasks.task import Task
@@ -196,21 +195,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
             save_best(folder / BEST, experiment, variables, record)
 
     return Parts(
-        train_step=make_train_step(
-            model,
-            spec,
-            task,
-            optimizer,
-            experiment.schedule,
-            mesh,
-            seed=recipe.train.seed,
-            accumulate=recipe.optimizer.accumulate,
-            ema_decay=recipe.train.ema_decay,
-            ema_ramp=recipe.train.ema_ramp,
-            frozen=recipe.optimizer.frozen,
-            layout=layout,
-            compiler_options=compiler_options(model, mesh),
-        ),
+        train_step=compiled_step(experiment, optimizer, layout),
         eval_step=make_eval_step(model, spec, task, mesh, layout.variables()),
         metric=task.metric,
         mesh=mesh,

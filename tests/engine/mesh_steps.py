@@ -20,6 +20,7 @@ from crosscale.data.augment import Augment
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.evaluate import evaluate
 from crosscale.engine.loop import restore_state
+from crosscale.engine.loss_scale import first_scale
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import MeshSettings, OptimizerSettings
 from crosscale.engine.sharding import bytes_per_device, make_mesh, put_batch, split_parameters, to_host
@@ -35,7 +36,7 @@ LAYOUTS = {"1": (1, 1), "2": (2, 1), "8 data": (8, 1), "8 fsdp": (1, 8), "2 x 4"
 
 
 class Trainer:
-    """The tiny model, with dropout, mixing, two parts to a batch and an average, on one mesh."""
+    """The tiny model, with dropout, mixing, two parts to a batch, an average and a scaled loss, on one mesh."""
 
     def __init__(self, mesh: Mesh) -> None:
         model = TinyModel(drop_rate=0.2)
@@ -43,7 +44,7 @@ class Trainer:
         optimizer = make_optimizer(OptimizerSettings(clip_norm=1.0), params)
         task = Classification(4, 0.1, Augment(mixup=0.8, cutmix=1.0, erase_prob=0.3))
         self.mesh = mesh
-        self.state = TrainState.create(params, optimizer, ema=True)
+        self.state = TrainState.create(params, optimizer, ema=True, loss_scale=first_scale("float16"))
         self.layout = split_parameters(self.state, mesh)
         self.state = jax.device_put(self.state, self.layout)
         self.step = make_train_step(
@@ -86,6 +87,7 @@ class Trainer:
         }
         return {
             "losses": trained,
+            "scale": [float(leaf) for leaf in jax.tree.leaves(self.state.loss_scale)],
             "metrics": metrics,
             "rows": rows,
             "bytes": on_first,

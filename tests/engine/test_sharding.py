@@ -41,6 +41,7 @@ def further() -> Any:
 def assert_as_one_device(layouts: Any, layout: str) -> None:
     one, other = layouts["1"], layouts[layout]
     assert len(set(one["losses"])) == 6
+    assert one["scale"] == other["scale"] == [6, 65536]  # six finite steps in a row, at the scale of the beginning
     np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
     assert (other["metrics"]["examples"], other["metrics"]["skipped"]) == (32 + 27 - 2, 2)
     for name, value in one["metrics"].items():
