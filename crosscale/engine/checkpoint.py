@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from crosscale.cluster.hosts import all_texts, from_first, is_first
+from crosscale.cluster.hosts import all_texts, from_first, is_first, wait_for_all
 from crosscale.engine.digests import check_digests, write_digests
 from crosscale.errors import WorkError
 
@@ -54,6 +54,7 @@ class Checkpoints:
         # Orbax refuses relative paths, but not before the first save.
         self.folder = folder.resolve()
         self._saving = 0
+        wait_for_all("checkpoints")  # Orbax's own exchange between the processes, which follows, gives up after 30 s
         self._manager = _Manager(
             self.folder,
             item_names=_ITEMS,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from crosscale.contracts import InputSpec, Variables
+from crosscale.engine.joint import begun_together
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.sharding import put_whole
 from crosscale.engine.state import TrainState
@@ -47,7 +48,8 @@ def initial_state(experiment: Experiment, optimizer: optax.GradientTransformatio
             variables = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))
         return _created(experiment, variables, optimizer)
 
-    state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
+    created = begun_together(jax.jit(create, out_shardings=layout), experiment.mesh)
+    state: TrainState = created(pretrained)
     return state
 
 
