@@ -90,7 +90,7 @@ def test_orbax_reads_its_limit_each_time():
 
 
 def test_uvicorn_and_h11_have_what_the_limit_on_time_hooks_into():
-    for name in ("connection_made", "connection_lost", "handle_events", "on_response_complete"):
+    for name in ("connection_made", "connection_lost", "handle_events", "on_response_complete", "pause_writing"):
         assert callable(getattr(H11Protocol, name)), f"serve/timed_http.py overrides {name}"
         assert getattr(timed_protocol(1.0), name) is not getattr(H11Protocol, name)
     said = inspect.getsource(H11Protocol.__init__)
