@@ -27,7 +27,8 @@ USERS = {
     r"h11_impl|trailing_data": ["serve/timed_http.py"],
     r"tar\.members": ["data/tar_shards.py"],
     r"torch\._inductor": ["benchmark/torch_models.py"],
-    r"\b_src\b": ["cli/main.py", "cluster/watch.py"],
+    r"_DEFAULT_BARRIER_TIMEOUT": ["engine/checkpoint.py"],
+    r"\b_src\b": ["cli/main.py", "cluster/watch.py", "engine/checkpoint.py"],
 }
 
 
@@ -80,8 +81,16 @@ def test_orbax_names_an_unfinished_checkpoint_so(tmp_path):
         check_digests(tmp_path / "checkpoints" / "1", below=("state", "progress"))
 
 
+def test_orbax_reads_its_limit_each_time():
+    from orbax.checkpoint._src.multihost import multihost
+
+    from crosscale.engine.checkpoint import _LONG_SECONDS
+
+    assert multihost.coordination_timeout() == _LONG_SECONDS, "engine/checkpoint.py sets it"
+
+
 def test_uvicorn_and_h11_have_what_the_limit_on_time_hooks_into():
-    for name in ("connection_made", "connection_lost", "handle_events", "on_response_complete"):
+    for name in ("connection_made", "connection_lost", "handle_events", "on_response_complete", "pause_writing"):
         assert callable(getattr(H11Protocol, name)), f"serve/timed_http.py overrides {name}"
         assert getattr(timed_protocol(1.0), name) is not getattr(H11Protocol, name)
     said = inspect.getsource(H11Protocol.__init__)

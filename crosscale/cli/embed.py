@@ -18,8 +18,9 @@ from crosscale.errors import WorkError
 HELP = """\
 Writes a vector for each image: the model's pooled features, of every branch and joined, with the image's path.
 
-IMAGE is a file or a folder, which is searched for images at any depth. The pictures are prepared exactly as in
-validation. A file that cannot be used is reported on standard error and left out."""
+IMAGE is a file or a folder, which is searched for images at any depth, or - for a picture on standard input. The
+pictures are prepared exactly as in validation. A file that cannot be used is reported on standard error and left
+out."""
 
 EPILOG = f"""\
 examples:

@@ -16,7 +16,7 @@ from crosscale.cli.arguments import (
     result_options,
 )
 from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
-from crosscale.cli.predict import find_images
+from crosscale.cli.predict import Found, find_images
 from crosscale.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ CrossViT: per branch (small and large patches) what its CLS token attends to, wh
 attends to across, and both rolled out over all layers. CrossFormer: per stage the short- and long-distance
 groups, either of one place of the picture (--position), or the attention that every cell receives on average.
 
-IMAGE is a file or a folder, which is searched for images at any depth. The pictures are prepared exactly as in
-validation, and drawn as the model sees them. A file that cannot be used is reported and the rest go on."""
+IMAGE is a file or a folder, which is searched for images at any depth, or - for a picture on standard input. The
+pictures are prepared exactly as in validation, and drawn as the model sees them. A file that cannot be used is
+reported and the rest go on."""
 
 EPILOG = """\
 examples:
@@ -133,7 +134,7 @@ def _output_folder(text: str) -> Path:
 
 def _explain_files(
     predictor: "Predictor",
-    files: Sequence[Path],
+    files: Sequence[Found],
     folder: Path,
     options: argparse.Namespace,
     said: Mapping[str, int],
@@ -160,7 +161,7 @@ def _explain_files(
             yield {"json": {**result.json(), "output": str(output), "maps": peaks}, "rows": result.rows()}
 
 
-def _load(predictor: "Predictor", file: Path) -> "_Read | str":
+def _load(predictor: "Predictor", file: Found) -> "_Read | str":
     """(H, W, C) uint8 as the model is to see it, and the picture's own height and width, or why not."""
     from crosscale.data import BadImage
 

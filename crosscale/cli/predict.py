@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crosscale.cli.arguments import (
     Parser,
@@ -21,21 +21,27 @@ from crosscale.cli.arguments import (
 )
 from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
 from crosscale.cli.predict_file import is_one_file, open_predictors, predict_to_file, sorted_copies
+from crosscale.cli.standard_input import WORD, StandardInput, read_standard_input
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
     from crosscale.tasks.task import Result, Task
 
+# What a command reads a picture from: a path or standard input. As Any, for what follows asks of both the same.
+Found: TypeAlias = Any
+
 HELP = """\
 Names the most probable classes of image files, with their probabilities.
 
-IMAGE is a file or a folder, which is searched for images at any depth. The pictures are prepared exactly
-as in validation. A file that cannot be used is reported on standard error and the rest go on."""
+IMAGE is a file or a folder, which is searched for images at any depth, or - for a picture on standard input. The
+pictures are prepared exactly as in validation. A file that cannot be used is reported on standard error and the
+rest go on."""
 
 EPILOG = """\
 examples:
   crosscale predict --run runs/digits three.png
   crosscale predict --run runs/digits folder/ --top-k 3 --json
+  curl https://example.org/three.png | crosscale predict --run runs/digits -
   crosscale predict --model crossvit_9_240 --weights model.safetensors --classes names.txt photo.jpg
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128
   crosscale predict --run runs/photos archive/ --output results.csv --batch-size 128 --resume
@@ -96,14 +102,18 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     one_file = options.output is not None and is_one_file(options.output)
     if options.resume and not one_file:
         raise RequestError("--resume goes with --output results.csv, .parquet or .jsonl")
-    start, files = host_options(options), find_images(options.images)
+    start = host_options(options)
+    if WORD in options.images and (start is not None or options.sort_into is not None):
+        why = "--sort-into copies files" if start is None else "several processes read files"
+        raise RequestError(f"-: {why}, and standard input is none; give the file's name")
+    files = find_images(options.images)
     from crosscale.cluster.hosts import together
 
     with together(start):  # before anything touches the devices
         return predict_to_file(options, files, as_json=as_json) if one_file else _run(options, files, as_json=as_json)
 
 
-def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
+def _run(options: argparse.Namespace, files: list[Found], *, as_json: bool) -> int:
     from crosscale.cluster.hosts import is_first
 
     task, own = _predict_share(options, files)
@@ -122,7 +132,7 @@ def _run(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> in
     return 1 if failed else 0
 
 
-def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[Task, list[dict[str, Any]]]":
+def _predict_share(options: argparse.Namespace, files: list[Found]) -> "tuple[Task, list[dict[str, Any]]]":
     """The task and this process's results, as "json" and "rows": of several, each takes one file in turn."""
     import jax
 
@@ -164,14 +174,15 @@ def _made(folder: "Path | None") -> "Path | None":
     return folder
 
 
-def _write(prediction: "Result", file: Path, start: Path, channels: int) -> list[str]:
+def _write(prediction: "Result", file: Found, start: Path, channels: int) -> list[str]:
     """Writes what a result has for files, each named `start` and its own end; the paths. Raises WorkError."""
     if prediction.error is not None:
         return []
-    from crosscale.data.decode import decode, open_image
+    from crosscale.data.decode import decode
+    from crosscale.data.pictures import decodable
 
     written = []
-    for end, content in prediction.files(decode(open_image(file), channels, str(file))).items():
+    for end, content in prediction.files(decode(decodable(file, str(file)), channels, str(file))).items():
         place = start.with_name(start.name + end)
         _write_file(place, content)
         written.append(str(place))
@@ -218,22 +229,24 @@ def _gather(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [parts[turn % len(parts)][turn // len(parts)] for turn in turns]
 
 
-def find_images(words: Sequence[str]) -> list[Path]:
+def find_images(words: Sequence[str]) -> list[Found]:
     """The files that are named, and the image files at any depth of the folders that are named, in order.
 
-    A name that does not exist stays in the list, to be reported in its place.
+    A name that does not exist stays in the list, to be reported in its place. "-" is what standard input holds.
 
     Raises:
-      RequestError: none of the names exists, or a folder holds no image.
+      RequestError: none of the names exists, a folder holds no image, or standard input no picture.
     """
     from crosscale.data.names import count_extensions, extensions, is_picture, passed_over_text
 
-    paths = [Path(word).expanduser() for word in words]
-    if not any(path.exists() for path in paths):
+    if words.count(WORD) > 1:
+        raise RequestError("-: standard input holds one picture; name it once")
+    paths = [Path(word).expanduser() if word != WORD else read_standard_input() for word in words]
+    if not any(isinstance(path, StandardInput) or path.exists() for path in paths):
         raise RequestError(f"{paths[0]}: no such file or folder")
-    files: list[Path] = []
+    files: list[Found] = []
     for path in paths:
-        if not path.is_dir():
+        if isinstance(path, StandardInput) or not path.is_dir():
             files.append(path)
             continue
         walked = _walk(path)

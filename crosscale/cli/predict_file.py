@@ -53,7 +53,7 @@ def open_predictors(options: argparse.Namespace, batch_size: int) -> "Predictor 
     return Ensemble([first, *others], options.tta)
 
 
-def sorted_copies(options: argparse.Namespace, task: "Task", files: list[Path]) -> "SortedCopies | None":
+def sorted_copies(options: argparse.Namespace, task: "Task", files: list[Any]) -> "SortedCopies | None":
     """What `--sort-into` asks for; None without it. Raises RequestError."""
     if options.sort_into is None:
         return None
@@ -62,7 +62,7 @@ def sorted_copies(options: argparse.Namespace, task: "Task", files: list[Path]) 
     return SortedCopies(options.sort_into, task, options.images, files)
 
 
-def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: bool) -> int:
+def predict_to_file(options: argparse.Namespace, files: list[Any], *, as_json: bool) -> int:
     """Predicts and prints the file's name; returns 1 if a picture could not be used. Raises RequestError, WorkError."""
     import jax
 
@@ -102,7 +102,7 @@ def predict_to_file(options: argparse.Namespace, files: list[Path], *, as_json: 
 
 def _predict(
     predictor: "Predictor | Ensemble",
-    files: list[Path],
+    files: list[Any],
     results: "ResultsFile",
     copies: "SortedCopies | None",
     **how: Any,

@@ -4,16 +4,17 @@ import errno
 import logging
 import os
 import stat
+from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from crosscale.data.costly import Pieces, has_too_many_profiles, why_too_costly
 from crosscale.data.names import reads_heif
-from crosscale.data.netpbm import PLAIN, plain_netpbm
+from crosscale.data.netpbm import is_read_one_by_one, read_netpbm
 from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
@@ -24,12 +25,7 @@ _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _FOREIGN = ("EPS", "WMF")
-_SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan
-_SCANS = 32
-_SCANNED_PIXELS = 500_000_000  # of all scans together: some seconds
-_TILE_PIXELS = 1 << 22  # of a TIFF's tile, which is decoded whole however little of it the picture shows
-_TILE_SHARE = 4
-_BAND = 1 << 22  # pixels of 16 bits that are scaled at once
+_BAND = 1 << 20  # pixels that are composed or scaled at once: whole, they would take many times the room
 _WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
 
@@ -108,14 +104,12 @@ def decode(
         img = image if isinstance(image, Image.Image) else open_encoded(image, name)
         if img.width * img.height > max_pixels:
             raise _too_large(name, img.size, max_pixels)
-        if isinstance(image, bytes) and has_too_many_scans(image, img.width * img.height):
-            raise BadImage(name, f"a JPEG of {image.count(_SCAN)} scans, which would take minutes; save it anew")
-        if (tile := _tile_pixels(img)) > max(_TILE_PIXELS, _TILE_SHARE * img.width * img.height):
-            raise BadImage(name, f"a TIFF whose tiles have {tile:,} pixels, more than the picture; save it anew")
+        if isinstance(image, bytes) and (reason := why_too_costly(img, image)):
+            raise BadImage(name, reason)
     stored = stored_as(img)
     try:
-        if isinstance(image, bytes) and image[:2] in PLAIN:
-            img = plain_netpbm(img, image)
+        if isinstance(image, bytes) and is_read_one_by_one(img):
+            img = read_netpbm(img, image)
         img.load()
         if "transparency" in img.info and img.mode in _WITHOUT_ALPHA:
             img = _without_colour(img, stored, image if isinstance(image, bytes) else None)
@@ -147,6 +141,13 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def in_pieces(data: bytes, name: str) -> BytesIO:
+    """A file for Pillow, which is stopped where its header takes too long. Raises BadImage, also while it is read."""
+    if has_too_many_profiles(data):
+        raise BadImage(name, "a PNG of many colour profiles; save it anew")
+    return Pieces(data, lambda: BadImage(name, "more pieces than a picture's file has; save it anew"))
+
+
 def open_encoded(data: bytes, name: str) -> Image.Image:
     """A picture of which only the header is read yet. Raises BadImage."""
     if not data:
@@ -154,7 +155,9 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
     if _is_heif(data) and not register_heif():
         raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'")
     try:
-        return Image.open(BytesIO(data), formats=_formats())
+        return Image.open(in_pieces(data, name), formats=_formats())
+    except BadImage:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
@@ -202,24 +205,6 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def has_too_many_scans(data: bytes, pixels: int) -> bool:
-    """Whether a JPEG asks for far more work than its pixels: each scan of a progressive one passes over them all.
-
-    Encoders write some ten. Inside a scan the marker cannot occur; a thumbnail adds one or two.
-    """
-    scans = data.count(_SCAN) if data.startswith(b"\xff\xd8") else 0
-    return scans > _SCANS and scans * pixels > _SCANNED_PIXELS
-
-
-def _tile_pixels(img: Image.Image) -> int:
-    """Of one tile of a TIFF; 0 where there are none."""
-    tags: Any = getattr(img, "tag_v2", None)
-    if img.format != "TIFF" or tags is None:
-        return 0
-    sides = [tags.get(tag, 0) for tag in (322, 323)]  # TileWidth, TileLength
-    return int(sides[0]) * int(sides[1]) if all(isinstance(side, int) for side in sides) else 0
-
-
 def orientation(img: Image.Image) -> int:
     """How the stored picture stands, by its EXIF or XMP: 1 upright (also where nothing or nonsense is said), to 8."""
     try:
@@ -263,25 +248,37 @@ def _without_colour(img: Image.Image, stored: str, data: bytes | None) -> Image.
 
     The colour is given in the file's own bits, which Pillow has scaled by now, or cut to the upper 8 of 16.
     """
-    colour = np.asarray(img.info["transparency"])
-    pixels = np.asarray(img)
+    colour, lower = np.asarray(img.info["transparency"]), None
     if stored in _GREY_STEPS:
         colour = colour * _GREY_STEPS[stored]
     elif stored == "RGB;16B":
         if data is None:
             return img
-        again = Image.open(BytesIO(data))
-        again.tile = [again.tile[0]._replace(args="RGB;16L")]  # the lower 8 bits
-        pixels = pixels.astype(np.uint16) << 8 | np.asarray(again)
-    hidden = pixels == (colour > 0 if img.mode == "1" else colour)
-    if img.mode == "RGB":
-        hidden = hidden.all(axis=2)
+        lower = Image.open(BytesIO(data))
+        lower.tile = [lower.tile[0]._replace(args="RGB;16L")]  # the lower 8 bits
     white = 65535 if img.mode in _SIXTEEN_BIT else 255
-    shown = np.asarray(img.convert("L") if img.mode == "1" else img).copy()
-    shown[hidden] = white
-    result = Image.fromarray(shown)
+    result = Image.new("L" if img.mode == "1" else img.mode, img.size)
+    for box in _bands(img):
+        band = img.crop(box)
+        pixels = np.asarray(band)
+        if lower is not None:
+            pixels = pixels.astype(np.uint16) << 8 | np.asarray(lower.crop(box))
+        if img.mode == "RGB":
+            hidden = (pixels[:, :, 0] == colour[0]) & (pixels[:, :, 1] == colour[1]) & (pixels[:, :, 2] == colour[2])
+        else:
+            hidden = pixels == (colour > 0 if img.mode == "1" else colour)
+        shown = np.asarray(band.convert(result.mode)).copy()
+        shown[hidden] = white
+        result.paste(Image.fromarray(shown), box)
     result.info = {key: value for key, value in img.info.items() if key != "transparency"}  # EXIF too
     return result
+
+
+def _bands(img: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows that together are the picture."""
+    rows = max(1, _BAND // img.width)
+    for top in range(0, img.height, rows):
+        yield 0, top, img.width, min(top + rows, img.height)
 
 
 def _to_mode(img: Image.Image, mode: str, name: str) -> Image.Image:
@@ -292,11 +289,18 @@ def _to_mode(img: Image.Image, mode: str, name: str) -> Image.Image:
     elif img.mode == "F":
         raise BadImage(name, "floating-point pixels have no fixed range; save it with 8 or 16 bits")
     elif img.mode in _WITH_ALPHA or "transparency" in img.info:
-        img = img.convert("RGBA")
-        white = Image.new("RGBA", img.size, (255, 255, 255, 255))
-        white.alpha_composite(img)
-        img = white.convert("RGB")
+        img = _over_white(img)
     return img if img.mode == mode else img.convert(mode)
+
+
+def _over_white(img: Image.Image) -> Image.Image:
+    result = Image.new("RGB", img.size)
+    for box in _bands(img):
+        band = img.crop(box).convert("RGBA")
+        white = Image.new("RGBA", band.size, (255, 255, 255, 255))
+        white.alpha_composite(band)
+        result.paste(white.convert("RGB"), box)
+    return result
 
 
 _dark: list[str] = []  # the first picture of 16 bits that looks like one of 8

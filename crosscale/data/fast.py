@@ -15,8 +15,9 @@ from PIL import Image
 
 from crosscale.contracts import InputSpec, Record
 from crosscale.data.augment import Augment
+from crosscale.data.costly import has_too_many_scans
 from crosscale.data.crop_decode import LARGEST_SHARE, decode_part
-from crosscale.data.decode import MAX_PIXELS, decode, has_too_many_scans, orientation
+from crosscale.data.decode import MAX_PIXELS, decode, orientation
 from crosscale.data.rand_augment import RandAugment
 from crosscale.data.transforms import FILTERS, finish, operations, random_crop_box, to_array
 from crosscale.errors import RequestError

@@ -8,12 +8,19 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
+from orbax.checkpoint._src.multihost import multihost
 
-from crosscale.cluster.hosts import all_texts, from_first, is_first
+from crosscale.cluster.hosts import all_texts, from_first, is_first, wait_for_all
 from crosscale.engine.digests import check_digests, write_digests
 from crosscale.errors import WorkError
 
 AGREE_SECONDS = 40  # for all processes to find a checkpoint unreadable
+
+# Orbax limits its waiting, by the time of day: where that is set forward during a save, the save would end, and the run
+# with it. No clock is set by a hundred years. The first limit is that of the parts of a save that wait for one another,
+# and has no public name.
+_LONG_SECONDS = 100 * 365 * 24 * 3600
+multihost._DEFAULT_BARRIER_TIMEOUT = _LONG_SECONDS
 
 _ITEMS = ("state", "progress")
 
@@ -54,6 +61,7 @@ class Checkpoints:
         # Orbax refuses relative paths, but not before the first save.
         self.folder = folder.resolve()
         self._saving = 0
+        wait_for_all("checkpoints")  # Orbax's own exchange between the processes, which follows, gives up after 30 s
         self._manager = _Manager(
             self.folder,
             item_names=_ITEMS,
@@ -61,7 +69,9 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 preservation_policy=policy,
                 save_root_metadata=False,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=_LONG_SECONDS, post_finalization_callback=self._write_digests
+                ),
             ),
         )
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from crosscale.cluster.hosts import sums as over_processes
 from crosscale.contracts import Batch, Variables
-from crosscale.engine.sharding import own_rows, put_batch, spans_processes
+from crosscale.engine.sharding import own_rows, put_batch, spans_processes, to_host
 from crosscale.engine.step import EvalStep
 from crosscale.errors import WorkError
 from crosscale.tasks.metric import Metric
@@ -128,7 +127,7 @@ class _Counted:
             return {}, {}
         own = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
         if spans_processes(self._mesh):
-            own = {name: np.asarray(multihost_utils.process_allgather(rows, tiled=True)) for name, rows in own.items()}
+            own = to_host(own)
         order = np.argsort(own["index"], kind="stable")
         order = order[own["index"][order] >= 0]
         ordered = {name: rows[order] for name, rows in own.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from crosscale.cluster.hosts import wait_for_all
 from crosscale.contracts import Array, Batch
 from crosscale.engine.settings import MeshSettings
 from crosscale.errors import RequestError
@@ -136,11 +137,17 @@ def own_rows(tree: Any, mesh: Mesh) -> Any:
 
 def put_whole(tree: Any, shardings: Any) -> Any:
     """Host arrays, the same in every process -> arrays that lie as told."""
+    if not all(place.is_fully_addressable for place in jax.tree.leaves(shardings)):
+        wait_for_all("placed")  # JAX compares the processes' arrays, which one may have read more slowly than another
     return jax.device_put(jax.device_get(tree), shardings)
 
 
 def to_host(tree: Any) -> Any:
-    """Whole NumPy arrays, gathered one after another; every process has to call it."""
+    """Whole NumPy arrays, gathered one after another; of host arrays every process's rows, joined.
+
+    Every process has to call it.
+    """
+    wait_for_all("gathered")
     return multihost_utils.process_allgather(tree, tiled=True)
 
 

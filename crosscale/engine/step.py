@@ -14,6 +14,7 @@ from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import Ramp, update_ema
 from crosscale.engine.forward import inferred, normalize, training_forward
 from crosscale.engine.loss_scale import Scale, lowest, settled, value_and_grad
+from crosscale.engine.joint import begun_together
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key
@@ -61,7 +62,6 @@ def make_train_step(
       layout: the shardings of the state's arrays; None for whole on every device.
       compiler_options: XLA's, of this program; None for the defaults.
     """
-
     whole, rows = replicated(mesh), split_batch(mesh)
     states: Any = whole if layout is None else layout
     parameters = whole if layout is None else layout.params
@@ -87,7 +87,8 @@ def make_train_step(
         return kept.replace(step=state.step + 1, loss_scale=scale), report
 
     places: Any = {"in_shardings": (states, rows), "out_shardings": (states, whole)}
-    return jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
+    compiled = jax.jit(train_step, donate_argnums=0, **places, compiler_options=compiler_options)
+    return begun_together(compiled, mesh)
 
 
 def _gradient(model: nn.Module, spec: InputSpec, task: Task, layout: Any, frozen: Sequence[str]) -> GradientOf:
@@ -135,7 +136,8 @@ def make_eval_step(
         return metric.update(metric.init(), outputs, batch), {}
 
     whole, rows = replicated(mesh), split_batch(mesh)
-    return jax.jit(eval_step, in_shardings=(whole if layout is None else layout, rows), out_shardings=(whole, rows))
+    places: Any = {"in_shardings": (whole if layout is None else layout, rows), "out_shardings": (whole, rows)}
+    return begun_together(jax.jit(eval_step, **places), mesh)
 
 
 def parameter_names(params: Any) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from crosscale.contracts import Variables
 from crosscale.data import BadImage
+from crosscale.data.pictures import Picture
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
@@ -40,7 +41,7 @@ class Embedded:
 
 def embed(
     predictor: Predictor,
-    files: Sequence[Path],
+    files: Sequence[Picture],
     *,
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -48,6 +49,7 @@ def embed(
     """Features of image files, prepared as in validation.
 
     Args:
+      files: by `str` they are named.
       batch_size: pictures per forward; the last batch is filled up.
       progress: told (pictures done, all pictures).
 
@@ -60,7 +62,7 @@ def embed(
     def features(variables: Variables, images: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(forward(predictor.model, variables, images, spec, method="features").pooled)
 
-    def load(file: Path) -> np.ndarray | str:
+    def load(file: Picture) -> np.ndarray | str:
         try:
             return predictor.prepare(file, str(file))
         except BadImage as error:

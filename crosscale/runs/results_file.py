@@ -64,8 +64,8 @@ class ResultsFile:
             self._release()
             raise
 
-    def remaining(self, pictures: Iterable[Path]) -> list[Path]:
-        """Those of which there is no result yet, in order."""
+    def remaining(self, pictures: Iterable[Any]) -> list[Any]:
+        """Those of which there is no result yet, in order: paths, or what else `str` names."""
         left = self._done.copy()
         found = []
         for picture in pictures:

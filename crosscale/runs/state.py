@@ -9,6 +9,7 @@ import optax
 from crosscale.contracts import InputSpec, Variables
 from crosscale.engine.compiler import compiler_options
 from crosscale.engine.loss_scale import first_scale
+from crosscale.engine.joint import begun_together
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.sharding import put_whole
 from crosscale.engine.state import TrainState
@@ -56,7 +57,8 @@ def initial_state(experiment: Experiment, optimizer: optax.GradientTransformatio
             variables = experiment.model.init(jax.random.key(seed), _blank(experiment.spec))
         return _created(experiment, variables, optimizer)
 
-    state: TrainState = jax.jit(create, out_shardings=layout)(pretrained)
+    created = begun_together(jax.jit(create, out_shardings=layout), experiment.mesh)
+    state: TrainState = created(pretrained)
     return state
 
 

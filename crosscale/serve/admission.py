@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -22,6 +23,7 @@ class Bounded:
         self.what = what
         self.limit = limit
         self.used = 0
+        self._of: Counter[str] = Counter()  # by client, what `growing` has counted
         self._rate = 0.0  # per second, as an exponential average
         self._since = time.monotonic()
         self._done = 0
@@ -42,10 +44,32 @@ class Bounded:
             self._count(amount)
 
     @contextmanager
-    def growing(self) -> Iterator[Callable[[int], None]]:
-        """Counts what the block adds, a piece at a time, until its end. Adding raises Refused (429) as `hold` does."""
+    def growing(self, client: str | None = None) -> Iterator[Callable[[int], None]]:
+        """Counts what the block adds, a piece at a time, until its end. Adding raises Refused (429) as `hold` does.
+
+        Args:
+          client: whose it is, such as an address; one alone gets half of the limit.
+        """
+        added = 0
+
+        def add(amount: int) -> None:
+            nonlocal added
+            if client is not None and self._of[client] + amount > self.limit // 2:
+                wait = self.retry_after()
+                held = f"{self._of[client]:,} {self.what} of one client"
+                raise Refused(429, f"busy: {held} are under way, and the limit is {self.limit // 2:,}", wait)
+            pieces.enter_context(self.hold(amount))
+            added += amount
+            if client is not None:
+                self._of[client] += amount
+
         with ExitStack() as pieces:
-            yield lambda amount: pieces.enter_context(self.hold(amount))
+            try:
+                yield add
+            finally:
+                if client is not None:
+                    self._of[client] -= added
+                    self._of += Counter()  # forgets those that hold nothing
 
     def retry_after(self) -> int:
         """Whole seconds in which what is under way should be done, by the recent rate."""

@@ -33,6 +33,8 @@ _log = logging.getLogger("crosscale.serve")
 
 Handler = Callable[[Request], Awaitable[Response]]
 _GUARDED = ("/v1/", "/metrics")
+_LARGE_PIXELS = 8_000_000
+_LARGE_AT_ONCE = 2
 
 
 class Service:
@@ -50,6 +52,8 @@ class Service:
         # One thread: a device runs one program at a time, and a queue in front of it only hides the waiting.
         self._device = ThreadPoolExecutor(1, "device")
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        # Decoded pictures take up to 16 bytes a pixel: of large ones, however small their files, few at a time.
+        self._large_decoders = ThreadPoolExecutor(_LARGE_AT_ONCE, "decode-large")
         self._batcher = Batcher(
             served.outputs,
             sizes=settings.batch_sizes,
@@ -68,8 +72,8 @@ class Service:
         finally:
             await warming
             await self._batcher.close()
-            self._device.shutdown()
-            self._decoders.shutdown()
+            for pool in (self._device, self._decoders, self._large_decoders):
+                pool.shutdown()
 
     async def _warm_up(self) -> None:
         try:
@@ -99,7 +103,7 @@ class Service:
             raise Refused(503, "the model is being compiled; /readyz says when that is done", 2)
         kind = body_kind(request)
         check_length(request, settings)
-        with self.held.growing() as hold:
+        with self.held.growing(request.client.host if request.client else None) as hold:
             body = await read_body(request, settings, hold)
             try:
                 async with asyncio.timeout(settings.answer_seconds):
@@ -129,9 +133,10 @@ class Service:
     ) -> tuple[int, dict[str, Any]]:
         """The status and the result of one picture."""
         try:
-            prepared = await self._on(
-                self._decoders, self.served.prepare, upload.data, upload.name, self.settings.max_pixels
-            )
+            words = upload.data, upload.name, self.settings.max_pixels
+            pixels = await self._on(self._decoders, self.served.pixels, *words)
+            decoders = self._decoders if pixels <= _LARGE_PIXELS else self._large_decoders
+            prepared = await self._on(decoders, self.served.prepare, *words)
             result = await work(asked, upload.name, prepared)
         except Refused as refusal:
             self.metrics.pictures.labels("refused").inc()

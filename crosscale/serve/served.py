@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from crosscale.contracts import Array
 from crosscale.data import BadImage
+from crosscale.data.decode import in_pieces
 from crosscale.errors import RequestError
 from crosscale.explain import describe_attention, explain
 from crosscale.explain.draw import brightest
@@ -51,23 +52,29 @@ class ServedModel:
         self._formats = tuple(name for name in FORMATS if name in Image.OPEN)
 
     def prepare(self, data: bytes, name: str, max_pixels: int) -> "Prepared":
-        """The bytes of an image file -> the picture as validation and prediction prepare it.
+        """The bytes of an image file that `pixels` has looked at -> the picture, prepared as in validation.
 
         Raises:
-          Refused: 413 too many pixels, 415 no photograph format, 422 empty or damaged.
+          Refused: 413 too many pixels, 422 damaged.
         """
-        self._check_header(data, name, max_pixels)
         try:
             return Prepared(*self.predictor.read(data, name, max_pixels=max_pixels))
         except BadImage as error:
             raise Refused(422, f"{name}: {error.reason}") from None
 
-    def _check_header(self, data: bytes, name: str, max_pixels: int) -> None:
+    def pixels(self, data: bytes, name: str, max_pixels: int) -> int:
+        """How many an image file declares.
+
+        Raises:
+          Refused: 413 too many, 415 no photograph format, 422 empty or damaged.
+        """
         if not data:
             raise Refused(422, f"{name}: the file is empty (0 bytes)")
         try:
-            with Image.open(BytesIO(data), formats=self._formats) as img:
+            with Image.open(in_pieces(data, name), formats=self._formats) as img:
                 width, height = img.size
+        except BadImage as error:
+            raise Refused(422, str(error)) from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise Refused(413, f"{name}: too large; the limit is {max_pixels:,} pixels") from None
         except UnidentifiedImageError:
@@ -77,6 +84,7 @@ class ServedModel:
             raise Refused(422, f"{name}: the image header is damaged ({error or type(error).__name__})") from None
         if width * height > max_pixels:
             raise Refused(413, f"{name}: too large: {width:,} x {height:,} pixels; the limit is {max_pixels:,} in all")
+        return width * height
 
     def outputs(self, images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """(B, H, W, C) uint8 -> the model's outputs, (B, ...) float32.

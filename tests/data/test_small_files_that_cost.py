@@ -1,15 +1,18 @@
 """Small files that would cost much: large tiles, plain Netpbm, pixels of 16 bits; shards that end too soon."""
 
 import io
+import struct
 import tarfile
+import time
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from crosscale.data.decode import BadImage, decode
-from crosscale.data.netpbm import plain_netpbm
+from crosscale.data.netpbm import is_read_one_by_one, read_netpbm
 from crosscale.data.shards import label_numbers
 from crosscale.data.sources import open_source
 from crosscale.errors import RequestError, WorkError
@@ -62,7 +65,7 @@ def plain(kind, largest, bands, rng):
 def test_plain_netpbm_is_what_pillow_reads(kind, largest, bands):
     data = plain(kind, largest, bands, np.random.default_rng(0))
     theirs = Image.open(io.BytesIO(data))
-    ours = plain_netpbm(Image.open(io.BytesIO(data)), data)
+    ours = read_netpbm(Image.open(io.BytesIO(data)), data)
     assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("L") if kind == b"P1" else theirs))
     assert decode(data, 1, "x.pgm").size == (5, 6)
 
@@ -79,6 +82,117 @@ def test_plain_netpbm_is_what_pillow_reads(kind, largest, bands):
 def test_plain_netpbm_that_is_damaged(data, reason):
     with pytest.raises(BadImage, match=reason):
         decode(data, 1, "x.ppm")
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(b"P5", 1), (b"P6", 3)])
+@pytest.mark.parametrize("largest", [1, 100, 254, 256, 1023, 65534])
+def test_netpbm_of_an_odd_largest_number_is_what_pillow_reads(kind, bands, largest):
+    dtype = np.dtype(np.uint8 if largest < 256 else ">u2")
+    values = np.random.default_rng(0).integers(0, 256**dtype.itemsize, (6, 5, bands))
+    data = kind + b"\n5 6\n%d\n" % largest + values.astype(dtype).tobytes()
+    theirs, header = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(data))
+    assert is_read_one_by_one(header)
+    ours = read_netpbm(header, data)
+    assert ours.mode == theirs.mode
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+    with pytest.raises(BadImage, match="numbers where"):
+        decode(data[:-1], 1, "x.ppm")
+
+
+def encoded(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def repeated(data, place, piece, count=1_200_000):
+    return data[:place] + piece * count + data[place:]
+
+
+def chunk(kind, data=b""):
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+TINY = Image.new("L", (8, 8), 100)
+PNG, JPEG, GIF = encoded(TINY), encoded(TINY, "JPEG"), encoded(TINY, "GIF")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(repeated(JPEG, 2, b"\xff"), id="bytes that fill up"),
+        pytest.param(repeated(JPEG, 2, b"\xff\xe5\0\2"), id="empty segments"),
+        pytest.param(repeated(GIF, GIF.index(b","), b"\x21\xf0\1x\0"), id="extensions"),
+        pytest.param(repeated(PNG, 33, chunk(b"tEXt", b"x\0")), id="texts"),
+        pytest.param(b"P5 #" + b"x" * 1_200_000 + b"\n8 8 255\n" + bytes(64), id="comment"),
+        pytest.param(b"P5" + b" " * 1_200_000 + b"8 8 255\n" + bytes(64), id="blanks"),
+    ],
+)
+def test_a_file_of_a_million_pieces_is_refused(monkeypatch, data):
+    monkeypatch.setattr("crosscale.data.costly._READS", 20_000)
+    began = time.process_time()
+    with pytest.raises(BadImage, match=r"^x: more pieces than a picture's file has; save it anew$"):
+        decode(data, 1, "x")
+    assert time.process_time() - began < 1  # to its end each would take many times as long
+
+
+def test_a_png_of_many_profiles_is_refused_and_one_is_read():
+    profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)))
+    assert decode(repeated(PNG, 33, profile, 1), 1, "x").size == (8, 8)
+    with pytest.raises(BadImage, match="a PNG of many colour profiles"):
+        decode(repeated(PNG, 33, profile, 900), 1, "x")
+
+
+def run_lengths(width, height, runs):
+    palette, start = bytes(1024), 14 + 40 + 1024
+    head = b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start)
+    return head + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0) + palette + runs
+
+
+def test_a_large_bmp_in_run_lengths_is_refused():
+    with pytest.raises(BadImage, match="a BMP in run lengths of more than 8,388,608 pixels"):
+        decode(run_lengths(20_000_000, 2, b"\1\5\0\0\1\5\0\0\0\1"), 1, "x")
+    assert decode(run_lengths(4, 2, b"\4\5\0\0\4\5\0\0\0\1"), 1, "x").size == (4, 2)
+
+
+def test_what_phones_write_behind_a_picture_is_no_scan():
+    """A film of several MB has the marker of a scan in it by chance; so has a picture in the header."""
+    photo = encoded(Image.new("RGB", (4000, 3000)), "JPEG")
+    film = b"\xff\xda" * 100
+    thumbnail = b"\xff\xe1" + (2 + len(film)).to_bytes(2, "big") + film
+    assert decode(photo + film, 3, "x").size == (4000, 3000)
+    assert decode(repeated(photo, 2, thumbnail, 1), 3, "x").size == (4000, 3000)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa", "PA"])
+def test_transparency_is_laid_over_white_in_bands_as_at_once(monkeypatch, mode):
+    values = np.random.default_rng(0).integers(0, 256, (13, 7, 4), np.uint8)
+    picture = Image.fromarray(values, "RGBA")
+    picture = picture.convert("LA").convert(mode) if mode == "PA" else picture.convert(mode)
+    rgba = picture.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    white.alpha_composite(rgba)
+    monkeypatch.setattr("crosscale.data.decode._BAND", 20)  # two rows
+    assert np.array_equal(np.asarray(decode(picture, 3, "x")), np.asarray(white.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "RGB", "I;16", "RGB;16B"])
+def test_a_transparent_colour_is_found_in_bands_as_at_once(monkeypatch, kind):
+    rng = np.random.default_rng(0)
+    if kind == "RGB;16B":
+        rows = b"".join(b"\0" + rng.choice([0x0102, 0x0103], (7, 3)).astype(">u2").tobytes() for _ in range(13))
+        head = struct.pack(">IIBBBBB", 7, 13, 16, 2, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"tRNS", b"\1\2" * 3)
+        data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
+    else:
+        values = rng.integers(0, 2, (13, 7, 3) if kind == "RGB" else (13, 7))
+        picture = Image.fromarray((values * 255).astype(np.uint8)).convert(kind) if kind != "I;16" else None
+        picture = picture or Image.fromarray(values.astype(np.uint16) * 60000)
+        data = encoded(picture, transparency=(0, 0, 0) if kind == "RGB" else 0)
+    whole = np.asarray(decode(data, 3, "x"))
+    monkeypatch.setattr("crosscale.data.decode._BAND", 20)
+    assert np.array_equal(np.asarray(decode(data, 3, "x")), whole)
+    assert (whole == 255).any()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

@@ -1,6 +1,7 @@
 """Checkpoints of real files: what is kept, what comes back, and what survives damage."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,27 @@ def test_another_model_s_checkpoint_is_an_error(tmp_path: Path) -> None:
     checkpoints.wait()
     with pytest.raises(WorkError, match="no checkpoint can be read"):
         restore(checkpoints)
+
+
+def test_a_clock_that_is_set_forward_during_a_save_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    right, asked, set_at = time.time, 0, 1 << 30
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        return right() + (3 * 3600 if asked >= set_at else 0)
+
+    monkeypatch.setattr(time, "time", clock)
+    checkpoints.save(0, tree(0), {})
+    checkpoints.wait()
+    assert asked > 20  # Orbax reads it
+    for step, set_at in enumerate(range(1, asked * 3 // 4, asked // 8), start=1):  # wherever in the save that happens
+        asked = 0
+        checkpoints.save(step, tree(step), {})
+        checkpoints.wait()
+        assert checkpoints.latest_step() == step
+        assert asked >= set_at
+    checkpoints.close()

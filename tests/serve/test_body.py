@@ -61,6 +61,22 @@ def test_too_many_pictures_are_refused_before_they_cost():
     assert seconds < 1
 
 
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'{"data":"","name":""},', b"[[[]]],"])
+def test_values_by_the_million_are_refused_before_they_are_made(piece):
+    body = b'{"images": [' + piece * 500_000 + b'""]}'
+    status, reason, seconds = refused("json", body)
+    assert (status, reason) == (413, "too many values in the body; the limit is 32 pictures a request")
+    assert seconds < 0.3
+    keys = b"{" + b",".join(b'"%d":0' % key for key in range(1000)) + b"}"
+    assert refused("json", keys)[0] == 413
+
+
+def test_as_many_pictures_as_are_allowed_may_have_names_and_signs():
+    entry = {"name": "C:/a{b}[c]:d.png", "data": "data:image/png;base64," + base64.b64encode(PICTURE).decode()}
+    asked = parsed("json", json.dumps({"images": [entry] * 32, "top_k": 3, "position": [0.5, 0.5]}).encode())
+    assert [upload.name for upload in asked.uploads] == ["a{b}[c]:d.png"] * 32
+
+
 FORM = {"content-type": "multipart/form-data; boundary=frontier"}
 
 

@@ -25,6 +25,19 @@ def test_bytes_count_as_they_arrive():
         pass
 
 
+def test_one_client_leaves_room_for_the_others():
+    held = Bounded("bytes", 100)
+    with held.growing("a") as first:
+        first(30)
+        with held.growing("a") as again, pytest.raises(Refused, match="30 bytes of one client are under way"):
+            again(21)
+        with held.growing("b") as other:
+            other(50)
+            first(20)
+            assert held.used == 100
+    assert (held.used, held._of) == (0, {})
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_service_at_once(monkeypatch, number):
     ended = []

@@ -244,6 +244,27 @@ def test_slow_clients_are_told_and_let_go(service):
     assert alive(service)
 
 
+def flood(connection):
+    """Asks on and on without reading an answer, for a minute."""
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    begun = time.monotonic()
+    while time.monotonic() - begun < 60:
+        connection.sendall(asked * 100)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_client_that_reads_nothing_is_let_go(service):
+    place = urlsplit(service.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect((place.hostname, place.port))
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            flood(connection)
+    assert alive(service)
+
+
 def test_connections_that_end_half_way_leave_nothing_behind(service):
     for _ in range(20):
         with connect(service) as connection:
