@@ -20,6 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropMode = Literal["center", "pad", "squash"]  # timm's words, but for "border", which here is "pad"
 
 
 def as_variables(params: Any, batch_stats: Any = None) -> Variables:
@@ -37,8 +38,10 @@ class InputSpec:
       mean: per channel, of pixels scaled to 0..1.
       std: per channel, likewise.
       interpolation: Pillow's filter for the evaluation resize.
-      crop_pct: the share of the resized picture's side that the centre crop keeps: the shorter side is
-        resized to floor(size / crop_pct), then the centre `size` is cut out. In (0, 1].
+      crop_pct: the share of the resized picture's side that the centre crop keeps, in (0, 1]: what `crop_mode` names
+        is resized to floor(size / crop_pct), then the centre `size` is cut out.
+      crop_mode: "center" resizes the shorter side, and cuts what is beyond; "pad" the longer side, with the mean
+        colour around; "squash" both sides, whatever their ratio. The last two show the whole picture at crop_pct 1.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -47,6 +50,7 @@ class InputSpec:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 0.875
+    crop_mode: CropMode = "center"
 
 
 class Features(NamedTuple):

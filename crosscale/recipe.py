@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from crosscale.artifact import MAX_SIDE
+from crosscale.contracts import CropMode
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import (
     MeshSettings,
@@ -101,6 +102,9 @@ class DataSettings:
     """Filter of the validation resize."""
     crop_pct: Annotated[float | None, ABOVE_ZERO] = None
     """Share of the resized picture's side that the validation crop keeps."""
+    crop_mode: CropMode | None = None
+    """How validation and prediction fit a picture of another shape: center cuts off what is beyond, pad shows all of it
+    with the mean colour around, squash all of it, its ratio given up. With the last two, crop_pct is 1 where null."""
 
     @property
     def declared(self) -> DeclaredData:

@@ -6,11 +6,12 @@ The pixels equal those of timm's transforms before its normalisation, given the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from crosscale.contracts import InputSpec
+from crosscale.contracts import CropMode, InputSpec
 from crosscale.data.augment import Augment, RandAugmentPolicy
 from crosscale.data.rand_augment import Affine, RandAugment, pillow_affine
 from crosscale.errors import RequestError
@@ -25,6 +26,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
 CENTRE = (0.5, 0.5)
 
 _RANDOM_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -40,46 +42,63 @@ def to_array(img: Image.Image) -> np.ndarray:
 def eval_transform(spec: InputSpec, place: tuple[float, float] = CENTRE) -> EvalTransform:
     """The one preprocessing of validation, prediction, export and serving.
 
-    The shorter side is resized to floor(size / crop_pct) with Pillow's antialiased filter, then the centre
-    `spec.size` is cut out. The result maps a decoded image to (H, W, C) uint8, is picklable, and equals
-    timm's evaluation transform (`crop_mode="center"`) bit for bit.
+    By `spec.crop_mode` the picture is resized with Pillow's antialiased filter to floor(size / crop_pct): "center"
+    its shorter side, "pad" its longer side, "squash" both. Then the centre `spec.size` is cut out, and what a padded
+    picture does not reach has the mean colour. The result maps a decoded image to (H, W, C) uint8, is picklable, and
+    equals timm's evaluation transform (`crop_mode` "center", "border" and "squash") bit for bit.
 
     Args:
       place: of the crop, (top, left) in 0..1; of views (`crosscale.data.views`).
 
     Raises:
-      RequestError: the spec has a size, crop_pct or interpolation that cannot work.
+      RequestError: the spec has a size, crop_pct, crop_mode or interpolation that cannot work.
     """
     height, width = spec.size
     if height < 1 or width < 1 or not 0 < spec.crop_pct <= 1:
         raise RequestError(
             f"input size {spec.size} with crop_pct={spec.crop_pct}: sizes are positive and crop_pct in (0, 1]"
         )
-    return _EvalTransform((height, width), spec.crop_pct, _filter(spec.interpolation), place)
+    if spec.crop_mode not in CROP_MODES:
+        raise RequestError(f"crop_mode={spec.crop_mode!r}: one of {', '.join(CROP_MODES)}")
+    return _EvalTransform(
+        (height, width), spec.crop_pct, spec.crop_mode, _filter(spec.interpolation), mean_colour(spec), place
+    )
+
+
+def mean_colour(spec: InputSpec) -> tuple[int, ...]:
+    """The mean of each channel in 0..255, which normalised is about 0."""
+    return tuple(min(255, round(255 * mean)) for mean in spec.mean)
 
 
 @dataclass(frozen=True)
 class _EvalTransform:
     size: tuple[int, int]
     crop_pct: float
+    crop_mode: CropMode
     resample: Image.Resampling
+    fill: tuple[int, ...]
     place: tuple[float, float] = CENTRE
 
     def __call__(self, img: Image.Image) -> np.ndarray:
         height, width = self.size
         new_width, new_height = self._resized(*img.size)
         if new_width * new_height > _MAX_RESIZED_PIXELS:
-            return to_array(self._crop_then_resize(img, new_width, new_height))
+            return to_array(_pad(self._crop_then_resize(img, new_width, new_height), width, height, self.fill))
         if (new_width, new_height) != img.size:
             img = img.resize((new_width, new_height), self.resample)
         if new_width < width or new_height < height:
-            img = _pad(img, max(width, new_width), max(height, new_height))
+            img = _pad(img, max(width, new_width), max(height, new_height), self.fill)
         top = round((img.height - height) * self.place[0])
         left = round((img.width - width) * self.place[1])
         return to_array(img.crop((left, top, left + width, top + height)))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         scale_height, scale_width = (math.floor(side / self.crop_pct) for side in self.size)
+        if self.crop_mode == "squash":
+            return scale_width, scale_height
+        if self.crop_mode == "pad":
+            ratio = max(height / scale_height, width / scale_width)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
         if scale_height == scale_width:
             short, long = min(width, height), max(width, height)
             new_long = int(scale_height * long / short)
@@ -90,7 +109,7 @@ class _EvalTransform:
     def _crop_then_resize(self, img: Image.Image, new_width: int, new_height: int) -> Image.Image:
         # A sliver such as 1 x 20,000 would fill gigabytes when resized whole, so only the crop's part is:
         # the same sampling grid, but the filter's sums may differ by one level.
-        height, width = self.size
+        height, width = min(self.size[0], new_height), min(self.size[1], new_width)
         top, left = round((new_height - height) * self.place[0]), round((new_width - width) * self.place[1])
         to_x, to_y = img.width / new_width, img.height / new_height
         reach_x, reach_y = (math.ceil(3 * max(1.0, scale)) + 1 for scale in (to_x, to_y))  # of lanczos
@@ -124,7 +143,7 @@ def operations(spec: InputSpec, augment: Augment, affine: Affine = pillow_affine
     """The policy's operations, ready to be drawn from; None without a policy."""
     if augment.auto_augment is None:
         return None
-    fill = tuple(min(255, round(255 * mean)) for mean in spec.mean)
+    fill = mean_colour(spec)
     if augment.interpolation in ("random", "lanczos"):  # Pillow's affine transforms have no lanczos
         filters = _RANDOM_FILTERS if augment.interpolation == "random" else _RANDOM_FILTERS[1:]
     else:
@@ -212,8 +231,10 @@ def _color_jitter(img: Image.Image, strength: float, rng: np.random.Generator) -
     return img
 
 
-def _pad(img: Image.Image, width: int, height: int) -> Image.Image:
-    padded = Image.new(img.mode, (width, height))
+def _pad(img: Image.Image, width: int, height: int, fill: tuple[int, ...]) -> Image.Image:
+    if img.size == (width, height):
+        return img
+    padded = Image.new(img.mode, (width, height), fill if len(fill) > 1 else fill[0])
     padded.paste(img, ((width - img.width) // 2, (height - img.height) // 2))
     return padded
 

@@ -84,7 +84,7 @@ class Program:
                 "channels": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
             },
             "output": {"name": self.output_name, **self._output()},
-            # How a picture becomes `size`: shorter side to floor(size / crop_pct), centre cut out.
+            # How a picture becomes `size`: what crop_mode names to floor(size / crop_pct), centre cut out.
             "input_spec": asdict(spec),
             "classes": list(self.predictor.classes),
             "task": self.predictor.task.name,

@@ -338,9 +338,11 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
     spec = input_spec(recipe.model.name, model)
     changes = {
         name: value
-        for name in ("size", "mean", "std", "interpolation", "crop_pct")
+        for name in ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         if (value := getattr(recipe.data, name)) is not None
     }
+    if recipe.data.crop_mode in ("pad", "squash"):
+        changes.setdefault("crop_pct", 1.0)  # these are chosen to see the whole picture
     for name in [name for name in ("mean", "std") if name in changes]:
         if len(changes[name]) == 1:
             changes[name] *= spec.channels

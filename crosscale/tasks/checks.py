@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError
 from crosscale.tasks.task import DeclaredData, Task
 
@@ -54,6 +55,14 @@ def declared_sizes(data: DeclaredData, place: str = "FOLDER") -> tuple[Sequence[
             "data.num_classes"
         )
     return data.labels or tuple(str(label) for label in range(data.outputs)), data.train_images, data.val_images
+
+
+def check_scales_itself(spec: InputSpec, task: str) -> None:
+    """Raises RequestError for a `crop_mode`: the task resizes its pictures in another way."""
+    if spec.crop_mode != "center":
+        raise RequestError(
+            f"data.crop_mode={spec.crop_mode}: the task {task} shows whole pictures at augment.scale; leave it out"
+        )
 
 
 def check_test_options(task: Task | type[Task], options: Mapping[str, Any]) -> None:

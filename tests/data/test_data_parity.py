@@ -40,6 +40,19 @@ def test_evaluation_is_bit_equal(timm_data, size, crop_pct, interpolation):
         np.testing.assert_array_equal(ours(img), theirs(img).numpy().transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize(("ours_mode", "theirs_mode"), [("pad", "border"), ("squash", "squash")])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+def test_the_other_crop_modes_are_bit_equal(timm_data, ours_mode, theirs_mode, crop_pct):
+    rng = np.random.default_rng(0)
+    for size in ((224, 224), (192, 640), (64, 33)):
+        options = {"crop_pct": crop_pct, "interpolation": "bicubic"}
+        theirs = timm_data.create_transform((3, *size), crop_mode=theirs_mode, normalize=False, **options)
+        ours = eval_transform(InputSpec(size=size, crop_mode=ours_mode, **options))
+        for height, width in [(375, 500), (500, 333), (240, 240), (17, 400), (408, 611), (5, 3)]:
+            img = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+            np.testing.assert_array_equal(ours(img), theirs(img).numpy().transpose(1, 2, 0))
+
+
 WITH_INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
 
 
