@@ -12,11 +12,15 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from crosscale.contracts import CropMode, InputSpec
-from crosscale.data.augment import Augment, RandAugmentPolicy
-from crosscale.data.rand_augment import Affine, RandAugment, pillow_affine
+from crosscale.data.augment import Augment
+from crosscale.data.auto_augment import AugMix, AutoAugment
+from crosscale.data.picture_operations import Affine, pillow_affine
+from crosscale.data.policies import AugMixPolicy, AutoAugmentPolicy, parse_policy
+from crosscale.data.rand_augment import RandAugment
 from crosscale.errors import RequestError
 
 EvalTransform = Callable[[Image.Image], np.ndarray]
+Operations = RandAugment | AutoAugment | AugMix
 TrainTransform = Callable[[Image.Image, np.random.Generator], np.ndarray]
 
 FILTERS = {
@@ -130,7 +134,7 @@ class _EvalTransform:
 
 
 def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
-    """Random resized crop, flips, then RandAugment or colour jitter.
+    """Random resized crop, flips, then a policy's operations or colour jitter.
 
     The result maps a decoded image and a NumPy generator to (H, W, C) uint8 and is picklable. Random
     erasing, mixup and CutMix work on whole batches on the device: see `crosscale.data.mix`.
@@ -139,7 +143,7 @@ def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
     return _TrainTransform(spec.size, augment, operations(spec, augment))
 
 
-def operations(spec: InputSpec, augment: Augment, affine: Affine = pillow_affine) -> RandAugment | None:
+def operations(spec: InputSpec, augment: Augment, affine: Affine = pillow_affine) -> Operations | None:
     """The policy's operations, ready to be drawn from; None without a policy."""
     if augment.auto_augment is None:
         return None
@@ -148,18 +152,22 @@ def operations(spec: InputSpec, augment: Augment, affine: Affine = pillow_affine
         filters = _RANDOM_FILTERS if augment.interpolation == "random" else _RANDOM_FILTERS[1:]
     else:
         filters = (FILTERS[augment.interpolation],)
-    policy = RandAugmentPolicy.parse(augment.auto_augment)
-    return RandAugment(policy, fill if len(fill) > 1 else fill[0], filters, affine)
+    policy, colour = parse_policy(augment.auto_augment), fill if len(fill) > 1 else fill[0]
+    if isinstance(policy, AutoAugmentPolicy):
+        return AutoAugment(policy, colour, filters, affine)
+    if isinstance(policy, AugMixPolicy):
+        return AugMix(policy, colour, filters, affine)
+    return RandAugment(policy, colour, filters, affine)
 
 
 @dataclass(frozen=True)
 class _TrainTransform:
     size: tuple[int, int]
     augment: Augment
-    rand_augment: RandAugment | None
+    operations: Operations | None
 
     def __call__(self, img: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        return finish(self._random_resized_crop(img, rng), self.augment, self.rand_augment, rng)
+        return finish(self._random_resized_crop(img, rng), self.augment, self.operations, rng)
 
     def _random_resized_crop(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
         top, left, height, width = random_crop_box(img.size, self.augment.scale, self.augment.ratio, rng)
@@ -172,17 +180,15 @@ class _TrainTransform:
         return img.resize((self.size[1], self.size[0]), resample)
 
 
-def finish(
-    img: Image.Image, augment: Augment, rand_augment: RandAugment | None, rng: np.random.Generator
-) -> np.ndarray:
-    """What follows the crop: flips, then RandAugment or colour jitter; (H, W, C) uint8."""
+def finish(img: Image.Image, augment: Augment, operations: Operations | None, rng: np.random.Generator) -> np.ndarray:
+    """What follows the crop: flips, then a policy's operations or colour jitter; (H, W, C) uint8."""
     if augment.hflip > 0 and rng.random() < augment.hflip:
         img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augment.vflip > 0 and rng.random() < augment.vflip:
         img = img.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    if rand_augment is not None:
-        img = rand_augment(img, rng)
-    elif augment.color_jitter > 0:
+    if operations is not None:
+        img = operations(img, rng)
+    if (operations is None or operations.jitters) and augment.color_jitter > 0:
         img = _color_jitter(img, augment.color_jitter, rng)
     return to_array(img)
 
