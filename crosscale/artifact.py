@@ -34,7 +34,7 @@ _BLOCKS = ("depth", "depths")
 
 # Fields whose key on disc is another: the words of the first files.
 _KEYS = {"labels": "classes", "num_outputs": "num_classes"}
-_LATER = ("crop_mode",)  # fields of the input that the first files lacked
+_LATER = ("crop_mode", "pixels")  # fields of the input that the first files lacked
 _SEPARATE = ("version", "extra")  # fields that are not simply read by their type
 _MAY_LACK = (
     "task_options",

@@ -23,6 +23,7 @@ from crosscale.cli.predict_file import is_one_file, open_predictors, predict_to_
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
+    from crosscale.contracts import InputSpec
     from crosscale.tasks.task import Result, Task
 
 HELP = """\
@@ -137,7 +138,7 @@ def _predict_share(options: argparse.Namespace, files: "list[Path]") -> "tuple[T
         for file, name, prediction in zip(
             files, names, predictor.predict(files, batch_size=batch_size, **said), strict=True
         ):
-            written = _write(prediction, file, folder / name, predictor.spec.channels) if folder is not None else []
+            written = _write(prediction, file, folder / name, predictor.spec) if folder is not None else []
             plain = {**prediction.json(), "files": written} if folder is not None else prediction.json()
             predictions.append({"json": plain, "rows": prediction.rows()})
             if copies is not None:
@@ -161,14 +162,14 @@ def _made(folder: "Path | None") -> "Path | None":
     return folder
 
 
-def _write(prediction: "Result", file: Path, start: Path, channels: int) -> list[str]:
+def _write(prediction: "Result", file: Path, start: Path, spec: "InputSpec") -> list[str]:
     """Writes what a result has for files, each named `start` and its own end; the paths. Raises WorkError."""
-    if prediction.error is not None:
+    if prediction.error is not None or spec.pixels != "uint8":  # what has files is of pictures of 8 bits
         return []
     from crosscale.data.decode import decode, open_image
 
     written = []
-    for end, content in prediction.files(decode(open_image(file), channels, str(file))).items():
+    for end, content in prediction.files(decode(open_image(file), spec.channels, str(file))).items():
         place = start.with_name(start.name + end)
         _write_file(place, content)
         written.append(str(place))
@@ -223,7 +224,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
     Raises:
       RequestError: none of the names exists, or a folder holds no image.
     """
-    from crosscale.data.names import count_extensions, extensions, is_picture, passed_over_text
+    from crosscale.data.names import count_extensions, extensions, is_array, is_picture, passed_over_text
 
     paths = [Path(word).expanduser() for word in words]
     if not any(path.exists() for path in paths):
@@ -235,7 +236,8 @@ def find_images(words: Sequence[str]) -> list[Path]:
             continue
         walked = _walk(path)
         found = [file for file in walked if is_picture(file.name)]
-        others = count_extensions(file.name for file in walked if not is_picture(file.name))
+        found = found or [file for file in walked if is_array(file.name)]
+        others = count_extensions(file.name for file in sorted({*walked} - {*found}))
         if not found:
             but = f", {passed_over_text(others)}" if others else ""
             raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(extensions()))}){but}")

@@ -24,6 +24,7 @@ _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _FOREIGN = ("EPS", "WMF")
+TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two of more than 4 GB
 _SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan
 _SCANS = 32
 _SCANNED_PIXELS = 500_000_000  # of all scans together: some seconds
@@ -153,12 +154,17 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
         raise BadImage(name, "the file is empty (0 bytes)")
     if _is_heif(data) and not register_heif():
         raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'")
+    if is_dicom(data):
+        from crosscale.data.dicom import dicom_image  # which needs this file
+
+        return dicom_image(data, name)
     try:
         return Image.open(BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
-        raise BadImage(name, "not an image in a format that Pillow reads") from None
+        deep = "; data.pixels=float32 reads TIFFs of many channels" if data.startswith(TIFF) else ""
+        raise BadImage(name, f"not an image in a format that Pillow reads{deep}") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
 
@@ -167,6 +173,11 @@ def _formats() -> list[str]:
     """What Pillow reads itself; PostScript and Windows metafiles it hands to other programs."""
     Image.init()
     return [name for name in Image.ID if name not in _FOREIGN]
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether it is the content of a DICOM file."""
+    return data[128:132] == b"DICM"
 
 
 def _is_heif(data: bytes) -> bool:

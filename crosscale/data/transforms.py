@@ -1,4 +1,4 @@
-"""Pillow image -> uint8 (H, W, C): the evaluation resize and crop, and the training augmentation.
+"""Decoded picture -> (H, W, C): the evaluation resize and crop, and the training augmentation.
 
 The pixels equal those of timm's transforms before its normalisation, given the same random draws.
 """
@@ -6,7 +6,7 @@ The pixels equal those of timm's transforms before its normalisation, given the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -14,14 +14,16 @@ from PIL import Image, ImageEnhance
 from crosscale.contracts import CropMode, InputSpec
 from crosscale.data.augment import Augment
 from crosscale.data.auto_augment import AugMix, AutoAugment
+from crosscale.data.bands import Bands
 from crosscale.data.picture_operations import Affine, pillow_affine
 from crosscale.data.policies import AugMixPolicy, AutoAugmentPolicy, parse_policy
 from crosscale.data.rand_augment import RandAugment
 from crosscale.errors import RequestError
 
-EvalTransform = Callable[[Image.Image], np.ndarray]
+Decoded = Any  # a Pillow image, or `Bands`, which has the part of its interface that is used here
+EvalTransform = Callable[[Decoded], np.ndarray]
 Operations = RandAugment | AutoAugment | AugMix
-TrainTransform = Callable[[Image.Image, np.random.Generator], np.ndarray]
+TrainTransform = Callable[[Decoded, np.random.Generator], np.ndarray]
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -37,9 +39,9 @@ _RANDOM_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
-def to_array(img: Image.Image) -> np.ndarray:
-    """Mode "L" -> (H, W, 1), "RGB" -> (H, W, 3); uint8."""
-    array = np.asarray(img)
+def to_array(img: Decoded) -> np.ndarray:
+    """Mode "L" -> (H, W, 1), "RGB" -> (H, W, 3), uint8; `Bands` -> (H, W, C) float32."""
+    array = img.array if isinstance(img, Bands) else np.asarray(img)
     return array[:, :, None] if array.ndim == 2 else array
 
 
@@ -83,7 +85,7 @@ class _EvalTransform:
     fill: tuple[int, ...]
     place: tuple[float, float] = CENTRE
 
-    def __call__(self, img: Image.Image) -> np.ndarray:
+    def __call__(self, img: Decoded) -> np.ndarray:
         height, width = self.size
         new_width, new_height = self._resized(*img.size)
         if new_width * new_height > _MAX_RESIZED_PIXELS:
@@ -110,7 +112,7 @@ class _EvalTransform:
         ratio = min(height / scale_height, width / scale_width)
         return round(width / ratio), round(height / ratio)
 
-    def _crop_then_resize(self, img: Image.Image, new_width: int, new_height: int) -> Image.Image:
+    def _crop_then_resize(self, img: Decoded, new_width: int, new_height: int) -> Decoded:
         # A sliver such as 1 x 20,000 would fill gigabytes when resized whole, so only the crop's part is:
         # the same sampling grid, but the filter's sums may differ by one level.
         height, width = min(self.size[0], new_height), min(self.size[1], new_width)
@@ -133,6 +135,20 @@ class _EvalTransform:
         return img.crop(part).resize((width, height), self.resample, box=box)
 
 
+def check_colours(spec: InputSpec, augment: Augment) -> None:
+    """Raises RequestError for changes of colour where there are none: at full depth, or of other channels than RGB."""
+    if spec.pixels == "uint8":
+        return
+    given = augment.auto_augment is not None, augment.color_jitter > 0
+    if any(given):
+        name = "auto_augment" if given[0] else "color_jitter"
+        raise RequestError(
+            f"augment.{name}={getattr(augment, name)}: is for photographs of 8 bits, and data.pixels is {spec.pixels} "
+            f"({spec.channels} channel{'s' * (spec.channels > 1)}); set augment.auto_augment to null and "
+            "augment.color_jitter to 0"
+        )
+
+
 def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
     """Random resized crop, flips, then a policy's operations or colour jitter.
 
@@ -140,6 +156,7 @@ def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
     erasing, mixup and CutMix work on whole batches on the device: see `crosscale.data.mix`.
     """
     _filter(spec.interpolation)
+    check_colours(spec, augment)
     return _TrainTransform(spec.size, augment, operations(spec, augment))
 
 
@@ -166,10 +183,10 @@ class _TrainTransform:
     augment: Augment
     operations: Operations | None
 
-    def __call__(self, img: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, img: Decoded, rng: np.random.Generator) -> np.ndarray:
         return finish(self._random_resized_crop(img, rng), self.augment, self.operations, rng)
 
-    def _random_resized_crop(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _random_resized_crop(self, img: Decoded, rng: np.random.Generator) -> Decoded:
         top, left, height, width = random_crop_box(img.size, self.augment.scale, self.augment.ratio, rng)
         if self.augment.interpolation == "random":
             resample = _RANDOM_FILTERS[int(rng.integers(2))]
@@ -181,7 +198,7 @@ class _TrainTransform:
 
 
 def finish(img: Image.Image, augment: Augment, operations: Operations | None, rng: np.random.Generator) -> np.ndarray:
-    """What follows the crop: flips, then a policy's operations or colour jitter; (H, W, C) uint8."""
+    """What follows the crop: flips, then a policy's operations or colour jitter; (H, W, C)."""
     if augment.hflip > 0 and rng.random() < augment.hflip:
         img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augment.vflip > 0 and rng.random() < augment.vflip:
@@ -237,9 +254,11 @@ def _color_jitter(img: Image.Image, strength: float, rng: np.random.Generator) -
     return img
 
 
-def _pad(img: Image.Image, width: int, height: int, fill: tuple[int, ...]) -> Image.Image:
+def _pad(img: Decoded, width: int, height: int, fill: tuple[int, ...]) -> Decoded:
     if img.size == (width, height):
         return img
+    if isinstance(img, Bands):
+        return img.padded(width, height)
     padded = Image.new(img.mode, (width, height), fill if len(fill) > 1 else fill[0])
     padded.paste(img, ((width - img.width) // 2, (height - img.height) // 2))
     return padded

@@ -11,8 +11,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from crosscale.contracts import InputSpec
 from crosscale.data import eval_transform, open_image
 from crosscale.data.decode import decode
+from crosscale.data.reading import read_picture
 from crosscale.errors import RequestError, WorkError
 from crosscale.export import onnx, stablehlo
 from crosscale.export.program import Program, deviation
@@ -158,14 +160,22 @@ def _specs(program: Program) -> list[Any]:
     return [replace(spec, size=size) for size in ((least, least), (least + step, least + 3 * step))]
 
 
+def _photograph(path: Path, spec: InputSpec) -> bytes | np.ndarray:
+    """One of the package's own pictures, its colours repeated for as many channels as the model takes."""
+    data = open_image(path)
+    if spec.pixels == "uint8":
+        return data
+    return np.take(np.asarray(decode(data, 3, path.name)), np.arange(spec.channels) % 3, axis=2)
+
+
 def _load(spec: Any, paths: Sequence[Path]) -> np.ndarray:
-    """(N, H, W, C) uint8, prepared as for prediction. Raises BadImage."""
+    """(N, H, W, C), prepared as for prediction. Raises BadImage."""
     transform = eval_transform(spec)
     if paths:
-        return np.stack([transform(decode(open_image(path), spec.channels, str(path))) for path in paths])
+        return np.stack([transform(read_picture(spec, open_image(path), str(path))) for path in paths])
     found = []
     for entry in sorted(files("crosscale.export").joinpath("pictures").iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".jpg"):
             with as_file(entry) as path:
-                found.append(transform(decode(open_image(path), spec.channels, entry.name)))
+                found.append(transform(read_picture(spec, _photograph(path, spec), entry.name)))
     return np.stack(found)

@@ -18,7 +18,7 @@ from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
 from crosscale.tasks.checks import (
     check_labels,
-    check_scales_itself,
+    check_photographs,
     check_test_options,
     classes_option,
     declared_sizes,
@@ -191,7 +191,7 @@ class Detection(ChoosesNothing):
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is: the shape that training pictures are filled up to."""
-        check_scales_itself(spec, self.name)
+        check_photographs(spec, self.name)
         return spec
 
     @property

@@ -20,7 +20,7 @@ from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
 from crosscale.tasks.checks import (
     check_labels,
-    check_scales_itself,
+    check_photographs,
     check_test_options,
     classes_option,
     declared_sizes,
@@ -189,7 +189,7 @@ class Segmentation(ChoosesNothing):
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """Of the size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
-        check_scales_itself(spec, self.name)
+        check_photographs(spec, self.name)
         height, width = self.options.crop or (min(side, min(self.scale)) for side in spec.size)
         return replace(spec, size=(height, width))
 
