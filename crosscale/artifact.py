@@ -34,6 +34,7 @@ _BLOCKS = ("depth", "depths")
 
 # Fields whose key on disc is another: the words of the first files.
 _KEYS = {"labels": "classes", "num_outputs": "num_classes"}
+_LATER = ("crop_mode", "pixels")  # fields of the input that the first files lacked
 _SEPARATE = ("version", "extra")  # fields that are not simply read by their type
 _MAY_LACK = (
     "task_options",
@@ -174,7 +175,7 @@ def write_artifact(folder: Path, artifact: Artifact) -> None:
         value = getattr(artifact, item.name)
         if item.name not in _SEPARATE and not (item.name in _MAY_LACK and value in (None, "", {})):
             plain[_KEYS.get(item.name, item.name)] = value
-    plain["input_spec"] = asdict(artifact.input_spec)
+    plain["input_spec"] = _spec_json(artifact.input_spec)
     plain["metrics"] = {name: value if math.isfinite(value) else None for name, value in artifact.metrics.items()}
     plain |= artifact.extra
     try:
@@ -266,6 +267,12 @@ def _check_labels(labels: tuple[str, ...], count: int) -> None:
             raise RequestError(f"classes: {_shown(label)} stands twice; every class needs a name of its own")
         seen.add(label)
         _check_text("classes", label)
+
+
+def _spec_json(spec: InputSpec) -> dict[str, Any]:
+    """Without what the first files lacked, where it says nothing new: older versions read such a file."""
+    usual = {item.name: item.default for item in fields(InputSpec) if item.name in _LATER}
+    return {name: value for name, value in asdict(spec).items() if usual.get(name) != value}
 
 
 def _check_spec(spec: InputSpec) -> None:

@@ -20,6 +20,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Pixels = Literal["uint8", "float32"]
+CropMode = Literal["center", "pad", "squash"]  # timm's words, but for "border", which here is "pad"
 
 
 def as_variables(params: Any, batch_stats: Any = None) -> Variables:
@@ -33,12 +35,16 @@ class InputSpec:
 
     Attributes:
       size: height and width in pixels that the model is fed.
-      channels: 1 (grey) or 3 (RGB) or more (arrays only).
-      mean: per channel, of pixels scaled to 0..1.
+      channels: 1 (grey), 3 (RGB), or with `pixels` "float32" any number.
+      mean: per channel, of pixels scaled to 0..1; of numbers that have no such scale, as they are.
       std: per channel, likewise.
       interpolation: Pillow's filter for the evaluation resize.
-      crop_pct: the share of the resized picture's side that the centre crop keeps: the shorter side is
-        resized to floor(size / crop_pct), then the centre `size` is cut out. In (0, 1].
+      crop_pct: the share of the resized picture's side that the centre crop keeps, in (0, 1]: what `crop_mode` names
+        is resized to floor(size / crop_pct), then the centre `size` is cut out.
+      crop_mode: "center" resizes the shorter side, and cuts what is beyond; "pad" the longer side, with the mean
+        colour around; "squash" both sides, whatever their ratio. The last two show the whole picture at crop_pct 1.
+      pixels: of a prepared picture. "uint8" has 8 bits, and is normalised on the device; "float32" is read at full
+        depth, and normalised where it is read.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -47,6 +53,13 @@ class InputSpec:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 0.875
+    crop_mode: CropMode = "center"
+    pixels: Pixels = "uint8"
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of a prepared picture."""
+        return np.dtype(self.pixels)
 
 
 class Features(NamedTuple):
@@ -71,7 +84,8 @@ class Batch(NamedTuple):
 
     Attributes:
       arrays: by name. "image" (B, H, W, C) uint8, as decoded, cropped and resized (normalisation happens on the
-        device), and what the task learns from, such as "label" (B,) int32.
+        device) or float32 that is normalised (`InputSpec.pixels`), and what the task learns from, such as "label" (B,)
+        int32.
       weight: (B,) float32, 1 for a real example and 0 for padding that fills the last batch; in training what the
         source says of how much an example counts.
       index: (B,) int64, the example's position in its source; -1 for padding.
@@ -83,7 +97,7 @@ class Batch(NamedTuple):
 
     @property
     def image(self) -> Array:
-        """(B, H, W, C) uint8."""
+        """(B, H, W, C), of the input's `dtype`."""
         return self.arrays["image"]
 
 
@@ -93,7 +107,7 @@ class Record:
 
     Attributes:
       id: stable and unique within the source: a path relative to the root, or "name/index".
-      image: encoded file bytes, or a decoded (H, W) or (H, W, C) uint8 array.
+      image: encoded file bytes, or a decoded (H, W) or (H, W, C) array.
       target: what is to be learnt of it, as the source's task understands it: of a classification the class index,
         0..len(classes)-1.
     """

@@ -14,8 +14,9 @@ import numpy as np
 from crosscale.artifact import CONFIG, WEIGHTS, best_folder, read_artifact
 from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage
-from crosscale.data.decode import MAX_PIXELS, decode
+from crosscale.data.decode import MAX_PIXELS
 from crosscale.data.pictures import Picture, decodable, picture_name
+from crosscale.data.reading import read_picture
 from crosscale.engine.forward import forward, inferred
 from crosscale.engine.read_ahead import checked_pictures, read_ahead
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
@@ -75,7 +76,7 @@ class Predictor:
         self._outputs = jax.jit(outputs)
         self.engine = "jax"
         self._run: Callable[[np.ndarray], np.ndarray] | None = None
-        image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), np.uint8)
+        image = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), spec.dtype)
         self.output_shape = shape = jax.eval_shape(self._outputs, variables, image).shape[1:]
         self.task = task or plain_task(classes if classes is not None else list(map(str, range(shape[-1]))))
         self.task.check_outputs(shape)
@@ -145,12 +146,14 @@ class Predictor:
 
         Args:
           picture: a path, an encoded file's bytes, an open file, a Pillow image, or an array (H, W) or (H, W, C) of
-            uint8, also JAX's or PyTorch's (of a tensor the channels may come first).
+            uint8, also JAX's or PyTorch's (of a tensor the channels may come first). Where `spec.pixels` is
+            "float32", of any type (`crosscale.data.full_depth`).
           name: stands in the error message.
           max_pixels: a file that declares more is refused before any pixel is decoded.
 
         Returns:
-          (height, width, channels) uint8: the sizes are those in `spec`, or what the task makes of the picture's own.
+          (height, width, channels), of `spec.dtype`: the sizes are those in `spec`, or what the task makes of the
+          picture's own.
 
         Raises:
           BadImage: not a picture, empty, damaged, or too large.
@@ -159,11 +162,11 @@ class Predictor:
 
     def read(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[int, int]]:
         """What `prepare` gives, and the (height, width) that the picture came in, which `results` may need."""
-        img = decode(decodable(picture, name), self.spec.channels, name, max_pixels=max_pixels)
+        img = read_picture(self.spec, decodable(picture, name), name, max_pixels=max_pixels)
         return self.task.fit(self.spec, img), (img.height, img.width)
 
     def outputs(self, images: Array, sizes: Sequence[tuple[int, int]] | None = None) -> Array:
-        """(B, H, W, C) uint8 -> the model's outputs, such as logits (B, classes), on the device, perhaps not there yet.
+        """(B, H, W, C) -> the model's outputs, such as logits (B, classes), on the device, perhaps not there yet.
 
         A program is compiled for every new B.
 
@@ -178,7 +181,7 @@ class Predictor:
         """The outputs of a batch that divides over this process's devices, which share it; perhaps not there yet.
 
         Args:
-          images: (B, H, W, C) uint8.
+          images: (B, H, W, C), prepared.
           contents: as the method of that name gives them.
         """
         if self._run is not None:
@@ -269,7 +272,7 @@ class Predictor:
             count = batch_size if shape[:2] == self.spec.size else jax.local_device_count()
             for start in range(0, len(items), count):
                 part = items[start : start + count]
-                batch = np.zeros((count, *shape), np.uint8)
+                batch = np.zeros((count, *shape), self.spec.dtype)
                 batch[: len(part)] = np.stack([np.asarray(item.image) for item in part])
                 contents = self.contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
                 dispatched.append((part, self.spread_outputs(batch, contents)))
@@ -294,6 +297,6 @@ class Predictor:
 @dataclass(frozen=True)
 class _Loaded:
     source: str
-    image: np.ndarray | None  # (H, W, C) uint8
+    image: np.ndarray | None  # (H, W, C)
     size: tuple[int, int]  # the picture's own height and width
     error: str | None

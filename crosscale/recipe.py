@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from crosscale.artifact import MAX_SIDE
+from crosscale.contracts import CropMode, Pixels
 from crosscale.data.augment import Augment
 from crosscale.engine.settings import (
     MeshSettings,
@@ -91,6 +92,12 @@ class DataSettings:
     """What a picture that does not decode does: end the run, or be left out and counted."""
     decode: Literal["exact", "fast"] = "exact"
     """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
+    channels: Annotated[int | None, POSITIVE] = None
+    """How many channels the pictures have, for which the model is then built (in_channels); null is the model's, or
+    that of the first picture where pictures are .npy files or TIFFs of many channels."""
+    pixels: Pixels | None = None
+    """Depth at which pictures are read: uint8 has 8 bits and 1 or 3 channels; float32 takes all bits and channels of
+    16-bit PNG, TIFF and .npy. null is uint8 for 1 and 3 channels, else float32."""
     mean: Annotated[tuple[float, ...] | None, MEAN] = None
     """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
     std: Annotated[tuple[float, ...] | None, STD] = None
@@ -101,6 +108,9 @@ class DataSettings:
     """Filter of the validation resize."""
     crop_pct: Annotated[float | None, ABOVE_ZERO] = None
     """Share of the resized picture's side that the validation crop keeps."""
+    crop_mode: CropMode | None = None
+    """How validation and prediction fit a picture of another shape: center cuts off what is beyond, pad shows all of it
+    with the mean colour around, squash all of it, its ratio given up. With the last two, crop_pct is 1 where null."""
 
     @property
     def declared(self) -> DeclaredData:

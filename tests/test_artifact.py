@@ -61,6 +61,7 @@ def artifact(**changes: Any) -> Artifact:
         {"extra": {"architecture": "crossvit_9_240", "license": "mit", "pretrained_cfg": {"mean": [0.5]}}},
         {"task": "regression", "task_options": {"mean": [1.5], "unit": "mm"}, "labels": ("area", "angle")},
         {"num_outputs": 0, "labels": ()},
+        {"input_spec": replace(SPEC, crop_mode="pad")},
         {"crosscale_version": ""},
     ],
 )
@@ -257,6 +258,7 @@ MALFORMED = {
         "input_spec.std: [0.0]: every entry must be a finite num",
     ),
     "input_spec mean short": (changed(input_spec__mean=[]), "input_spec.mean: 0 numbers for 1 channels"),
+    "input_spec crop mode": (changed(input_spec__crop_mode="fill"), "expected center or pad or squash, got 'fill'"),
     "input_spec crop": (changed(input_spec__crop_pct=math.nan), "input_spec.crop_pct: nan is not in 0 < value <= 1"),
     "input_spec filter": (changed(input_spec__interpolation="cubic"), "did you mean 'bicubic'?"),
     "input_spec size absurd": (changed(input_spec__size=[10**6, 16]), "input_spec.size: [1000000, 16] lies outside"),

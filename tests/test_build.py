@@ -313,3 +313,10 @@ def test_a_run_of_steps_stops_anywhere_and_goes_on_to_the_same(tmp_path: Path, m
     for name in ("loss", "top1", "best_step", "steps"):
         assert rest[name] == whole[name], name
     assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
+
+
+def test_a_crop_mode_that_shows_the_whole_picture() -> None:
+    found = build(small({"data.crop_mode": "pad"}))
+    assert (found.artifact.input_spec.crop_mode, found.spec.crop_pct) == ("pad", 1.0)
+    assert build(small({"data.crop_mode": "center", "data.crop_pct": "null"})).spec.crop_pct == 0.875
+    assert build(small({"data.crop_mode": "squash", "data.crop_pct": "null"})).spec.crop_pct == 1.0

@@ -9,6 +9,7 @@ from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction, positive_int
 from crosscale.cli.data_labels import describe_labels
 from crosscale.cli.data_masks import describe_masks
 from crosscale.cli.data_objects import describe_objects
+from crosscale.cli.data_statistics import describe_statistics
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError
 
@@ -24,6 +25,8 @@ ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder
 a part is held out for validation), a table of paths and labels (.csv, .tsv, .jsonl, .parquet), a folder of .tar
 or .parquet shards, hf:owner/name, or an .npz file. --check reads every picture: sizes and modes, pictures of
 equal content, also such that are both to train on and held out, and files that do not decode (exit status 1).
+--statistics measures mean and deviation of each channel of the pictures to train on, also of 16 bits, many channels
+and .npy, and prints the recipe's lines for them.
 Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
 Of pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and what
@@ -36,6 +39,7 @@ EPILOG = f"""\
 examples:
   crosscale data digits
   crosscale data photos --json
+  crosscale data satellite --statistics
   crosscale data photos.csv --root /data/photos --label-column breed --check
   crosscale data digits --write digits-folder
   crosscale data streets --check
@@ -49,6 +53,35 @@ SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Prints the data set's description, after writing it out if asked to."""
+    options = _parser().parse(argv)
+    if options.data == "scenes" and not Path("scenes").exists():
+        return _compose(options, as_json)
+    if _has_objects(options):
+        return _objects(options, as_json)
+    if _has_masks(options):
+        return describe_masks(
+            options.data,
+            val_fraction=options.val_fraction,
+            seed=options.seed,
+            reduce_zero_label={None: None, "yes": True, "no": False}[options.reduce_zero_label],
+            check=options.check,
+            as_json=as_json,
+        )
+    out = None if options.write is None else Path(options.write).expanduser()
+    if out is not None:
+        _check_writable(out)
+
+    sources = _open(options)
+    if options.statistics:
+        return describe_statistics(options.data, sources["train"], as_json=as_json)
+    if out is not None:
+        _write(sources, out)
+    found = _check(sources) if options.check else None
+    describe_labels(options.data, sources, out, found, as_json=as_json)
+    return 1 if found is not None and found.problems else 0
+
+
+def _parser() -> Parser:
     parser = Parser("data", description=HELP, epilog=EPILOG)
     parser.add_argument(
         "data", metavar="DATA", help="digits, a folder of images or shards, a table, hf:owner/name, or .npz"
@@ -72,6 +105,11 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         help="draw N pictures with their boxes and masks into OUT (default: NAME-drawn)",
     )
     parser.add_argument("--check", action="store_true", help="read every picture, and mask, and tell what is wrong")
+    parser.add_argument(
+        "--statistics",
+        action="store_true",
+        help="measure mean and deviation of each channel over the pictures to train on, as lines for the recipe",
+    )
     group = parser.add_argument_group("tables, as the recipe's keys of the same names")
     group.add_argument("--root", metavar="R", help="what the paths are relative to (default: the table's folder)")
     for name, what in (("path", "of paths"), ("label", "of classes"), ("split", "of train or val")):
@@ -82,30 +120,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         help="of masks: whether the value 0 is ignored and classes count from 1 (default: yes for ADE20K, else no)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse(argv)
-    if options.data == "scenes" and not Path("scenes").exists():
-        return _compose(options, as_json)
-    if _has_objects(options):
-        return _objects(options, as_json)
-    if _has_masks(options):
-        return describe_masks(
-            options.data,
-            val_fraction=options.val_fraction,
-            seed=options.seed,
-            reduce_zero_label={None: None, "yes": True, "no": False}[options.reduce_zero_label],
-            check=options.check,
-            as_json=as_json,
-        )
-    out = None if options.write is None else Path(options.write).expanduser()
-    if out is not None:
-        _check_writable(out)
-
-    sources = _open(options)
-    if out is not None:
-        _write(sources, out)
-    found = _check(sources) if options.check else None
-    describe_labels(options.data, sources, out, found, as_json=as_json)
-    return 1 if found is not None and found.problems else 0
+    return parser
 
 
 def _open(options: argparse.Namespace) -> "dict[str, LabelledSource]":

@@ -162,7 +162,7 @@ def _explain_files(
 
 
 def _load(predictor: "Predictor", file: Found) -> "_Read | str":
-    """(H, W, C) uint8 as the model is to see it, and the picture's own height and width, or why not."""
+    """(H, W, C) as the model is to see it, and the picture's own height and width, or why not."""
     from crosscale.data import BadImage
 
     try:
@@ -190,7 +190,7 @@ def _draw(
     count = options.batch_size if equal else 1
     for start in range(0, len(pictures), count):
         part = pictures[start : start + count]
-        batch = np.zeros((count, *part[0][0].shape), np.uint8)
+        batch = np.zeros((count, *part[0][0].shape), spec.dtype)
         batch[: len(part)] = np.stack([image for image, _ in part])
         sizes = [size for _, size in part]
         outputs, values = explain(

@@ -25,6 +25,7 @@ from crosscale.cli.standard_input import WORD, StandardInput, read_standard_inpu
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
+    from crosscale.contracts import InputSpec
     from crosscale.tasks.task import Result, Task
 
 # What a command reads a picture from: a path or standard input. As Any, for what follows asks of both the same.
@@ -150,7 +151,7 @@ def _predict_share(options: argparse.Namespace, files: list[Found]) -> "tuple[Ta
         for file, name, prediction in zip(
             files, names, predictor.predict(files, batch_size=batch_size, **said), strict=True
         ):
-            written = _write(prediction, file, folder / name, predictor.spec.channels) if folder is not None else []
+            written = _write(prediction, file, folder / name, predictor.spec) if folder is not None else []
             plain = {**prediction.json(), "files": written} if folder is not None else prediction.json()
             predictions.append({"json": plain, "rows": prediction.rows()})
             if copies is not None:
@@ -174,15 +175,15 @@ def _made(folder: "Path | None") -> "Path | None":
     return folder
 
 
-def _write(prediction: "Result", file: Found, start: Path, channels: int) -> list[str]:
+def _write(prediction: "Result", file: Found, start: Path, spec: "InputSpec") -> list[str]:
     """Writes what a result has for files, each named `start` and its own end; the paths. Raises WorkError."""
-    if prediction.error is not None:
+    if prediction.error is not None or spec.pixels != "uint8":  # what has files is of pictures of 8 bits
         return []
     from crosscale.data.decode import decode
     from crosscale.data.pictures import decodable
 
     written = []
-    for end, content in prediction.files(decode(decodable(file, str(file)), channels, str(file))).items():
+    for end, content in prediction.files(decode(decodable(file, str(file)), spec.channels, str(file))).items():
         place = start.with_name(start.name + end)
         _write_file(place, content)
         written.append(str(place))
@@ -237,7 +238,7 @@ def find_images(words: Sequence[str]) -> list[Found]:
     Raises:
       RequestError: none of the names exists, a folder holds no image, or standard input no picture.
     """
-    from crosscale.data.names import count_extensions, extensions, is_picture, passed_over_text
+    from crosscale.data.names import count_extensions, extensions, is_array, is_picture, passed_over_text
 
     if words.count(WORD) > 1:
         raise RequestError("-: standard input holds one picture; name it once")
@@ -251,7 +252,8 @@ def find_images(words: Sequence[str]) -> list[Found]:
             continue
         walked = _walk(path)
         found = [file for file in walked if is_picture(file.name)]
-        others = count_extensions(file.name for file in walked if not is_picture(file.name))
+        found = found or [file for file in walked if is_array(file.name)]
+        others = count_extensions(file.name for file in sorted({*walked} - {*found}))
         if not found:
             but = f", {passed_over_text(others)}" if others else ""
             raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(extensions()))}){but}")

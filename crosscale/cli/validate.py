@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
         root=options.root,
         batch_size=options.batch_size,
         crop_pct=options.crop_pct,
+        crop_mode=options.crop_mode,
         workers=options.workers,
         on_bad_image=options.on_bad_image,
         task_options=test_options(options),
@@ -135,6 +136,11 @@ def _parser() -> Parser:
     )
     parser.add_argument("--csv", metavar="DIR", type=Path, help="write these tables there as CSV files")
     parser.add_argument("--crop-pct", metavar="P", type=share, help="share of the side that the centre crop keeps")
+    parser.add_argument(
+        "--crop-mode",
+        choices=("center", "pad", "squash"),
+        help="how pictures of another shape are fitted (default: the weights' own)",
+    )
     add_test_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)

@@ -25,6 +25,7 @@ _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _FOREIGN = ("EPS", "WMF")
+TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two of more than 4 GB
 _BAND = 1 << 20  # pixels that are composed or scaled at once: whole, they would take many times the room
 _WITHOUT_ALPHA = ("1", "L", "RGB", *_SIXTEEN_BIT)
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads it over 0..255
@@ -154,6 +155,10 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
         raise BadImage(name, "the file is empty (0 bytes)")
     if _is_heif(data) and not register_heif():
         raise BadImage(name, "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'")
+    if is_dicom(data):
+        from crosscale.data.dicom import dicom_image  # which needs this file
+
+        return dicom_image(data, name)
     try:
         return Image.open(in_pieces(data, name), formats=_formats())
     except BadImage:
@@ -161,7 +166,8 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
-        raise BadImage(name, "not an image in a format that Pillow reads") from None
+        deep = "; data.pixels=float32 reads TIFFs of many channels" if data.startswith(TIFF) else ""
+        raise BadImage(name, f"not an image in a format that Pillow reads{deep}") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
 
@@ -170,6 +176,11 @@ def _formats() -> list[str]:
     """What Pillow reads itself; PostScript and Windows metafiles it hands to other programs."""
     Image.init()
     return [name for name in Image.ID if name not in _FOREIGN]
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether it is the content of a DICOM file."""
+    return data[128:132] == b"DICM"
 
 
 def _is_heif(data: bytes) -> bool:

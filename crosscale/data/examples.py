@@ -7,8 +7,8 @@ import numpy as np
 
 from crosscale.contracts import InputSpec, Record
 from crosscale.data.augment import Augment
-from crosscale.data.decode import decode as decode_image
 from crosscale.data.fast import fast_train_transform
+from crosscale.data.reading import read_picture
 from crosscale.data.transforms import eval_transform, train_transform
 
 Decode = Literal["exact", "fast"]
@@ -68,10 +68,12 @@ class ImageExamples:
 
     def blank(self) -> dict[str, np.ndarray]:
         """Zeros."""
-        return self._arrays(np.zeros((*self.spec.size, self.spec.channels), np.uint8), np.zeros(self.target.shape))
+        return self._arrays(
+            np.zeros((*self.spec.size, self.spec.channels), self.spec.dtype), np.zeros(self.target.shape)
+        )
 
     def _arrays(self, image: np.ndarray, target: Any) -> dict[str, np.ndarray]:
         return {"image": image, self.target.name: np.asarray(target, self.target.dtype)}
 
     def _decoded(self, record: Record) -> Any:
-        return decode_image(record.image, self.spec.channels, record.id)
+        return read_picture(self.spec, record.image, record.id)

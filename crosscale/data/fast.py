@@ -18,8 +18,7 @@ from crosscale.data.augment import Augment
 from crosscale.data.costly import has_too_many_scans
 from crosscale.data.crop_decode import LARGEST_SHARE, decode_part
 from crosscale.data.decode import MAX_PIXELS, decode, orientation
-from crosscale.data.rand_augment import RandAugment
-from crosscale.data.transforms import FILTERS, finish, operations, random_crop_box, to_array
+from crosscale.data.transforms import FILTERS, Operations, finish, operations, random_crop_box, to_array
 from crosscale.errors import RequestError
 
 _METADATA = (b"Exif\x00\x00", b"http://ns.adobe.com/xap/")  # what can turn a JPEG; anywhere before its pixels
@@ -50,14 +49,14 @@ class FastTransform:
 
     spec: InputSpec
     augment: Augment
-    rand_augment: RandAugment | None
+    operations: Operations | None
     parts: bool = True
 
     def __call__(self, record: Record, rng: np.random.Generator) -> np.ndarray:
         """Raises BadImage."""
         pixels = _resized(self._cropped(record, rng), self.spec.size)
         # One round trip through Pillow for everything that Pillow does as quickly.
-        return finish(Image.fromarray(pixels), self.augment, self.rand_augment, rng)
+        return finish(Image.fromarray(pixels), self.augment, self.operations, rng)
 
     def _cropped(self, record: Record, rng: np.random.Generator) -> np.ndarray:
         data = record.image

@@ -18,6 +18,8 @@ HELD_OUT = (*SPLITS["val"], *SPLITS["test"])  # a test set stands in where nothi
 _NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
 _EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 _HEIF = frozenset((".heic", ".heif", ".hif"))
+_DICOM = frozenset((".dcm", ".dicom"))
+_ARRAY = ".npy"
 # Pictures and films that are not read, by what to do about them.
 _OTHERS = {
     "a raw photograph: develop it to JPEG or TIFF first": ".arw .cr2 .cr3 .dng .nef .orf .raf .raw .rw2",
@@ -27,6 +29,7 @@ _OTHERS = {
 }
 _OTHER_REASONS = {extension: reason for reason, names in _OTHERS.items() for extension in names.split()}
 _HEIF_REASON = "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'"
+DICOM_REASON = "DICOM is read where pydicom is installed: pip install 'crosscale[dicom]'"
 _NO_PICTURE = "no pictures"
 # What operating systems, servers and archivers leave beside a user's files, in lower case.
 _FOLDERS = "@eadir @recycle @tmp #recycle #snapshot ~snapshot $recycle.bin recycler __macosx __pycache__ lost+found"
@@ -55,13 +58,18 @@ def is_left_behind(name: str) -> bool:
 
 def extensions() -> frozenset[str]:
     """How the names of pictures end, in lower case."""
-    return _EXTENSIONS | _HEIF if reads_heif() else _EXTENSIONS
+    return _EXTENSIONS | (_HEIF if reads_heif() else frozenset()) | (_DICOM if reads_dicom() else frozenset())
 
 
 def is_picture(name: str) -> bool:
     """Whether a file is a picture by its name."""
     extension = os.path.splitext(name)[1].lower()
-    return extension in _EXTENSIONS or (extension in _HEIF and reads_heif())
+    return extension in _EXTENSIONS or (extension in _HEIF and reads_heif()) or (extension in _DICOM and reads_dicom())
+
+
+def is_array(name: str) -> bool:
+    """Whether a file holds an array, which is a picture where a folder has no other ones."""
+    return name.lower().endswith(_ARRAY)
 
 
 @cache
@@ -70,10 +78,17 @@ def reads_heif() -> bool:
     return find_spec("pillow_heif") is not None
 
 
+@cache
+def reads_dicom() -> bool:
+    """Whether the optional reader of DICOM files is installed."""
+    return find_spec("pydicom") is not None
+
+
 def why_passed_over(name: str) -> str:
     """The reason for which a file that is not taken for a picture is none."""
     extension = os.path.splitext(name)[1].lower()
-    return _HEIF_REASON if extension in _HEIF else _OTHER_REASONS.get(extension, _NO_PICTURE)
+    optional = dict.fromkeys(_HEIF, _HEIF_REASON) | dict.fromkeys(_DICOM, DICOM_REASON)
+    return optional.get(extension) or _OTHER_REASONS.get(extension, _NO_PICTURE)
 
 
 def count_extensions(names: Iterable[str]) -> "Counter[str]":

@@ -12,6 +12,7 @@ import numpy as np
 
 from crosscale.contracts import LabelledSource
 from crosscale.data.decode import BadImage, decode, open_encoded
+from crosscale.data.full_depth import is_npy, is_tiff, read_full
 from crosscale.errors import WorkError
 
 
@@ -99,15 +100,27 @@ def _look(source: Any, split: str, index: int) -> _Seen:
             content = repr(shape).encode() + np.ascontiguousarray(record.image).tobytes()
             mode = "L" if record.image.ndim == 2 or shape[2] == 1 else "RGB"
             size = shape[0], shape[1]
+            decode(record.image, 3, record.id)
+        elif is_npy(record.image) or (is_tiff(record.image) and not _is_pillows(record.image)):
+            height, width, channels = read_full(record.image, None, record.id).shape
+            content, size, mode = record.image, (height, width), f"{channels} channels"
         else:
             opened = open_encoded(record.image, record.id)
             content, size, mode = record.image, (opened.height, opened.width), opened.mode
-        decode(record.image, 3, record.id)
+            decode(record.image, 3, record.id)
         return _Seen(place, sha256(content).digest(), size, mode, None)
     except BadImage as error:
         return _Seen(Place(split, error.name, ""), b"", (0, 0), "", str(error))
     except WorkError as error:
         return _Seen(Place(split, str(index), ""), b"", (0, 0), "", f"picture {index} of {split}: {error}")
+
+
+def _is_pillows(data: bytes) -> bool:
+    try:
+        open_encoded(data, "")
+    except BadImage:
+        return False
+    return True
 
 
 def spread_of(sizes: np.ndarray) -> dict[str, Sequence[int]] | None:

@@ -20,8 +20,8 @@ _CHANNELS = (1, 3, 4)
 def is_one_picture(value: Any, channels: int) -> bool:
     """Whether `value` is one picture and not a collection of them.
 
-    An array is one where it is (H, W) or ends in 1, 3 or 4 channels, and a PyTorch tensor also where it begins with
-    them. Arrays of other shapes are collections, of (H, W) pictures or of (H, W, C) ones.
+    An array is one where it is (H, W) or ends in 1, 3 or 4 channels or the model's number, and a PyTorch tensor also
+    where it begins with 1, 3 or 4. Arrays of other shapes are collections, of (H, W) pictures or of (H, W, C) ones.
 
     Args:
       channels: that the model takes.
@@ -34,7 +34,7 @@ def is_one_picture(value: Any, channels: int) -> bool:
     shape = getattr(value, "shape", None)
     if not hasattr(value, "__array__") or not isinstance(shape, tuple):
         return False
-    if len(shape) == 2 or (len(shape) == 3 and (shape[2] in _CHANNELS or _channels_first(value))):
+    if len(shape) == 2 or (len(shape) == 3 and (shape[2] in (*_CHANNELS, channels) or _channels_first(value))):
         return True
     if len(shape) == 3 and channels == 3 and shape[0] in _CHANNELS[1:]:
         raise RequestError(

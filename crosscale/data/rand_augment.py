@@ -1,133 +1,16 @@
-"""RandAugment on Pillow images (Cubuk et al., 2020), with the operations and strengths that timm gives it.
+"""RandAugment on Pillow images (Cubuk et al., 2020), with the operations and strengths that timm gives it."""
 
-Levels run over 0..10. "Increasing" policies use schedules in which every operation grows with the level.
-"""
-
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
-from crosscale.data.augment import RandAugmentPolicy
+from crosscale.data.picture_operations import RAND_AUGMENT, Affine, Applied, Fill, drawn_level, pillow_affine
+from crosscale.data.policies import RandAugmentPolicy
 
-Fill = int | tuple[int, ...]
-Affine = Callable[[Image.Image, tuple[float, ...], Image.Resampling, Fill], Image.Image]
-
-MAX_LEVEL = 10.0
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """What an operation may use beside its level: randomness, the fill colour, the resampling filter."""
-
-    rng: np.random.Generator
-    fill: Fill
-    resample: Image.Resampling
-    increasing: bool
-    affine: "Affine"
-
-    def signed(self, value: float) -> float:
-        return -value if self.rng.random() > 0.5 else value
-
-
-Operation = Callable[[Image.Image, float, _Draw], Image.Image]
-
-
-def pillow_affine(img: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """The picture read at matrix (x, y, 1); what lies outside is `fill`."""
-    return img.transform(img.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
-
-
-def _affine(img: Image.Image, matrix: tuple[float, ...], draw: _Draw) -> Image.Image:
-    return draw.affine(img, matrix, draw.resample, draw.fill)
-
-
-def _shear_x(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return _affine(img, (1, draw.signed(level / MAX_LEVEL * 0.3), 0, 0, 1, 0), draw)
-
-
-def _shear_y(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return _affine(img, (1, 0, 0, draw.signed(level / MAX_LEVEL * 0.3), 1, 0), draw)
-
-
-def _translate_x(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return _affine(img, (1, 0, draw.signed(level / MAX_LEVEL * 0.45) * img.width, 0, 1, 0), draw)
-
-
-def _translate_y(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return _affine(img, (1, 0, 0, 0, 1, draw.signed(level / MAX_LEVEL * 0.45) * img.height), draw)
-
-
-def _rotate(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    degrees = draw.signed(level / MAX_LEVEL * 30.0)
-    if draw.affine is pillow_affine:
-        return img.rotate(degrees, resample=draw.resample, fillcolor=draw.fill)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    x, y = img.width / 2, img.height / 2
-    return _affine(img, (cos, -sin, x - x * cos + y * sin, sin, cos, y - x * sin - y * cos), draw)
-
-
-def _auto_contrast(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return ImageOps.autocontrast(img)
-
-
-def _equalize(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return ImageOps.equalize(img)
-
-
-def _invert(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    return ImageOps.invert(img)
-
-
-def _posterize(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    dropped = int(level / MAX_LEVEL * 4)
-    bits = 4 - dropped if draw.increasing else dropped
-    # With no bit left the picture would be black, and Pillow refuses it.
-    return ImageOps.posterize(img, max(1, bits))
-
-
-def _solarize(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    threshold = min(256, int(level / MAX_LEVEL * 256))
-    return ImageOps.solarize(img, 256 - threshold if draw.increasing else threshold)
-
-
-def _solarize_add(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-    added = min(128, int(level / MAX_LEVEL * 110))
-    table = [min(255, value + added) if value < 128 else value for value in range(256)]
-    return img.point(table * len(img.getbands()))
-
-
-def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    def operation(img: Image.Image, level: float, draw: _Draw) -> Image.Image:
-        if draw.increasing:  # 1 changes nothing; either side of it is stronger
-            factor = max(0.1, 1.0 + draw.signed(level / MAX_LEVEL * 0.9))
-        else:
-            factor = level / MAX_LEVEL * 1.8 + 0.1
-        return enhancer(img).enhance(factor)
-
-    return operation
-
-
-OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": _auto_contrast,
-    "Equalize": _equalize,
-    "Invert": _invert,
-    "Rotate": _rotate,
-    "Posterize": _posterize,
-    "Solarize": _solarize,
-    "SolarizeAdd": _solarize_add,
-    "Color": _enhance(ImageEnhance.Color),
-    "Contrast": _enhance(ImageEnhance.Contrast),
-    "Brightness": _enhance(ImageEnhance.Brightness),
-    "Sharpness": _enhance(ImageEnhance.Sharpness),
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateX": _translate_x,
-    "TranslateY": _translate_y,
-}
-_NAMES = tuple(OPERATIONS)
+_NAMES = tuple(RAND_AUGMENT)
 
 
 @dataclass(frozen=True)
@@ -136,11 +19,11 @@ class RandAugment:
 
     Attributes:
       policy: how many operations, how likely and how strong.
-      fill: colour of what a geometric operation uncovers, one value per band.
-      filters: resampling filters of geometric operations; one is drawn per operation.
-      affine: applies a geometric operation's matrix.
+      fill: see `Applied`, and so for the next two.
+      jitters: whether colour jitter comes after it.
     """
 
+    jitters: ClassVar[bool] = False
     policy: RandAugmentPolicy
     fill: Fill
     filters: Sequence[Image.Resampling]
@@ -149,20 +32,15 @@ class RandAugment:
     def __call__(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
         for choice in rng.integers(len(_NAMES), size=self.policy.num_layers):
             if rng.random() <= self.policy.prob:
-                img = self.apply(_NAMES[choice], img, self._level(rng), rng)
+                img = self.apply(_NAMES[choice], img, self.level(rng), rng)
         return img
 
     def apply(self, name: str, img: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
         """One operation at a level in 0..10."""
-        resample = self.filters[int(rng.integers(len(self.filters)))] if len(self.filters) > 1 else self.filters[0]
-        return OPERATIONS[name](img, level, _Draw(rng, self.fill, resample, self.policy.increasing, self.affine))
+        applied = Applied(self.fill, self.filters, self.affine)
+        return applied(name, img, level, rng, increasing=self.policy.increasing)
 
-    def _level(self, rng: np.random.Generator) -> float:
+    def level(self, rng: np.random.Generator) -> float:
+        """The strength of one operation."""
         policy = self.policy
-        if policy.magnitude_std == float("inf"):
-            level = rng.uniform(0, policy.magnitude)
-        elif policy.magnitude_std > 0:
-            level = rng.normal(policy.magnitude, policy.magnitude_std)
-        else:
-            level = policy.magnitude
-        return float(min(max(level, 0.0), policy.magnitude_max))
+        return drawn_level(rng, policy.magnitude, policy.magnitude_std, policy.magnitude_max)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
-from crosscale.data.names import count_extensions, is_left_behind, is_picture
+from crosscale.data.names import count_extensions, is_array, is_left_behind, is_picture
 from crosscale.data.once import shared
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
@@ -38,8 +38,8 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     """The image files below each of `folders`, given relative to `root`.
 
     Hidden files and folders, and those that other programs leave behind, are left out; a symbolic link back into its
-    own folder ends there. The result is kept for next time where it is large, and the kept one is used while no folder
-    below has changed.
+    own folder ends there. Arrays (.npy) are pictures where nothing else is one. The result is kept for next time where
+    it is large, and the kept one is used while no folder below has changed.
 
     Raises:
       RequestError: a folder that cannot be listed.
@@ -56,8 +56,12 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     visited: dict[str, int] = {}
     passed_over: collections.Counter[str] = collections.Counter()
     with Counter(f"reading {root}", "files") as counter:
-        for position, folder in enumerate(folders):
-            found, rest = _image_files(root, folder, visited, counter)
+        walked = [_image_files(root, folder, visited, counter) for folder in folders]
+        takes_arrays = not any(found for found, _ in walked)  # beside pictures they are something else
+        for position, (found, further) in enumerate(walked):
+            if takes_arrays:
+                found = [path for path in further if is_array(path)]
+            rest = sorted(os.path.basename(path) for path in further if not (takes_arrays and is_array(path)))
             paths += found
             owner += [position] * len(found)
             others.append(rest[:2])
@@ -87,7 +91,7 @@ def _unchanged(root: Path, stored: dict[str, np.ndarray]) -> bool:
 
 
 def _image_files(root: Path, folder: str, visited: dict[str, int], counter: Counter) -> tuple[list[str], list[str]]:
-    """Sorted image paths below root / folder (nested ones too), and the names of other files."""
+    """Sorted paths below root / folder (nested ones too) of images, and of other files."""
     found: list[str] = []
     others: list[str] = []
     seen: set[tuple[int, int]] = set()
@@ -107,7 +111,7 @@ def _image_files(root: Path, folder: str, visited: dict[str, int], counter: Coun
             elif is_dir(entry):
                 pending.append(path)
             else:
-                others.append(entry.name)
+                others.append(path)
         counter.add(len(listed))
     return sorted(found), sorted(others)
 

@@ -10,13 +10,15 @@ from crosscale.contracts import Array, InputSpec, Variables
 
 
 def normalize(images: Array, spec: InputSpec, dtype: Any = jnp.float32) -> Array:
-    """(x / 255 - mean) / std per channel.
+    """(x / 255 - mean) / std per channel; floating point, which is normalised already, as it is.
 
     Args:
-      images: (B, H, W, C) uint8.
+      images: (B, H, W, C), uint8 or floating point.
       spec: holds the mean and the standard deviation.
-      dtype: of the result; the arithmetic is in float32.
+      dtype: of what is made of uint8; the arithmetic is in float32.
     """
+    if not jnp.issubdtype(images.dtype, jnp.integer):
+        return images
     mean = jnp.asarray(spec.mean, jnp.float32)
     std = jnp.asarray(spec.std, jnp.float32)
     return ((images.astype(jnp.float32) / 255.0 - mean) / std).astype(dtype)
@@ -46,8 +48,7 @@ def forward(
     Returns:
       The method's result; logits (B, classes) of a classifier by default.
     """
-    if jnp.issubdtype(images.dtype, jnp.integer):
-        images = normalize(images, spec)
+    images = normalize(images, spec)
     rngs = None if rng is None else {"dropout": rng}
     return model.apply(variables, images, train=train, rngs=rngs, method=method, **options)
 
@@ -60,8 +61,7 @@ def inferred(
     The arguments are those of `forward`; the task is a `Task`; `sizes` are (B, 2) heights and widths of the images
     without what fills them up, for a task that asks for them (`Task.content`).
     """
-    if jnp.issubdtype(images.dtype, jnp.integer):
-        images = normalize(images, spec)
+    images = normalize(images, spec)
 
     def apply(looked: Array, **options: Any) -> Any:
         return forward(model, variables, looked, spec, method=task.method, **options)

@@ -13,8 +13,8 @@ from crosscale.contracts import Array, InputSpec, Variables, as_variables
 from crosscale.engine.compiler import CompilerOptions
 from crosscale.engine.ema import Ramp, update_ema
 from crosscale.engine.forward import inferred, normalize, training_forward
-from crosscale.engine.loss_scale import Scale, lowest, settled, value_and_grad
 from crosscale.engine.joint import begun_together
+from crosscale.engine.loss_scale import Scale, lowest, settled, value_and_grad
 from crosscale.engine.optimizer import Schedule
 from crosscale.engine.sharding import replicated, split_batch
 from crosscale.engine.state import TrainState, step_key

@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from crosscale.data.bands import as_shown
 from crosscale.errors import RequestError
 from crosscale.models.description import Map
 from crosscale.tasks.task import CaptionLine
@@ -40,7 +41,7 @@ def overlay(
     """A map over a picture, in grey so that every colour is attention.
 
     Args:
-      picture: (H, W, C) uint8.
+      picture: (H, W, C), prepared.
       values: (H, W), at least 0.
       strength: share of the map's colour, 0 (the grey picture) to 1 (the map alone).
       brightest: the value, and all above, that gets the brightest colour; None is the largest of the map.
@@ -88,7 +89,7 @@ def figure(
     the average its peak is.
 
     Args:
-      picture: (H, W, C) uint8, as the model saw it.
+      picture: (H, W, C), as the model saw it.
       maps: which maps, as `describe_maps` gives them.
       values: (H, W) by map name.
       caption: lines below the picture; five at most are drawn.
@@ -168,5 +169,6 @@ def _panel(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _rgb(picture: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> (H, W, 3): grey repeated, the first three of more channels."""
+    """(H, W, C) -> (H, W, 3) uint8: grey repeated, the first three of more channels."""
+    picture = as_shown(picture[..., :3])
     return np.repeat(picture[..., :1], 3, axis=-1) if picture.shape[-1] < 3 else picture[..., :3]

@@ -9,16 +9,25 @@ import numpy as np
 from crosscale.contracts import InputSpec
 from crosscale.data import eval_transform, open_image
 from crosscale.data.decode import decode
+from crosscale.data.reading import read_picture
 
 
 def load_pictures(spec: InputSpec, paths: Sequence[Path] = ()) -> np.ndarray:
-    """(N, H, W, C) uint8, prepared as for prediction; the package's own four where none are named. Raises BadImage."""
+    """(N, H, W, C), prepared as for prediction; the package's own four where none are named. Raises BadImage."""
     transform = eval_transform(spec)
     if paths:
-        return np.stack([transform(decode(open_image(path), spec.channels, str(path))) for path in paths])
+        return np.stack([transform(read_picture(spec, open_image(path), str(path))) for path in paths])
     found = []
     for entry in sorted(files("crosscale.export").joinpath("pictures").iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".jpg"):
             with as_file(entry) as path:
-                found.append(transform(decode(open_image(path), spec.channels, entry.name)))
+                found.append(transform(read_picture(spec, _own(path, spec), entry.name)))
     return np.stack(found)
+
+
+def _own(path: Path, spec: InputSpec) -> bytes | np.ndarray:
+    """One of the package's own pictures, its colours repeated for as many channels as the model takes."""
+    data = open_image(path)
+    if spec.pixels == "uint8":
+        return data
+    return np.take(np.asarray(decode(data, 3, path.name)), np.arange(spec.channels) % 3, axis=2)

@@ -20,7 +20,8 @@ class Program:
 
     Attributes:
       predictor: the model, weights, input spec and class names.
-      preprocessing: True takes uint8 pictures and gives what the task makes of the outputs, such as probabilities;
+      preprocessing: True takes prepared pictures (of `InputSpec.dtype`) and gives what the task makes of the outputs,
+        such as probabilities;
         False takes normalised float32 pictures and gives the outputs themselves, such as logits.
       activated: whether a program that takes uint8 gives what the task makes of the outputs; False gives what
         `Predictor.outputs` does.
@@ -38,7 +39,7 @@ class Program:
 
     @property
     def input_dtype(self) -> Any:
-        return np.uint8 if self.preprocessing else np.float32
+        return self.predictor.spec.dtype if self.preprocessing else np.dtype(np.float32)
 
     @property
     def output_name(self) -> str:
@@ -67,7 +68,7 @@ class Program:
         return {"shape": shape, "dtype": found.dtype.name}
 
     def prepare(self, pictures: np.ndarray) -> np.ndarray:
-        """(B, H, W, C) uint8 -> the function's input."""
+        """(B, H, W, C) prepared -> the function's input."""
         if self.preprocessing:
             return pictures
         return np.asarray(normalize(jnp.asarray(pictures), self.predictor.spec))
@@ -83,11 +84,15 @@ class Program:
                 "shape": ["batch", height, width, spec.channels],
                 "layout": "NHWC",
                 "dtype": np.dtype(self.input_dtype).name,
-                "values": "0..255" if self.preprocessing else "(pixel / 255 - mean) / std",
+                "values": "0..255"
+                if self.input_dtype == np.uint8
+                else "(pixel / 255 - mean) / std"
+                if spec.pixels == "uint8"
+                else "(pixel - mean) / std",
                 "channels": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
             },
             "output": {"name": self.output_name, **self._output()},
-            # How a picture becomes `size`: shorter side to floor(size / crop_pct), centre cut out.
+            # How a picture becomes `size`: what crop_mode names to floor(size / crop_pct), centre cut out.
             "input_spec": asdict(spec),
             "classes": list(self.predictor.classes),
             "task": self.predictor.task.name,

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from crosscale.contracts import InputSpec
+from crosscale.contracts import CropMode, InputSpec
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import FAMILIES, get_preset
 
 _HUB = "timm/"
+_CROP_MODES: dict[CropMode, str] = {"center": "center", "pad": "border", "squash": "squash"}
 
 
 def timm_config(
@@ -36,7 +37,7 @@ def timm_config(
             "fixed_input_size": True,
             "interpolation": spec.interpolation,
             "crop_pct": spec.crop_pct,
-            "crop_mode": "center",
+            "crop_mode": _CROP_MODES[spec.crop_mode],
             "mean": list(spec.mean),
             "std": list(spec.std),
             **({"first_conv": convs} if convs else {}),

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from crosscale.data.bands import as_shown
 from crosscale.report.charts import histogram, points_chart
 from crosscale.tasks.sections import Block, Confusion, Gallery, Histogram, Picture, Scatter, Section, Table
 
@@ -105,8 +106,8 @@ def _matrix_data(block: Confusion) -> Markup:
 
 
 def _thumbnail(picture: Picture) -> dict[str, Any]:
-    pixels = picture.pixels
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
+    pixels = as_shown(picture.pixels)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] < 3 else pixels[..., :3])
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return {
         "picture": picture,

@@ -77,7 +77,7 @@ def embed(
             loaded = list(zip(part, pool.map(load, part), strict=True))
             failures += [item for _, item in loaded if isinstance(item, str)]
             good = [(file, item) for file, item in loaded if isinstance(item, np.ndarray)]
-            batch = np.zeros((batch_size, *spec.size, spec.channels), np.uint8)
+            batch = np.zeros((batch_size, *spec.size, spec.channels), spec.dtype)
             for row, (_, image) in enumerate(good):
                 batch[row] = image
             paths += [str(file) for file, _ in good]

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from crosscale.contracts import Array
+from crosscale.contracts import Array, InputSpec
 from crosscale.data import BadImage
-from crosscale.data.decode import decode
 from crosscale.data.pictures import Picture, decodable, picture_name
+from crosscale.data.reading import read_picture
 from crosscale.data.views import views
 from crosscale.engine.read_ahead import checked_pictures, read_ahead
 from crosscale.errors import RequestError
@@ -65,21 +64,22 @@ class Ensemble:
 
     def _load(self, index: int, picture: Picture) -> "_Seen":
         name = picture_name(picture, f"image/{index}")
-        decoded: dict[int, Image.Image] = {}  # by channels; models mostly agree on them
+        decoded: dict[Any, Any] = {}  # models mostly agree on what they read
         try:
             content = decodable(picture, name)
-            for channels in {predictor.spec.channels for predictor in self.predictors}:
-                decoded[channels] = decode(content, channels, name)
+            for spec in (predictor.spec for predictor in self.predictors):
+                if _reading(spec) not in decoded:
+                    decoded[_reading(spec)] = read_picture(spec, content, name)
         except BadImage as error:
             return _Seen(name, (), error.reason)
-        seen = [view.of(decoded[predictor.spec.channels], predictor.spec) for predictor, view in self._voices]
+        seen = [view.of(decoded[_reading(predictor.spec)], predictor.spec) for predictor, view in self._voices]
         return _Seen(name, tuple(seen), None)
 
     def _start(self, items: Sequence["_Seen"], batch_size: int) -> list[Array]:
         """The outputs of each voice, perhaps not there yet."""
         outputs = []
         for place, (predictor, _) in enumerate(self._voices):
-            batch = np.zeros((batch_size, *predictor.spec.size, predictor.spec.channels), np.uint8)
+            batch = np.zeros((batch_size, *predictor.spec.size, predictor.spec.channels), predictor.spec.dtype)
             for row, item in enumerate(items):
                 batch[row] = item.images[place]
             outputs.append(predictor.spread_outputs(batch) if items else batch)
@@ -98,6 +98,11 @@ class Ensemble:
     def _probabilities(self, predictor: Predictor, outputs: Array, count: int) -> np.ndarray:
         real = predictor.finite(np.asarray(outputs, np.float32)[:count])
         return np.asarray(predictor.task.activate(real), np.float64)
+
+
+def _reading(spec: InputSpec) -> tuple[Any, ...]:
+    """What the reading of a picture depends on."""
+    return (spec.channels,) if spec.pixels == "uint8" else (spec.channels, spec.mean, spec.std)
 
 
 @dataclass(frozen=True)

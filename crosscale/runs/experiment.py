@@ -29,6 +29,7 @@ from crosscale.models.shapes import variable_shapes
 from crosscale.pretrained import save_weights
 from crosscale.pretrained.teacher import load_teacher
 from crosscale.recipe import Recipe
+from crosscale.runs.channels import check_pixels, with_channels
 from crosscale.runs.places import data_place, with_whole_paths
 from crosscale.tasks.distillation import Distilled
 from crosscale.tasks.measure import check_best
@@ -109,10 +110,11 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     Raises:
       RequestError: something is missing or does not fit; one line that names the recipe's key.
     """
-    data, train = recipe.data, recipe.train
     kind = task_kind(recipe.task.name)
     check_name(recipe.model.name)  # before a million files are listed
     train_source, val_source = splits or open_splits(recipe, without_data=without_data)
+    recipe = with_channels(recipe, train_source)
+    data, train = recipe.data, recipe.train
     plain = kind.from_data(recipe.task, recipe.augment, train_source).measuring(val_source)
     if data.dir is not None and data.classes is not None:
         plain.check_recorded(data.classes, data.dir)
@@ -190,6 +192,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
             f"train.batch_size={train.batch_size} does not divide evenly into "
             f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
         )
+    recipe = with_channels(recipe)
     with constructing(recipe):
         model = create_model(recipe.model.name, **recipe.model.options)
         spec = _input_spec(recipe, model)
@@ -344,15 +347,19 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
     spec = input_spec(recipe.model.name, model)
     changes = {
         name: value
-        for name in ("size", "mean", "std", "interpolation", "crop_pct")
+        for name in ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "pixels")
         if (value := getattr(recipe.data, name)) is not None
     }
+    if recipe.data.crop_mode in ("pad", "squash"):
+        changes.setdefault("crop_pct", 1.0)  # these are chosen to see the whole picture
     for name in [name for name in ("mean", "std") if name in changes]:
         if len(changes[name]) == 1:
             changes[name] *= spec.channels
         if len(changes[name]) != spec.channels:
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
-    return replace(spec, **changes)
+    spec = replace(spec, **changes)
+    check_pixels(recipe, spec)
+    return spec
 
 
 def _check_outputs(model: ImageModel, name: str, spec: InputSpec, task: Task) -> None:

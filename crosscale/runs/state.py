@@ -8,8 +8,8 @@ import optax
 
 from crosscale.contracts import InputSpec, Variables
 from crosscale.engine.compiler import compiler_options
-from crosscale.engine.loss_scale import first_scale
 from crosscale.engine.joint import begun_together
+from crosscale.engine.loss_scale import first_scale
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.sharding import put_whole
 from crosscale.engine.state import TrainState

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from crosscale.artifact import best_folder, read_artifact
-from crosscale.contracts import InputSpec, Source
+from crosscale.contracts import CropMode, InputSpec, Source
 from crosscale.data import eval_batches
 from crosscale.data.pipeline import OnBadImage
 from crosscale.engine.evaluate import Pass, evaluate
@@ -66,6 +66,7 @@ def evaluate_run(
     root: str | Path | None = None,
     batch_size: int | None = None,
     crop_pct: float | None = None,
+    crop_mode: CropMode | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
     task_options: Mapping[str, Any] | None = None,
@@ -80,7 +81,7 @@ def evaluate_run(
       weights_key: of several sets of weights in the file, which to take.
       data_dir: None is the run's own; for it and the next four see `HeldOut`.
       batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
-      crop_pct: None is the weights' own.
+      crop_pct: None is the weights' own; likewise `crop_mode`.
       task_options: of a run, see `Predictor.from_run`.
       details: whether the tables are wanted that the report has, such as one of the classes; of one process alone.
       **options: the model's fields, with `model`.
@@ -104,8 +105,7 @@ def evaluate_run(
         source = task_kind(DEFAULT).open(place, split, **_held_out(asked, stored))
         names = getattr(source, "classes", None)
         predictor = Predictor.from_weights(str(model), str(weights), classes=names, key=weights_key, **options)
-    spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
-    mesh = data_mesh()
+    spec, mesh = _cropped(predictor, crop_pct, crop_mode), data_mesh()
     if batch_size is None:  # the metrics do not depend on it
         batch_size = mesh.size * -(-stored.get("batch_size", DEFAULT_BATCH) // mesh.size)
     check_divides("batch_size", batch_size, 1, mesh)
@@ -113,6 +113,12 @@ def evaluate_run(
     found = measure(predictor, spec, source, mesh, batch_size=batch_size, collect=details, **loading)
     numbers = {**found.metrics, **predictor.task.facts(), "data_dir": str(place), "split": split}
     return Validation(numbers, predictor.task, _tables(predictor, source, found) if details else ())
+
+
+def _cropped(predictor: Predictor, crop_pct: float | None, crop_mode: CropMode | None) -> InputSpec:
+    """The predictor's input with another crop. Raises RequestError where the task has none."""
+    spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
+    return spec if crop_mode is None else predictor.task.input_spec(replace(spec, crop_mode=crop_mode))
 
 
 def _tables(predictor: Predictor, source: Source, found: Pass) -> list[Table]:

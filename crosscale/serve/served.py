@@ -10,7 +10,9 @@ from PIL import Image, UnidentifiedImageError
 
 from crosscale.contracts import Array
 from crosscale.data import BadImage
+from crosscale.data.bands import as_shown
 from crosscale.data.decode import in_pieces
+from crosscale.data.full_depth import is_compressed_tiff, is_npy, is_tiff
 from crosscale.errors import RequestError
 from crosscale.explain import describe_attention, explain
 from crosscale.explain.draw import brightest
@@ -22,7 +24,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 
 class Prepared(NamedTuple):
-    """A picture as the model takes it, (H, W, C) uint8, and the height and width that it came in."""
+    """A picture as the model takes it, (H, W, C), and the height and width that it came in."""
 
     image: np.ndarray
     size: tuple[int, int]
@@ -70,6 +72,11 @@ class ServedModel:
         """
         if not data:
             raise Refused(422, f"{name}: the file is empty (0 bytes)")
+        if self.spec.pixels != "uint8" and (is_npy(data) or is_tiff(data)):
+            if is_tiff(data) and is_compressed_tiff(data):
+                # Its reader has no limit on what a few bytes grow to.
+                raise Refused(415, f"{name}: a compressed TIFF; send it uncompressed, or as .npy")
+            return len(data) // self.spec.channels  # a number takes a byte or more
         try:
             with Image.open(in_pieces(data, name), formats=self._formats) as img:
                 width, height = img.size
@@ -87,7 +94,7 @@ class ServedModel:
         return width * height
 
     def outputs(self, images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """(B, H, W, C) uint8 -> the model's outputs, (B, ...) float32.
+        """(B, H, W, C) prepared -> the model's outputs, (B, ...) float32.
 
         Args:
           sizes: (B, 2) heights and widths of the pictures as they came; 0 of what fills the batch up.
@@ -154,7 +161,8 @@ class ServedModel:
                     "png": _png(grey),
                 }
             )
-        picture = image[:, :, 0] if image.shape[2] == 1 else image
+        shown = as_shown(image)
+        picture = shown[:, :, 0] if shown.shape[2] < 3 else shown[:, :, :3]
         return {**self.result(found.outputs[0], name, options, size), "picture": _png(picture), "maps": maps}
 
     def warm_up(
@@ -171,12 +179,12 @@ class ServedModel:
         total = len(sizes) + bool(self.maps)
         for done, size in enumerate(sizes):
             on_shape(f"compiling for {size} picture{'s' if size > 1 else ''} at once", done, total)
-            blank = np.zeros((size, *self.spec.size, self.spec.channels), np.uint8)
+            blank = np.zeros((size, *self.spec.size, self.spec.channels), self.spec.dtype)
             outputs = self.outputs(blank, np.tile(np.array(self.spec.size), (size, 1)))
             self.result(outputs[0], "", {})
         if self.maps:
             on_shape("compiling the attention maps", len(sizes), total)
-            blank = np.zeros((*self.spec.size, self.spec.channels), np.uint8)
+            blank = np.zeros((*self.spec.size, self.spec.channels), self.spec.dtype)
             self.explain(Prepared(blank, self.spec.size), "", None, {})
         on_shape("compiled", total, total)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError
 from crosscale.tasks.task import DeclaredData, Task
 
@@ -54,6 +55,19 @@ def declared_sizes(data: DeclaredData, place: str = "FOLDER") -> tuple[Sequence[
             "data.num_classes"
         )
     return data.labels or tuple(str(label) for label in range(data.outputs)), data.train_images, data.val_images
+
+
+def check_photographs(spec: InputSpec, task: str) -> None:
+    """Raises RequestError for pictures that a task with masks or boxes does not read, or would fit in another way."""
+    if spec.crop_mode != "center":
+        raise RequestError(
+            f"data.crop_mode={spec.crop_mode}: the task {task} shows whole pictures at augment.scale; leave it out"
+        )
+    if spec.pixels != "uint8" or spec.channels not in (1, 3):
+        raise RequestError(
+            f"data.pixels={spec.pixels}, data.channels={spec.channels}: the task {task} reads pictures of 8 bits and 1 "
+            "or 3 channels; classification, multilabel and regression read others"
+        )
 
 
 def check_test_options(task: Task | type[Task], options: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from crosscale.data import Augment, train_batches, train_transform
 from crosscale.data.decode import BadImage, decode
 from crosscale.data.examples import ImageExamples
 from crosscale.data.fast import fast_train_transform, warp_affine
-from crosscale.data.rand_augment import RandAugment, pillow_affine
+from crosscale.data.picture_operations import pillow_affine
+from crosscale.data.rand_augment import RandAugment
 from crosscale.data.transforms import operations
 from crosscale.errors import RequestError
 

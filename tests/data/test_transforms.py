@@ -144,3 +144,35 @@ def test_crop_that_never_fits_falls_back_to_the_centre():
     rng = np.random.default_rng(0)
     assert random_crop_box((1000, 10), (1.0, 1.0), (3 / 4, 4 / 3), rng) == (0, 493, 10, 13)
     assert random_crop_box((10, 1000), (1.0, 1.0), (3 / 4, 4 / 3), rng) == (493, 0, 13, 10)
+
+
+WIDE = np.concatenate([np.full((20, 40, 3), 200, np.uint8), np.full((20, 40, 3), 50, np.uint8)], 1)  # 20 x 80
+
+
+def test_pad_shows_the_whole_picture_with_the_mean_colour_around():
+    spec = InputSpec(size=(40, 40), crop_pct=1.0, crop_mode="pad", interpolation="nearest")
+    found = eval_transform(spec)(Image.fromarray(WIDE))
+    np.testing.assert_array_equal(found[15:25, :20], np.full((10, 20, 3), 200))
+    np.testing.assert_array_equal(found[15:25, 20:], np.full((10, 20, 3), 50))
+    assert (found[:15] == (124, 116, 104)).all()
+    assert (found[25:] == (124, 116, 104)).all()
+
+
+def test_squash_gives_the_ratio_up():
+    found = eval_transform(InputSpec(size=(40, 30), crop_pct=1.0, crop_mode="squash"))(Image.fromarray(WIDE))
+    np.testing.assert_array_equal(found, np.asarray(Image.fromarray(WIDE).resize((30, 40), Image.Resampling.BICUBIC)))
+
+
+@pytest.mark.parametrize("mode", ["pad", "squash"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875, 0.01])
+def test_the_other_modes_give_the_size_asked_for(mode, crop_pct):
+    for shape in ((1, 1), (1, 900), (900, 2), (37, 53)):
+        for channels, mean in ((1, (0.5,)), (3, (0.5, 0.4, 0.3))):
+            img = picture(*shape).convert("L" if channels == 1 else "RGB")
+            spec = InputSpec((24, 40), channels, mean, mean, crop_pct=crop_pct, crop_mode=mode)
+            assert eval_transform(spec)(img).shape == (24, 40, channels)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(RequestError, match="crop_mode='border': one of center, pad, squash"):
+        eval_transform(InputSpec(crop_mode="border"))

@@ -16,7 +16,13 @@ from crosscale.data.object_examples import ObjectExamples
 from crosscale.data.object_source import open_objects
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
-from crosscale.tasks.checks import check_labels, check_test_options, classes_option, declared_sizes
+from crosscale.tasks.checks import (
+    check_labels,
+    check_photographs,
+    check_test_options,
+    classes_option,
+    declared_sizes,
+)
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.detection.anchor_loss import batch_losses
 from crosscale.tasks.detection.evaluation import check_library
@@ -190,6 +196,7 @@ class Detection(ChoosesNothing):
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """As it is: the shape that training pictures are filled up to."""
+        check_photographs(spec, self.name)
         return spec
 
     @property

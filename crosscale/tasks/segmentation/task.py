@@ -18,7 +18,13 @@ from crosscale.data.mask_folder import open_masks
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.data.table_rows import check_no_root
 from crosscale.errors import RequestError
-from crosscale.tasks.checks import check_labels, check_test_options, classes_option, declared_sizes
+from crosscale.tasks.checks import (
+    check_labels,
+    check_photographs,
+    check_test_options,
+    classes_option,
+    declared_sizes,
+)
 from crosscale.tasks.defaults import ChoosesNothing
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch
@@ -183,6 +189,7 @@ class Segmentation(ChoosesNothing):
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
         """Of the size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
+        check_photographs(spec, self.name)
         height, width = self.options.crop or (min(side, min(self.scale)) for side in spec.size)
         return replace(spec, size=(height, width))
 

@@ -1,0 +1,231 @@
+"""Files and arrays -> numbers of every channel at the depth that they are stored in: `.npy`, TIFF, PNG, DICOM and what
+Pillow reads."""
+
+from importlib.util import find_spec
+from io import BytesIO
+from typing import Any, TypeGuard
+
+import numpy as np
+from PIL import Image
+
+from crosscale.data.decode import MAX_PIXELS, TIFF, BadImage, decode, is_dicom, open_encoded, orientation, stored_as
+from crosscale.data.dicom import read_dicom
+
+NPY = b"\x93NUMPY"
+_SIXTEEN = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # the upper 8 bits, and Pillow's word for the lower ones
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Pillow's
+_TILE_PIXELS = 1 << 22  # of a TIFF's tile, which is decoded whole however little of it the picture shows
+
+
+def is_npy(data: Any) -> TypeGuard[bytes]:
+    """Whether it is the content of a `.npy` file."""
+    return isinstance(data, bytes) and data.startswith(NPY)
+
+
+def is_tiff(data: Any) -> TypeGuard[bytes]:
+    """Whether it is the content of a TIFF."""
+    return isinstance(data, bytes) and data.startswith(TIFF)
+
+
+def read_full(
+    image: bytes | np.ndarray | Image.Image, channels: int | None, name: str, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """A picture at full depth.
+
+    Numbers of 8 and of 16 bits without a sign are scaled to 0..1; all others are as they are stored. Of files that
+    hold no more than 8 bits, the rest (orientation, transparency, palettes) is as `decode` does it.
+
+    Args:
+      image: an encoded file, an array (H, W) or (H, W, C) of any real type, or a Pillow image.
+      channels: how many are wanted; None takes those that there are. One is repeated for several, colours are weighed
+        as Pillow does for one, and transparent parts of four are laid over white for three.
+      name: stands in the error message.
+      max_pixels: a picture of more, or of more than three times as many numbers, is refused before it is decoded.
+
+    Returns:
+      (H, W, channels), float32.
+
+    Raises:
+      BadImage: no picture, damaged, too large, of other channels, or holding numbers that are not finite.
+    """
+    array = _scaled(read_stored(image, channels, name, max_pixels=max_pixels), name)
+    found = array.shape[2]
+    if channels is None:
+        return array
+    if found == 1 and channels > 1:
+        array = np.repeat(array, channels, axis=2)
+    elif found == 4 and channels in (1, 3) and not isinstance(image, np.ndarray) and not is_npy(image):
+        array = 1 - array[:, :, 3:] * (1 - array[:, :, :3])
+        found = 3
+    if found == 3 and channels == 1:
+        array = (array @ _LUMA)[:, :, None]
+    if array.shape[2] != channels:
+        raise BadImage(name, f"{found} channels, where {channels} are wanted (data.channels)")
+    return np.ascontiguousarray(array, np.float32)
+
+
+def read_stored(
+    image: bytes | np.ndarray | Image.Image, channels: int | None, name: str, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """As `read_full`, but the numbers as they are stored: (H, W, C) of the file's own type and channels.
+
+    Args:
+      channels: how many pages of a TIFF, or an alpha channel, are taken for channels; None where nobody says.
+    """
+    if is_npy(image):
+        array = read_npy(image, name, max_pixels)
+    elif is_tiff(image):
+        array = _read_tiff(image, channels, name, max_pixels)
+    elif isinstance(image, np.ndarray):
+        array = image
+    elif isinstance(image, bytes) and is_dicom(image):
+        array = read_dicom(image, name, max_pixels)
+    else:
+        array = _read_pillow(image, channels, name, max_pixels)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "buif":
+        raise BadImage(
+            name, f"an array of shape {array.shape} and type {array.dtype} is not a picture; (H, W) or (H, W, C) is"
+        )
+    if channels not in (None, array.shape[2]) and array.shape[0] == channels:
+        raise BadImage(name, f"an array of shape {array.shape} has its channels first; save it as (H, W, C)")
+    return array
+
+
+def read_npy(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The array of a `.npy` file, whose header is looked at before anything is copied. Raises BadImage."""
+    stream = BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(stream)
+    except (ValueError, KeyError) as error:
+        raise BadImage(name, f"the header of the .npy file is damaged ({error})") from None
+    if dtype.hasobject:
+        raise BadImage(name, "a .npy file of Python objects, which could run code; save numbers")
+    _check_size(name, shape, max_pixels)
+    count, start = int(np.prod(shape, dtype=np.int64)), stream.tell()
+    if len(data) - start < count * dtype.itemsize:
+        raise BadImage(name, "the .npy file is truncated")
+    array = np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _check_size(name: str, shape: tuple[int, ...], max_pixels: int) -> None:
+    height, width = (*shape, 1, 1)[:2]
+    if height * width > max_pixels or int(np.prod(shape, dtype=np.float64)) > 3 * max_pixels:
+        sides = " x ".join(f"{side:,}" for side in shape)
+        raise BadImage(name, f"too large: {sides} numbers; the limit is {max_pixels:,} pixels of three")
+
+
+def _read_tiff(data: bytes, channels: int | None, name: str, max_pixels: int) -> np.ndarray:
+    if find_spec("tifffile") is None:
+        raise BadImage(name, "TIFF at full depth is read where tifffile is installed: pip install 'crosscale[tiff]'")
+    import tifffile  # type: ignore[import-untyped]
+
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as opened:
+            series, page = opened.series[0], opened.pages[0]
+            _check_size(name, (page.imagelength, page.imagewidth, page.samplesperpixel), max_pixels)
+            pixels = page.imagelength * page.imagewidth
+            if page.is_tiled and page.tilelength * page.tilewidth > max(_TILE_PIXELS, 4 * pixels):
+                raise BadImage(name, "a TIFF whose tiles have more pixels than the picture; save it anew")
+            axes, shape = series.axes, series.shape
+            _check_size(name, tuple(side for side, axis in zip(shape, axes, strict=True) if axis in "YXSC"), max_pixels)
+            return _channels_last(series.asarray(), axes, channels)
+    except BadImage:
+        raise
+    except Exception as error:  # a damaged file makes the reader raise anything
+        reason = str(error) or type(error).__name__
+        if "imagecodecs" in reason:
+            reason += "; pip install imagecodecs, or save it uncompressed"
+        raise BadImage(name, f"the TIFF cannot be read ({reason})") from None
+
+
+def is_compressed_tiff(data: bytes) -> bool:
+    """Whether a TIFF is compressed, or cannot be read at all."""
+    if find_spec("tifffile") is None:
+        return False
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as opened:
+            return any(page.compression != 1 for page in opened.pages)
+    except Exception:  # the reader of its pixels says what is wrong
+        return True
+
+
+def _channels_last(array: np.ndarray, axes: str, channels: int | None) -> np.ndarray:
+    """(H, W, C) of an array with tifffile's letters for its axes.
+
+    Channels are samples (S) or channels (C), or for lack of these as many pages as channels are wanted; of anything
+    else the first is taken.
+    """
+    named = [letter for letter in axes if letter in "SC"]
+    if not named:
+        named = [
+            letter for letter, side in zip(axes, array.shape, strict=True) if letter not in "YX" and side == channels
+        ]
+    kept = named[-1:]
+    for place in reversed(range(len(axes))):
+        if axes[place] not in ("Y", "X", *kept):
+            array = array.take(0, axis=place)
+            axes = axes[:place] + axes[place + 1 :]
+    return array.transpose([axes.index(letter) for letter in ("Y", "X", *kept)])
+
+
+def _read_pillow(image: bytes | Image.Image, channels: int | None, name: str, max_pixels: int) -> np.ndarray:
+    opened = image if isinstance(image, Image.Image) else open_encoded(image, name)
+    stored = stored_as(opened)
+    if stored == "LA;16B" or (stored in _SIXTEEN and "transparency" in opened.info):
+        raise BadImage(name, "16 bits with transparency; save it without, or with an alpha channel of colours")
+    if isinstance(image, bytes) and stored in _SIXTEEN:
+        return _sixteen_bit_colours(image, opened, name, max_pixels)
+    if opened.mode == "F" or (opened.mode in _GREY[4:] and "transparency" not in opened.info):
+        _check_size(name, (opened.height, opened.width), max_pixels)
+        return _loaded(opened, name)
+    if opened.mode == "RGBA" and channels == 4:
+        _check_size(name, (opened.height, opened.width), max_pixels)
+        return _loaded(opened, name)
+    return np.asarray(decode(image, 1 if opened.mode in _GREY else 3, name, max_pixels=max_pixels))
+
+
+def _sixteen_bit_colours(data: bytes, opened: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) or (H, W, 4) uint16 of a PNG, of which Pillow gives one byte of two at a time."""
+    _check_size(name, (opened.height, opened.width), max_pixels)
+    again: Any = open_encoded(data, name)
+    again.tile = [again.tile[0]._replace(args=_SIXTEEN[stored_as(opened)])]
+    upper, lower = _loaded(opened, name), _loaded(again, name)
+    return upper.astype(np.uint16) << 8 | lower
+
+
+def _loaded(opened: Image.Image, name: str) -> np.ndarray:
+    try:
+        turned = orientation(opened)
+        array = np.asarray(opened)
+    except Exception as error:
+        raise BadImage(name, f"the image data is damaged ({error or type(error).__name__})") from None
+    if array.dtype == np.int32:  # what Pillow makes of 16 bits in some files
+        array = array.astype(np.uint16) if array.size and array.min() >= 0 and array.max() < 65536 else array
+    return _upright(array, turned)
+
+
+def _upright(array: np.ndarray, turned: int) -> np.ndarray:
+    """By EXIF's numbers, 1 to 8."""
+    if turned in (2, 4, 5, 7):
+        array = array[:, ::-1]
+    return np.rot90(array, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(turned, 0))
+
+
+def _scaled(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    if array.dtype == np.uint16:
+        return array.astype(np.float32) / np.float32(65535)
+    found = array.astype(np.float32)
+    if not np.isfinite(found).all():
+        count = int((~np.isfinite(found)).sum())
+        raise BadImage(name, f"{count:,} of its numbers are not finite (NaN or infinite); fill them in")
+    return found
