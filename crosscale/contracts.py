@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     Array = Any  # what only decodes or parses does not wait for JAX
 
-# {"params": nested dict of arrays}, as Linen's init returns it; of a model with batch norms "batch_stats" besides.
+# {"params": nested dict of arrays}, as Linen's init returns it; a model with batch norms also has "batch_stats".
 Variables = dict[str, Any]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +35,7 @@ class InputSpec:
       size: height and width in pixels that the model is fed.
       channels: 1 (grey) or 3 (RGB) or more (arrays only).
       mean: per channel, of pixels scaled to 0..1.
-      std: per channel, likewise.
+      std: per channel, of the same pixels.
       interpolation: Pillow's filter for the evaluation resize.
       crop_pct: the share of the resized picture's side that the centre crop keeps: the shorter side is
         resized to floor(size / crop_pct), then the centre `size` is cut out. In (0, 1].

@@ -23,11 +23,11 @@ DATA is what `crosscale train --data-dir` takes of labelled pictures: "digits" (
 ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder of class folders (of which
 a part is held out for validation), a table of paths and labels (.csv, .tsv, .jsonl, .parquet), a folder of .tar
 or .parquet shards, hf:owner/name, or an .npz file. --check reads every picture: sizes and modes, pictures of
-equal content, also such that are both to train on and held out, and files that do not decode (exit status 1).
-Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
+equal content, those of them that are both to train on and held out, and files that do not decode (exit status 1).
+For a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
-Of pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and what
-is left out; --check names every annotation that is wrong (exit status 1), --draw N draws N pictures with them.
+For pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and
+what is left out; --check names every annotation that is wrong (exit status 1), --draw N draws N pictures with them.
 --write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png.
 "scenes" are digits over photographs, which --write composes: OUT/images and OUT/masks, or with --boxes
 OUT/images and OUT/annotations."""

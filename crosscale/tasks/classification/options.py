@@ -29,7 +29,7 @@ class ClassificationOptions:
     weight_column: str | None = None
     """A table's column of how much each picture counts in training; null is "weight", where the table is of classes."""
     class_map: dict[str, str | None] = field(default_factory=dict)
-    """Classes called otherwise: old name to new one, several to one merges them, null leaves a class out."""
+    """Classes under another name: old name to new one, several to one merges them, null leaves a class out."""
     class_weights: ClassWeights = None
     """A weight per class in the loss: inverse to their pictures, by the effective number of these (effective, or auto),
     or given, in label order or by name; null weighs all alike."""

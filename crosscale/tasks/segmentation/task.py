@@ -182,7 +182,7 @@ class Segmentation(ChoosesNothing):
         return classes_option(given, len(self.labels), place)
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
-        """Of the size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
+        """The input at the size of a training crop: the recipe's, or the model's, no larger than most pictures."""
         height, width = self.options.crop or (min(side, min(self.scale)) for side in spec.size)
         return replace(spec, size=(height, width))
 
@@ -228,7 +228,7 @@ class Segmentation(ChoosesNothing):
         return source
 
     def target_bytes(self) -> int:
-        """Of a mask: counted with the pictures, to which they are small."""
+        """What a mask takes: it is counted with the pictures, to which they are small."""
         return 0
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:

@@ -61,7 +61,7 @@ class Views:
 def looked_at(apply: Apply, images: Array, views: Views) -> Array:
     """(B, H, W, C) normalised images -> (B, h, w, classes), what the views say together, as logits of the cells.
 
-    Of one view it is its logits. Of several it is the logarithm of the mean of their probabilities: each view's logits
+    One view gives its logits. Several give the logarithm of the mean of their probabilities: each view's logits
     are brought to the cells of the picture as it is, bilinearly. A window's logits are averaged with those of the
     windows that overlap it. One view is computed after the other, and one window of it.
     """
