@@ -27,8 +27,9 @@ infer and train measure each contender in fresh processes that take turns (A B A
 settings and precision. timm and the released CrossFormer code run eager and through torch.compile, at their best
 settings: inference mode and frozen weights, fused AdamW, the memory format that a trial finds quicker. Round 1 starts
 with empty caches of compiled programs ("cold s": trace, compile and run once), the others find them filled ("warm s").
-"MB" is the largest resident memory of the process on the CPU, of the device's allocator elsewhere. "of matmul peak" is
-2 x multiply-accumulates (x 3 in training) over the rate that the same process reaches on a large matrix product."""
+"MB" is the largest resident memory of the process on the CPU, and what the device's allocator counts elsewhere. "of
+matmul peak" is 2 x multiply-accumulates (x 3 in training) over the rate that the same process reaches on a large
+matrix product."""
 
 EPILOG = """\
 examples:

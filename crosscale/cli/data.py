@@ -63,7 +63,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
     parser.add_argument(
-        "--boxes", action="store_true", help="read boxes where there are masks of classes too; of scenes: write boxes"
+        "--boxes", action="store_true", help="read boxes where there are masks of classes too; with scenes, write boxes"
     )
     parser.add_argument(
         "--draw",
@@ -71,7 +71,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         type=positive_int,
         help="draw N pictures with their boxes and masks into OUT (default: NAME-drawn)",
     )
-    parser.add_argument("--check", action="store_true", help="read every picture, and mask, and tell what is wrong")
+    parser.add_argument("--check", action="store_true", help="read every picture and mask, and say what is wrong")
     group = parser.add_argument_group("tables, as the recipe's keys of the same names")
     group.add_argument("--root", metavar="R", help="what the paths are relative to (default: the table's folder)")
     for name, what in (("path", "of paths"), ("label", "of classes"), ("split", "of train or val")):
@@ -79,7 +79,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser.add_argument(
         "--reduce-zero-label",
         choices=("yes", "no"),
-        help="of masks: whether the value 0 is ignored and classes count from 1 (default: yes for ADE20K, else no)",
+        help="in masks, whether the value 0 is ignored and classes count from 1 (default: yes for ADE20K, else no)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse(argv)

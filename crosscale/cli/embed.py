@@ -18,8 +18,8 @@ from crosscale.errors import WorkError
 HELP = """\
 Writes a vector for each image: the model's pooled features, of every branch and joined, with the image's path.
 
-IMAGE is a file or a folder, which is searched for images at any depth. The pictures are prepared exactly as in
-validation. A file that cannot be used is reported on standard error and left out."""
+IMAGE is a file, or a folder with images at any depth. The command prepares the pictures exactly as in validation. It
+reports a file that it cannot use on standard error and leaves it out."""
 
 EPILOG = f"""\
 examples:

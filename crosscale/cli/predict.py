@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 HELP = """\
 Names the most probable classes of image files, with their probabilities.
 
-IMAGE is a file or a folder, which is searched for images at any depth. The pictures are prepared exactly
-as in validation. A file that cannot be used is reported on standard error and the rest go on."""
+IMAGE is a file, or a folder with images at any depth. The command prepares the pictures exactly as in
+validation. It reports a file that it cannot use on standard error and goes on with the rest."""
 
 EPILOG = """\
 examples:

@@ -122,13 +122,13 @@ class TrainSettings:
     log_every: Annotated[int, POSITIVE] = 50
     """Steps between lines of the log."""
     checkpoint_every: Annotated[int | None, POSITIVE] = None
-    """Steps between checkpoints, besides the one at each epoch's end, or at eval_steps; null for no others."""
+    """Steps between further checkpoints; null writes only those at each epoch's end, or at eval_steps."""
     keep_checkpoints: Annotated[int, POSITIVE] = 2
     """How many of the newest checkpoints are kept; the best one is kept in any case."""
     early_stop_epochs: Annotated[int | None, POSITIVE] = None
     """Stop after this many epochs without a better validation; null goes to the end."""
     on_nonfinite: Literal["error", "skip", "rollback"] = "error"
-    """What a loss or gradient that is not finite does: end the run, leave that step out, or go back to the newest
+    """What happens when a loss or gradient is not finite: end the run, leave that step out, or go back to the newest
     checkpoint's parameters and on with the next step."""
     remat: Literal["none", "blocks"] = "none"
     """Whether the backward pass computes the blocks' insides again: less memory for activations, a longer step."""

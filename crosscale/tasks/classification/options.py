@@ -36,7 +36,7 @@ class ClassificationOptions:
     sampling: Literal["natural", "balanced"] = "natural"
     """How often training sees a class: as often as it has pictures, or all classes equally often."""
     focal_gamma: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Above 0 the loss is focal: pictures that are sure already count less."""
+    """Above 0 the loss is focal: pictures of which the model is sure count less."""
 
     def __post_init__(self) -> None:
         check_ranges("task", self)

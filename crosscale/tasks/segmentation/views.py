@@ -30,9 +30,9 @@ class Views:
     window_stride: Annotated[tuple[int, int] | None, SIDES] = None
     """Steps of the window down and across, multiples of 32; null is about two thirds of it."""
     test_flip: bool = False
-    """In validation and prediction: whether the picture's mirror image is looked at too."""
+    """In validation and prediction: whether the model also looks at the picture's mirror image."""
     test_scales: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
-    """In validation and prediction: multiples of the picture's size at which it is looked at."""
+    """In validation and prediction: multiples of the picture's size at which the model looks at it."""
 
     def check_views(self) -> None:
         """Raises RequestError for what cannot work together."""
