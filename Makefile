@@ -84,9 +84,11 @@ $(PARITY)/.installed: pyproject.toml constraints.txt
 bench: install  ## all results of docs/performance.md and the page (about 40 minutes; benchmarks/run_all.sh tells more)
 	PYTHON=$(BIN)/python sh benchmarks/run_all.sh
 
-lint: install  ## style, format, types, architecture
+lint: install  ## style, format, English, types, architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell *.md docs crosscale
+	$(BIN)/python -m docs.check_prose
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     Array = Any  # what only decodes or parses does not wait for JAX
 
-# {"params": nested dict of arrays}, as Linen's init returns it; of a model with batch norms "batch_stats" besides.
+# {"params": nested dict of arrays}, as Linen's init returns it; a model with batch norms also has "batch_stats".
 Variables = dict[str, Any]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

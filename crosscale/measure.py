@@ -105,7 +105,7 @@ _remembered_costs = lru_cache(maxsize=128)(_count_costs)
 def preset_costs(name: str) -> Costs:
     """The costs of a preset at its own input, as `count_costs` gives them for one image.
 
-    Of a processor they are kept in `models/costs.json`, because tracing every preset takes minutes; a test counts them
+    For a processor they are kept in `models/costs.json`, because tracing every preset takes minutes; a test counts them
     again. Elsewhere, and for presets that are not in it, they are counted.
     """
     row = _kept_costs().get(name) if jax.default_backend() == "cpu" and asked() == Kernels() else None

@@ -268,7 +268,7 @@ class Predictor:
                 groups.setdefault(item.image.shape, []).append(item)
         dispatched = []
         for shape, items in groups.items():
-            # Of a shape that few pictures have, a whole batch would be padding: one for each device.
+            # For a shape that few pictures have, most of a batch would be padding: one for each device.
             count = batch_size if shape[:2] == self.spec.size else jax.local_device_count()
             for start in range(0, len(items), count):
                 part = items[start : start + count]

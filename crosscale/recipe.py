@@ -58,9 +58,9 @@ class ModelSettings:
     options: dict[str, Any] = field(default_factory=dict)
     """Constructor fields that differ, such as drop_path_rate; num_classes comes from the data."""
     pretrained: bool | str = False
-    """true for the preset's published weights, or a weight file or run folder; another head is made anew."""
+    """true for the preset's published weights, or a weight file or run folder; a head for other classes is new."""
     pretrained_only: tuple[str, ...] = ()
-    """Patterns of the parameters to take from there; empty for all. The others are made anew."""
+    """Patterns of the parameters to take from there; empty for all. The others are new."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,21 @@ class DataSettings:
     classes: tuple[str, ...] | None = None
     """Class names in label order, as a run records them; where set, the data must have the same."""
     train_images: Annotated[int | None, POSITIVE] = None
-    """How many images to train on --dry-run counts with where dir is not set."""
+    """The number of training images that --dry-run assumes where dir is not set."""
     val_images: Annotated[int | None, POSITIVE] = None
-    """How many held-out images --dry-run counts with where dir is not set."""
+    """The number of held-out images that --dry-run assumes where dir is not set."""
     num_classes: Annotated[int | None, POSITIVE] = None
-    """How many classes --dry-run counts with where dir is not set."""
+    """The number of classes that --dry-run assumes where dir is not set."""
     val_fraction: Annotated[float, BELOW_ONE] = 0.2
-    """Share of each class that is held out where the folder has no val/ of its own; 0 trains on all, unvalidated."""
+    """Share of each class that is held out where the folder has no val/; 0 trains on all and validates nothing."""
     subset: Annotated[float | None, ABOVE_ZERO] = None
-    """Share of the pictures to train on that is used, of each class, for a first try; all held-out ones stay."""
+    """Share of each class's training pictures that is used, for a first try; all held-out pictures stay."""
     workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that load; 0 loads in threads of the training process."""
     threads: Annotated[int | None, POSITIVE] = None
     """Loading threads per process; null is up to 8."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """What a picture that does not decode does: end the run, or be left out and counted."""
+    """What happens to a picture that does not decode: it ends the run, or is left out and counted."""
     decode: Literal["exact", "fast"] = "exact"
     """Pixels of training: as Pillow's, or from quicker libraries that differ a little; validation is exact."""
     channels: Annotated[int | None, POSITIVE] = None
@@ -99,9 +99,9 @@ class DataSettings:
     """Depth at which pictures are read: uint8 has 8 bits and 1 or 3 channels; float32 takes all bits and channels of
     16-bit PNG, TIFF and .npy. null is uint8 for 1 and 3 channels, else float32."""
     mean: Annotated[tuple[float, ...] | None, MEAN] = None
-    """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
+    """Per channel, of pixels scaled to 0..1; one number holds for all channels."""
     std: Annotated[tuple[float, ...] | None, STD] = None
-    """Per channel, of pixels scaled to 0..1; one number is meant for all channels."""
+    """Per channel, of pixels scaled to 0..1; one number holds for all channels."""
     size: Annotated[tuple[int, int] | None, SIZE, Pair("[96, 96]")] = None
     """Height and width that the model is fed, or one number for both; its branches rescale that to their own."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None

@@ -23,7 +23,7 @@ COMPILE_CACHE_BYTES = 2 << 30
 
 
 def package_version() -> str:
-    """Of the installed package."""
+    """The version of the installed package."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -38,7 +38,7 @@ DECLARED = {"data.train_images": "1200", "data.val_images": "200", "data.num_cla
 
 
 def own_data(name):
-    """What stands for one's own data: the digits, or numbers of pictures with masks or boxes; {} for published."""
+    """What stands for the user's data: the digits, or numbers of pictures with masks or boxes; {} for published."""
     recipe = load(name)
     if recipe.data.dir is not None or recipe.data.train_images is not None:
         return {}

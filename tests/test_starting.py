@@ -66,6 +66,11 @@ def test_it_trains(photos, tmp_path, capsys):
     assert [line.split(":")[0] for line in said.splitlines()[:3]] == ["model", "data", "recipe 'photos'"]
     assert " %  " in next(line for line in said.splitlines() if line.startswith("epoch 2/2"))  # top-1, as at the end
     assert "top1 0." not in said
+    *_, page, following, predict, explain, serve = said.splitlines()
+    assert (page, following) == (f"The run's page: {out / 'report.html'}", "Next:")
+    assert [line.split()[:4] for line in (predict, explain, serve)] == [
+        ["crosscale", verb, "--run", str(out)] for verb in ("predict", "explain", "serve")
+    ]
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert sum(record["kind"] == "train" for record in records) == 2  # a line an epoch at least
     assert all(record["seconds"] > 0 and record["lr"] > 0 for record in records if record["kind"] == "epoch")

@@ -269,7 +269,7 @@ def _row(key: tuple[str, str], rounds: list[dict[str, float]]) -> dict[str, Any]
 
 
 def _ratios(found: dict[tuple[str, str], list[dict[str, float]]]) -> dict[str, float]:
-    """Of our rate to each other's per stage, round by round, so that a change of the machine's pace cancels out."""
+    """Our rate over each other's per stage, round by round, so that a change of the machine's pace cancels out."""
     ratios = {}
     for (stage, who), rounds in found.items():
         for ours in ("crosscale", "crosscale, fast"):

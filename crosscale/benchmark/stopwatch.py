@@ -67,5 +67,5 @@ def host_peak_bytes() -> int | None:
 
 
 def cores() -> int:
-    """Of those that this process may use."""
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

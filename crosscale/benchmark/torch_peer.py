@@ -86,7 +86,7 @@ def _collate_uint8(examples: list[tuple[np.ndarray, int]]) -> tuple[Any, Any]:
 
 
 def cpu_seconds() -> float:
-    """Of this process, its threads, and the child processes that have ended."""
+    """The seconds of this process, its threads, and the child processes that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

@@ -196,7 +196,7 @@ def add_weights_key(parser: "argparse._ActionsContainer") -> None:
         "--weights-key",
         metavar="KEY",
         default="",
-        help="of several sets of weights in the file, which to take, such as model or state_dict_ema",
+        help="which of several sets of weights in the file to take, such as model or state_dict_ema",
     )
 
 

@@ -6,11 +6,11 @@ from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction, share
 from crosscale.cli.output import print_json, print_table
 
 HELP = """\
-Chooses a temperature on held-out pictures, so that a probability of 0.9 is right nine times of ten, and keeps it with
-the run's best weights: predict, serve, export and the report use it. What is most probable stays the same.
+Chooses a temperature on held-out pictures, so that a probability of 0.9 is right nine times out of ten, and keeps it
+with the run's best weights: predict, serve, export and the report use it. The most probable class stays the same.
 
-With --precision or --coverage it also chooses the least probability that is answered; below it the answer is
-"unknown". Calibrate on pictures that were not trained on, best on others than those that chose the weights
+With --precision or --coverage it also chooses the least probability that counts as an answer; below it the answer is
+"unknown". Calibrate on pictures that the run did not train on, best on some that did not choose the weights either
 (--data-dir)."""
 
 EPILOG = f"""\

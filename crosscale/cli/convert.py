@@ -16,10 +16,11 @@ HELP = """\
 Reads weights from any file that the model fits and writes them under other names, bit for bit.
 
 IN is a .safetensors file, a PyTorch .pth (needs the torch extra; nothing in it is run), a MindSpore .ckpt, a run
-folder or its best/. The file's naming scheme is recognised and reported. The number of classes is the file's.
+folder or its best/. The command recognises and reports the file's naming scheme, and takes the number of
+classes from the file.
 OUT is a .safetensors file, or with the suffix .pth a PyTorch state dict. With --folder it is a folder with
-model.safetensors, config.json and README.md, to be uploaded to the Hugging Face hub as it is; crosscale reads it
-with --run, and timm, where it has the model, as "local-dir:FOLDER"."""
+model.safetensors, config.json and README.md, which can be uploaded to the Hugging Face hub as it is. crosscale reads
+it with --run, and timm, where it has the model, as "local-dir:FOLDER"."""
 
 EPILOG = """\
 examples:
@@ -63,7 +64,7 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser = Parser("convert", description=HELP, epilog=EPILOG)
     parser.usage = "%(prog)s [--model M] IN OUT [--names S] [--folder]"
     parser.add_argument("files", metavar="FILE", nargs="*", help="IN and OUT; with --pretrained only OUT")
-    parser.add_argument("--model", metavar="M", help="a preset or family; a run folder says it itself")
+    parser.add_argument("--model", metavar="M", help="a preset or family; a run folder names its own")
     parser.add_argument("--pretrained", action="store_true", help="the preset's published weights instead of IN")
     parser.add_argument(
         "--names", metavar="S", help="scheme to write: timm, ibm, mindcv, official, crosscale (default)"

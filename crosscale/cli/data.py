@@ -29,8 +29,8 @@ equal content, also such that are both to train on and held out, and files that 
 and .npy, and prints the recipe's lines for them.
 Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
-Of pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and what
-is left out; --check names every annotation that is wrong (exit status 1), --draw N draws N pictures with them.
+For pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and
+what is left out; --check names every annotation that is wrong (exit status 1), --draw N draws N pictures with them.
 --write saves both splits as an ordinary image folder, OUT/train/<class>/*.png and OUT/val/<class>/*.png.
 "scenes" are digits over photographs, which --write composes: OUT/images and OUT/masks, or with --boxes
 OUT/images and OUT/annotations."""
@@ -96,7 +96,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
     parser.add_argument(
-        "--boxes", action="store_true", help="read boxes where there are masks of classes too; of scenes: write boxes"
+        "--boxes", action="store_true", help="read boxes where there are masks of classes too; with scenes, write boxes"
     )
     parser.add_argument(
         "--draw",
@@ -117,7 +117,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--reduce-zero-label",
         choices=("yes", "no"),
-        help="of masks: whether the value 0 is ignored and classes count from 1 (default: yes for ADE20K, else no)",
+        help="in masks, whether the value 0 is ignored and classes count from 1 (default: yes for ADE20K, else no)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 HELP = """\
 Draws a model's attention over image files: one PNG per image, its scales side by side, with the prediction.
 
-CrossViT: per branch (small and large patches) what its CLS token attends to, what the other branch's CLS token
-attends to across, and both rolled out over all layers. CrossFormer: per stage the short- and long-distance
-groups, either of one place of the picture (--position), or the attention that every cell receives on average.
+For each branch of a CrossViT (small and large patches) it draws what the branch's CLS token attends to, what the
+other branch's CLS token attends to in it, and both rolled out over all layers. For each stage of a CrossFormer it
+draws the short- and long-distance groups, either for one place of the picture (--position), or as the attention that
+every cell receives on average.
 
 IMAGE is a file or a folder, which is searched for images at any depth, or - for a picture on standard input. The
 pictures are prepared exactly as in validation, and drawn as the model sees them. A file that cannot be used is
@@ -90,7 +91,9 @@ def _parser() -> Parser:
     parser = Parser("explain", description=HELP, epilog=EPILOG)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_model_options(parser, class_names=True)
-    parser.add_argument("--output", metavar="DIR", required=True, help="the folder for the PNG files; made if need be")
+    parser.add_argument(
+        "--output", metavar="DIR", required=True, help="the folder for the PNG files; made if it is not there"
+    )
     parser.add_argument(
         "--position",
         metavar="Y,X",

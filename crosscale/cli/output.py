@@ -52,7 +52,7 @@ def print_table(
     if left_out:
         kept = [place for place, name in enumerate(columns) if name not in left_out]
         columns, rows = [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
-        note(f"for lack of room left out: {', '.join(left_out)}; a wider terminal, a pipe and --json have all")
+        note(f"left out, there is no room: {', '.join(left_out)}; a wider terminal, a pipe and --json have all")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")

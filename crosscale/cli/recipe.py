@@ -15,13 +15,13 @@ Lists, prints, explains and checks recipes: the YAML files that decide a trainin
 
   crosscale recipe                lists the shipped recipes
   crosscale recipe show NAME      prints one resolved: every key with its value, as `train` would take it
-  crosscale recipe explain KEY    a key's meaning, type, range and default, and which shipped recipes set it to what;
-                                  of a section (optimizer) all its keys
+  crosscale recipe explain KEY    says a key's meaning, type, range and default, and what shipped recipes set it to;
+                                  for a section (optimizer), the same for all its keys
   crosscale recipe check FILE     checks a file without data: keys, types and ranges, the model's options against
                                   its constructor, the optimizer's patterns against its parameters, the schedule
 
-NAME and FILE are a shipped recipe or a YAML file; both take --section.key VALUE as `train` does. A recipe of your own
-names only what differs from the defaults:
+NAME and FILE are a shipped recipe or a YAML file; both take --section.key VALUE as `train` does. Your own recipe names
+only what differs from the defaults:
 
   model: {name: crossvit_9_240}
   optimizer: {lr: 3e-4}

@@ -26,9 +26,9 @@ HELP = f"""\
 Serves one model over HTTP until it is interrupted: POST /v1/predict and /v1/explain with pictures, a page at /
 to drop or paste one, /healthz, /readyz, /metrics (Prometheus), /openapi.json.
 
-Pictures of different requests share a forward. What exceeds a limit is refused with a reason, and with
-Retry-After where it may be sent again. SIGTERM or Ctrl-C ends the service after the requests that have begun;
-a second one ends it at once.
+Pictures of different requests share a forward pass. The service refuses what exceeds a limit, with a reason, and
+with Retry-After where the client may send it again. After SIGTERM or Ctrl-C it answers the requests that have begun
+and ends; a second signal ends it at once.
 
 {TOKEN_VARIABLE} in the environment, or --token-file, sets a token that clients must send
 (Authorization: Bearer ...)."""
@@ -150,7 +150,9 @@ def _parser() -> Parser:
     batch.add_argument(
         "--max-batch", metavar="N", type=positive_int, default=16, help="pictures per forward (default 16)"
     )
-    batch.add_argument("--max-delay-ms", metavar="MS", type=count, default=5, help="wait for company in ms (default 5)")
+    batch.add_argument(
+        "--max-delay-ms", metavar="MS", type=count, default=5, help="wait so many ms for other pictures (default 5)"
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--queue", metavar="N", type=positive_int, default=128, help="pictures under way; then 429 (default 128)"

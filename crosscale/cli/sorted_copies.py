@@ -49,7 +49,7 @@ class SortedCopies:
                     "choose a folder outside"
                 )
         self._folder, self._task, self.count = folder.expanduser(), task, 0
-        # Of a class that is called unknown the pictures are told from those without an answer.
+        # The pictures of a class that is called unknown are told from those without an answer.
         taken: set[str] = set()
         self._folders = {name: free_name(_safe(name), taken) for name in task.labels}
         self._unknown = free_name(UNKNOWN, taken)

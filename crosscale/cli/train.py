@@ -1,5 +1,6 @@
 """`crosscale train`: trains or fine-tunes from a recipe; leaves a complete run folder."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,8 +89,26 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
         if is_first() and as_json:
             print_json(result)
         elif is_first():
+            if result["stopped"] is None:
+                note(_next(result["output_dir"]))
             print(result["output_dir"])
         return 0
+
+
+def _next(folder: str) -> str:
+    """What to do with a run that is done: its page, and three commands."""
+    from crosscale.artifact import find_best
+
+    lines = [f"The run's page: {Path(folder) / 'report.html'}"]
+    if find_best(Path(folder)) is not None:  # a run without a validation keeps no weights there
+        run = shlex.quote(folder)
+        lines += [
+            "Next:",
+            f"  crosscale predict --run {run} photo.jpg",
+            f"  crosscale explain --run {run} photo.jpg --output attention",
+            f"  crosscale serve --run {run}",
+        ]
+    return "\n".join(lines)
 
 
 @contextmanager

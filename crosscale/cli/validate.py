@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 HELP = """\
 Measures a model on labelled pictures: cross-entropy loss, top-1 and top-5 accuracy, images per second.
 
-The pictures are prepared as the weights ask for, and every one counts once. A run knows its own data, so
---data-dir is only needed for other data, whose classes must be among the run's; they are matched by name.
-Where the data comes as one folder, the part measured is the one that --val-fraction and --seed hold out, or all of
-it with --split all."""
+The command prepares the pictures as the weights ask for, and counts each one once. A run knows its own data, so you
+need --data-dir only for other data. Their classes must be among the run's, and are matched by name. Where the data
+comes as one folder, the command measures the part that --val-fraction and --seed hold out, or all of it with
+--split all."""
 
 EPILOG = """\
 examples:

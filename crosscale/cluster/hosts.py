@@ -152,7 +152,7 @@ class Stop(Protocol):
 
 
 def stop_signals() -> Stop:
-    """Of one process its own SIGTERM and Ctrl-C; of several, those of any, at the same moment in all."""
+    """A process alone sees its own SIGTERM and Ctrl-C; several see those of any, at the same moment in all."""
     return StopSignals() if jax.process_count() == 1 else AgreedStop()
 
 

@@ -26,7 +26,7 @@ class BranchSizes:
 
 
 class ImageTokens(nn.Module):
-    """Square patches -> norm -> linear -> norm, behind a CLS token, with learned positions added.
+    """Square patches -> norm -> linear -> norm, behind a CLS token, with learnt positions added.
 
     Attributes:
       dim: token width C.

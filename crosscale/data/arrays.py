@@ -89,7 +89,7 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
 
     It holds images (N, H, W) or (N, H, W, C) uint8 and labels (N,) or (N, 1), counted from 0, as "images" and
     "labels" (a part is held out), or per split as "train_images", "train_labels", "val_images", "val_labels"
-    (or "test_..." for lack of "val_..."; or x_train, y_train, x_test, y_test). "classes", optional, names them.
+    (or "test_..." where there is no "val_..."; or x_train, y_train, x_test, y_test). "classes", optional, names them.
 
     Raises:
       RequestError: arrays are missing or do not fit together, or a label lies outside the range.

@@ -50,7 +50,7 @@ class Augment:
     mix_mode: MixMode = "batch"
     """Whether the mix is drawn once per batch, per pair of examples, or per example."""
     repeats: Annotated[int, AT_LEAST_ONE] = 1
-    """How often a picture comes in a row, each time augmented anew; an epoch then sees 1 / repeats of them."""
+    """How often a picture comes in a row, augmented anew each time; an epoch then sees 1 / repeats of the pictures."""
 
     @classmethod
     def none(cls) -> "Augment":

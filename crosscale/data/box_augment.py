@@ -14,7 +14,7 @@ class BoxAugment:
     """Training augmentation of pictures with boxes; as it stands, that of the released detection recipes."""
 
     scale: Annotated[tuple[int, int] | None, LONG_SHORT] = None
-    """Longest and shortest side that a picture is resized to fit, its ratio kept; null is chosen by the data."""
+    """Longest and shortest side that a picture is resized to fit, keeping its ratio; null lets the data decide."""
     ratio: Annotated[tuple[float, float], RESIZE] = (1.0, 1.0)
     """The scale is multiplied by a number drawn between these, (least, most); what does not fit is cropped at random.
     Large-scale jitter is (0.1, 2.0)."""

@@ -55,7 +55,7 @@ def resized(size: Size, scale: tuple[int, int], limit: Size | None = None, ratio
 
     Args:
       scale: longest and shortest side that it is to fit.
-      limit: height and width that it is to fit besides.
+      limit: height and width that it also has to fit.
       ratio: what that is multiplied by.
     """
     factor = min(max(scale) / max(size), min(scale) / min(size))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-# Of the picture's area. Beyond it the detour costs more than the pixels that it spares.
+# A share of the picture's area. Beyond it the detour costs more than the pixels that it spares.
 LARGEST_SHARE = 0.7
 
 _EXTENSIONS = "NVIMGCODEC_EXTENSIONS_PATH"

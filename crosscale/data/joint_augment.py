@@ -20,7 +20,7 @@ class JointAugment:
     crop: Annotated[tuple[int, int] | None, SIDES] = None
     """Height and width of a training crop; null is the model's input size."""
     scale: Annotated[tuple[int, int] | None, LONG_SHORT] = None
-    """Longest and shortest side that a picture is resized to fit, its ratio kept; null is chosen by the data."""
+    """Longest and shortest side that a picture is resized to fit, keeping its ratio; null lets the data decide."""
     ratio: Annotated[tuple[float, float], RESIZE] = (0.5, 2.0)
     """The scale is multiplied by a number drawn between these, (least, most)."""
     max_class_share: Annotated[float, ABOVE_ZERO] = 0.75

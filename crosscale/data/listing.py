@@ -10,7 +10,7 @@ from crosscale.contracts import Source
 
 
 class Listing(TypedDict):
-    """Of one part of a data set.
+    """What is said of one part of a data set.
 
     Keys:
       images: how many examples.

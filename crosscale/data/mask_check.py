@@ -75,7 +75,7 @@ class MaskCheck:
 
     @property
     def ignored_share(self) -> float:
-        """Of all pixels."""
+        """The share of all pixels."""
         return self.ignored / max(1, self.ignored + int(self.pixels.sum()))
 
 

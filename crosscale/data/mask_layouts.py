@@ -150,7 +150,7 @@ def _folders(root: Path) -> Layout:
     first = os.path.basename(parts["train"].pictures[0]) if parts["train"].pictures else ""
     if first.startswith("ADE_") or (root / "objectInfo150.txt").is_file():
         return Layout(root, ADE20K.name, parts, ADE20K)
-    note = f"the folders have {ADE20K.name}'s names but the files ({first}) have not: read as one's own data"
+    note = f"the folders have {ADE20K.name}'s names but the files ({first}) have not: read as your own data"
     return Layout(root, name, parts, note=note)
 
 
@@ -195,7 +195,7 @@ def _voc(root: Path) -> Layout:
     found, more = _by_name(scan(root, [masks]).paths, masks)
     lists = {split: root / "ImageSets" / "Segmentation" / f"{split}.txt" for split in ("train", "val")}
     if not all(file.is_file() for file in lists.values()):
-        # Other programs write these folders too, for classes of one's own.
+        # Other programs write these folders too, for the user's own classes.
         there = {name: path for name, path in there.items() if name in found}
         return Layout(root, f"{pictures}/ and {masks}/", {"all": _joined(there, found, [*twice, *more])})
     parts = {}

@@ -141,7 +141,7 @@ def erase(
       mode: with standard normal noise, a value per pixel and channel ("pixel") or per picture and channel ("rand"),
         or with zero, the mean colour ("const").
       area: share of the picture that the rectangle covers, uniform.
-      aspect: its height / width, log-uniform. Of ten draws the first that fits is taken; if none does,
+      aspect: its height / width, log-uniform. The first of ten draws that fits is taken; if none does,
         the picture stays.
     """
     if prob == 0:

@@ -13,7 +13,7 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-HELD_OUT = (*SPLITS["val"], *SPLITS["test"])  # a test set stands in where nothing is called validation
+HELD_OUT = (*SPLITS["val"], *SPLITS["test"])  # "test" stands in where nothing is called validation
 
 _NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
 _EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())

@@ -54,7 +54,7 @@ class ObjectExamples:
           spec: channels, the mean, and the size of training examples.
           augment: of training; None prepares for validation alone.
           scale: longest and shortest side that pictures are resized to fit.
-          max_objects: M, how many objects an example has room for. Of a training picture with more, the largest M are
+          max_objects: M, how many objects an example has room for. The largest M of a training picture with more are
             learnt: `ObjectSource.above` tells how many such pictures there are. A validation picture with more is
             refused.
           masks: whether training examples have masks.

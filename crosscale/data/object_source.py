@@ -85,7 +85,7 @@ class ObjectSource:
 
     @property
     def most_objects(self) -> int:
-        """Of any picture; 0 where there are none."""
+        """The most objects of any picture; 0 where there are none."""
         return int(self.counts.max(initial=0))
 
     @property

@@ -70,7 +70,7 @@ class EpochOrder:
         self._prepare()
 
     def _prepare(self) -> None:
-        # Of two epochs at a time: read-ahead crosses the border.
+        # Two epochs are kept at a time: read-ahead crosses the border.
         self._shuffled = lru_cache(maxsize=2)(self._shuffle)
 
     def __getstate__(self) -> dict[str, Any]:

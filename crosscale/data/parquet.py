@@ -178,7 +178,7 @@ def import_parquet() -> Any:
 
 
 def first_schema(root: Path) -> Any | None:
-    """Of the first parquet shard in a folder; None where there is none, or it is damaged, which reading it tells.
+    """The columns of the first parquet shard in a folder; None where there is none, or reading will tell its damage.
 
     Raises:
       RequestError: pyarrow is not installed.

@@ -26,7 +26,7 @@ class Meter:
 
     Attributes:
       images: since the last `read`; the caller adds to it.
-      waited: seconds since then; likewise.
+      waited: seconds since then; the caller adds to it.
       total_images: up to the last `read` or `pause`.
       total_seconds: likewise.
     """

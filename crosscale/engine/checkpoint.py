@@ -44,7 +44,7 @@ class Checkpoints:
         """
         Args:
           folder: made where it does not exist; what an interrupted save left in it is removed.
-          keep: how many of the newest stay; the best one stays besides.
+          keep: how many of the newest stay; the best one also stays.
         """
         policy = managers.AnyPreservationPolicy(
             [

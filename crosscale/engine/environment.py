@@ -28,7 +28,7 @@ def record_environment(
 
     Args:
       command: the words after `crosscale` that started the run; None keeps what is there.
-      seed: of the run; likewise.
+      seed: of the run; None keeps what is there.
       data: what the run's data holds, as JSON; likewise.
     """
     path = folder / ENVIRONMENT

@@ -30,7 +30,7 @@ class Pass:
         decode) and "images_per_second" (without the first batch, which may compile, where there are more).
       rows: what the metric collected, (examples, ...) by name in the order of the source, of all processes; the
         examples' positions in the source are "index". Empty where the step collects nothing.
-      targets: the examples' target arrays, likewise; those that the metric keeps.
+      targets: the examples' target arrays that the metric keeps, in the same order.
       state: the metric's, of all examples.
     """
 

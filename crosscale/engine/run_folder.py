@@ -79,7 +79,7 @@ def is_training(folder: Path) -> bool:
 
 
 def disc_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a disc without space: libraries report that in their own types."""
+    """Whether an error or its cause is a disc without space: libraries report that in their own types."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -106,7 +106,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Fills a new folder and puts it in the place of `target`, so that no reader sees a mixture."""
+    """Fills a new folder and puts it in place of `target`, so that no reader sees a mixture."""
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))
     try:
         fill(temporary)

@@ -72,11 +72,11 @@ class ScheduleSettings:
     min_lr: Annotated[float, NOT_NEGATIVE] = 1e-5
     """Learning rate at the end of the run (cosine, poly)."""
     power: Annotated[float, POSITIVE] = 1.0
-    """Of poly: min_lr + (lr - min_lr) (1 - t)^power, t being the share of the run that is done."""
+    """Schedule poly: the rate is min_lr + (lr - min_lr) (1 - t)^power, t being the share of the run that is over."""
     drop_epochs: Annotated[tuple[float, ...], POSITIVE] = ()
-    """Of steps: after how many epochs lr drops, each time by drop_factor."""
+    """Schedule steps: after how many epochs lr drops, each time by drop_factor."""
     drop_factor: Annotated[float, POSITIVE] = 0.1
-    """Of steps: what lr is multiplied by at a drop."""
+    """Schedule steps: what lr is multiplied by at a drop."""
     decay_epochs: Annotated[float | None, POSITIVE] = None
     """Length of one cosine; null is all that is left of the run, shared by the cycles. min_lr follows the last."""
     cycles: Annotated[int, POSITIVE] = 1
@@ -115,7 +115,7 @@ class TrainSettings:
     """Compute type; the parameters stay float32. float16, for cards without bfloat16, scales the loss dynamically and
     leaves out the steps whose gradient overflows."""
     seed: Annotated[int, SEED] = 0
-    """Of the initial weights, the held-out split, the order, the augmentation and dropout."""
+    """The seed of the initial weights, the held-out split, the order, the augmentation and dropout."""
     eval_every: Annotated[int, POSITIVE] = 1
     """Epochs between validations; the last epoch is always validated."""
     eval_steps: Annotated[int | None, POSITIVE] = None
@@ -123,13 +123,13 @@ class TrainSettings:
     log_every: Annotated[int, POSITIVE] = 50
     """Steps between lines of the log."""
     checkpoint_every: Annotated[int | None, POSITIVE] = None
-    """Steps between checkpoints, besides the one at each epoch's end, or at eval_steps; null for none besides."""
+    """Steps between further checkpoints; null writes only those at each epoch's end, or at eval_steps."""
     keep_checkpoints: Annotated[int, POSITIVE] = 2
-    """How many of the newest checkpoints are kept; the best one is kept besides."""
+    """How many of the newest checkpoints are kept; the best one is kept in any case."""
     early_stop_epochs: Annotated[int | None, POSITIVE] = None
     """Stop after this many epochs without a better validation; null goes to the end."""
     on_nonfinite: Literal["error", "skip", "rollback"] = "error"
-    """What a loss or gradient that is not finite does: end the run, leave that step out, or go back to the newest
+    """What happens when a loss or gradient is not finite: end the run, leave that step out, or go back to the newest
     checkpoint's parameters and on with the next step."""
     remat: Literal["none", "blocks"] = "none"
     """Whether the backward pass computes the blocks' insides again: less memory for activations, a longer step."""

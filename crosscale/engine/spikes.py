@@ -15,7 +15,7 @@ _OF_NORMAL = 1.4826  # standard deviation over median absolute deviation, of a n
 
 
 def usual_loss(recent: Sequence[float]) -> tuple[float, float] | None:
-    """Of the recent losses the median, and the least loss that is a spike after them; None for too few of them.
+    """The median of the recent losses, and the least loss that is a spike after them; None for too few of them.
 
     The median and the median absolute deviation (Hampel, 1974) instead of the mean and the standard deviation: a
     spike that is among the recent losses does not hide the next one.

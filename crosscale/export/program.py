@@ -104,7 +104,7 @@ class Program:
 def deviation(found: Array, expected: Array) -> float:
     """The largest difference, as a share of the largest expected magnitude; infinite where one is not finite.
 
-    Of labels, which are whole numbers, it is the share of those that differ.
+    For labels, which are whole numbers, it is the share of those that differ.
     """
     if np.issubdtype(np.asarray(expected).dtype, np.integer):
         same_shape = np.shape(found) == np.shape(expected)

@@ -29,7 +29,7 @@ def intersections(a: Array, b: Array) -> Array:
 
 
 def box_iou(a: Array, b: Array) -> Array:
-    """Intersection over union of every pair, 0..1: (G, 4) and (N, 4) -> (G, N). Of two boxes without area it is 0."""
+    """Intersection over union of every pair, 0..1: (G, 4) and (N, 4) -> (G, N). It is 0 for two boxes without area."""
     common = intersections(a[:, None], b[None])
     union = box_areas(a)[:, None] + box_areas(b)[None] - common
     return common / jnp.maximum(union, 1e-6)

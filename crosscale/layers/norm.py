@@ -13,7 +13,7 @@ class LayerNorm(nn.Module):
     """Normalisation over the last axis (Ba et al., 2016, eq. 4), then a learnt scale and bias.
 
     The variance takes two passes, as in PyTorch. On a processor the gradient needs the input alone, and for each row
-    its mean and deviation: nothing of the input's size is kept besides.
+    its mean and deviation: nothing else of the input's size is kept.
 
     Attributes:
       epsilon: added to the variance.

@@ -57,7 +57,7 @@ class ConvStem(nn.Module):
 
 
 class PatchTokens(nn.Module):
-    """Patches of one size as tokens, behind a CLS token, with learned positions added.
+    """Patches of one size as tokens, behind a CLS token, with learnt positions added.
 
     Attributes:
       embed_dim: token width C.

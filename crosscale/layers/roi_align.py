@@ -145,7 +145,7 @@ def cut_masks(masks: Array, boxes: Array, size: int) -> Array:
     """
 
     def means(start: Array, end: Array, cells: int) -> Array:
-        """Of each bin along an axis the weights of the cells, (N, size, cells)."""
+        """The weights of the cells for each bin along an axis, (N, size, cells)."""
         bin_ = (end - start)[:, None, None] / size
         count = jnp.clip(jnp.ceil(bin_), 1, SAMPLES)
         sample = jnp.arange(SAMPLES)

@@ -98,7 +98,7 @@ class Detector(ImageModel):
     def packed(self, images: Array, train: bool = False, sizes: Array | None = None, **options: Any) -> Array:
         """What `detect` gives as one array, (B, K, 6) float32: x0 y0 x1 y1, score, label; zeros where there is none.
 
-        Corners are shares of the picture's width and height, without what fills it up. Of a model with masks (B, K,
+        Corners are shares of the picture's width and height, without what fills it up. A model with masks gives (B, K,
         6 + S * S), each mask's values behind the label.
 
         Args:
@@ -162,7 +162,7 @@ class AnchorDetector(Detector):
 
     @nn.nowrap
     def _anchors(self, read: Features) -> list[Array]:
-        """Of each level that the head reads."""
+        """The anchors of each level that the head reads."""
         return [
             grid_anchors((found.shape[1], found.shape[2]), stride, base_anchors(stride, self.scales, self.ratios))
             for found, stride in zip(read.maps, read.strides, strict=True)
@@ -180,7 +180,7 @@ class AnchorDetector(Detector):
     ) -> Detections:
         """(B, H, W, channels) normalised images -> their boxes.
 
-        Of each level the `candidates` best pairs of an anchor and a class whose probability is above the threshold;
+        Each level gives the `candidates` best pairs of an anchor and a class whose probability is above the threshold;
         boxes without area are left out, as mmdetection 3 does; then suppression within each class over all levels.
 
         Args:

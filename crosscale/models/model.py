@@ -133,7 +133,7 @@ class ImageModel(nn.Module):
 
     @nn.nowrap
     def position_tables(self) -> dict[str, PositionTable]:
-        """The learned position tables by parameter name: what has to be resized for another image size."""
+        """The learnt position tables by parameter name: what has to be resized for another image size."""
         return {}
 
     @nn.nowrap

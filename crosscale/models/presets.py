@@ -27,14 +27,14 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedSegmentation(Published):
-    """Of a segmentation, published to 0.1 million parameters.
+    """The numbers of a segmentation, published to 0.1 million parameters.
 
     Attributes:
       params: number of parameters, exact: of the released code where that was counted, else of the model here.
       rounded_params: in millions, as published; None where nothing was.
       gmacs: of one image of `gmacs_size` pixels.
       gmacs_size: height and width.
-      miou: mean intersection over union on ADE20K's validation set in percent, at one scale.
+      miou: mean intersection over union on ADE20K's held-out part in percent, at one scale.
       miou_multi_scale: likewise of several scales' mean.
     """
 
@@ -46,14 +46,14 @@ class PublishedSegmentation(Published):
 
 @dataclass(frozen=True)
 class PublishedDetection(Published):
-    """Of a detector, published to 0.1 million parameters.
+    """The numbers of a detector, published to 0.1 million parameters.
 
     Attributes:
       params: number of parameters, exact: of the released code where that was counted, else of the model here.
       rounded_params: in millions, as published.
       gmacs: of one image of `gmacs_size` pixels.
       gmacs_size: height and width.
-      box_ap: average precision of boxes on COCO's validation set of 2017 in percent, mean over overlaps of 0.5 to 0.95.
+      box_ap: average precision of boxes on COCO's held-out part of 2017 in percent, mean over overlaps of 0.5 to 0.95.
       mask_ap: likewise of masks; None where there are none.
     """
 

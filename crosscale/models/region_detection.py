@@ -96,13 +96,13 @@ class RegionDetector(Detector):
     ) -> Detections:
         """(B, H, W, channels) normalised images -> their boxes, each with a mask of its own.
 
-        Of every proposal each class whose probability is above the threshold has a box; then suppression within each
+        Each class of a proposal whose probability is above the threshold has a box; then suppression within each
         class. A mask has the probabilities of the box's class on a grid over the box: `layers.roi_align.paste_masks`
         draws it into the picture, and what is at least one half belongs to the object.
 
         Args:
           images: see `__call__`.
-          sizes: likewise; boxes are clipped to them.
+          sizes: see `__call__`; boxes are clipped to them.
           score_threshold: 0..1.
           iou_threshold: boxes of a class that overlap a better one by more than this are left out.
           count: boxes of an image at most.

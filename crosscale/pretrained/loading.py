@@ -179,7 +179,7 @@ def save_weights(path: str | Path, variables: Variables, model: ImageModel, name
 
     A file that is there already is replaced, with a line in the log.
 
-    Raises RequestError for a scheme the model does not have, and for something else in the place of an argument.
+    Raises RequestError for a scheme the model does not have, and for something else in place of an argument.
     """
     if not isinstance(path, str | Path) or isinstance(model, str | Path | Mapping):
         raise RequestError("save_weights takes (path, variables, model), in this order")

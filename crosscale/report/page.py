@@ -166,7 +166,7 @@ def shown_measure(run: Run, name: str) -> str:
 
 
 def _part_charts(run: Run) -> list[Markup]:
-    """Of a training loss of several parts, each of them."""
+    """Each part of a training loss that has several."""
     parts = run.curves.parts
     if not parts:
         return []

@@ -66,5 +66,5 @@ def series_names() -> list[str]:
 
 
 def _series(name: str) -> str:
-    """Of a row of `_OTHERS`."""
+    """The series of a row of `_OTHERS`."""
     return name.rpartition("-")[0].removesuffix("_t")

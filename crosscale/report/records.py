@@ -86,12 +86,12 @@ class Run:
 
     @property
     def planned_epochs(self) -> int | None:
-        """Of a run counted in epochs."""
+        """How many epochs were planned; None for a run counted in steps."""
         return self._planned("epochs") if self.planned_steps is None else None
 
     @property
     def planned_steps(self) -> int | None:
-        """Of a run counted in steps."""
+        """How many steps were planned; None for a run counted in epochs."""
         return self._planned("steps")
 
     def _planned(self, key: str) -> int | None:
@@ -110,12 +110,12 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Of the best validation: the task's measures, "examples", ..."""
+        """The numbers of the best validation: the task's measures, "examples", ..."""
         return dict(self.best.metrics) if self.best is not None else {}
 
     @property
     def best_epoch(self) -> float | None:
-        """Of the best validation; None before the first, or where it is not known."""
+        """The epoch of the best validation; None before the first, or where it is not known."""
         return self.best.epoch if self.best is not None else None
 
 

@@ -92,7 +92,7 @@ class Experiment:
 
     @property
     def length(self) -> RunLength:
-        """Of the run."""
+        """The length of the run."""
         return run_length(self.recipe.train, self.steps_per_epoch)
 
 
@@ -327,7 +327,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 
 def save_best(folder: Path, experiment: Experiment, variables: Variables, record: Mapping[str, Any]) -> None:
-    """Writes weights and everything that is needed to use them alone, in the place of the folder's former.
+    """Writes weights and everything that is needed to use them alone, in place of what the folder held.
 
     Args:
       variables: the model's, whole NumPy arrays.
@@ -371,7 +371,7 @@ def _check_outputs(model: ImageModel, name: str, spec: InputSpec, task: Task) ->
 
 
 def _output_shape(model: ImageModel, spec: InputSpec, method: str | None) -> tuple[int, ...]:
-    """Of one picture's outputs, as the task reads them."""
+    """The shape of one picture's outputs, as the task reads them."""
     images = jax.ShapeDtypeStruct((1, *spec.size, spec.channels), jnp.float32)
     shapes = variable_shapes(model, spec.size, spec.channels)
     try:

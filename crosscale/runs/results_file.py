@@ -214,7 +214,7 @@ def _whole_lines(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _kinds(rows: Iterable[Mapping[str, Any]]) -> dict[str, type]:
-    """Of each column, in the order in which they come, "error" last: what all its cells are; of unlike ones text."""
+    """What all cells of each column are, text where they differ; the columns as they come, "error" last."""
     kinds: dict[str, set[type]] = {}
     for row in rows:
         for name, value in row.items():

@@ -17,7 +17,8 @@ from crosscale.runtime import shown_duration
 
 # What processors alone train in reasonable time: a quarter of the preset's multiply-accumulates.
 ON_PROCESSORS = {"model.name": "crossvit_tiny_240", "model.options.img_size": "[120, 112]"}
-# Of the speed of one large matrix product, what a training step reaches: small products, and all that is none.
+# A training step reaches this share of the speed of one large matrix product: its products are small, and much of it is
+# none.
 SHARE = 0.3
 
 

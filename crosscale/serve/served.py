@@ -119,7 +119,7 @@ class ServedModel:
         return {**result.json(), **result.attachments(), "caption": caption}
 
     def failure(self, name: str, reason: str) -> dict[str, Any]:
-        """What stands in the place of a picture that could not be used."""
+        """What stands in place of a picture that could not be used."""
         failed = self.task.failure(name, reason)
         return {**failed.json(), **failed.attachments(), "caption": []}
 

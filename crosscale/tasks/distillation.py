@@ -71,7 +71,7 @@ class Distilled:
         """(1 - share) * the task's parts, and share * the teacher's part (DeiT, eqs. 2 and 3); sum of weights.
 
         Soft: temperature^2 * KL(teacher || student) of the probabilities at that temperature. Hard: the
-        cross-entropy with the teacher's most probable class. Of maps the mean over the places.
+        cross-entropy with the teacher's most probable class. Maps give the mean over the places.
         """
         own, taught = targets
         settings = self.settings

@@ -58,7 +58,7 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
 def score(metrics: Mapping[str, float], measures: Mapping[str, Measure], best: str) -> tuple[float, ...]:
     """What makes one validation better than another: the larger tuple, by `best`, between equals by the lower loss.
 
-    A number that is not finite is worse than any. Of a task whose validation gives no loss `best` alone decides.
+    A number that is not finite is worse than any. Where a task's validation gives no loss, `best` alone decides.
     """
     value = _signed(metrics[best], measures[best])
     if best == "loss" or "loss" not in measures:

@@ -222,7 +222,7 @@ class Regression(PlainTask):
         return open_table(place, split, numbers=self.labels, columns=replace(self.table, weight=None), **how)
 
     def target_bytes(self) -> int:
-        """Of the numbers."""
+        """What the numbers take."""
         return 4 * len(self.labels)
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:

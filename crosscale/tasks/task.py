@@ -119,7 +119,7 @@ class Task(Protocol):
       result_options: of `results`, by name.
       test_options: names of `Options` that can be changed after training, by `with_options`.
       schema: of the results' JSON, as OpenAPI describes properties.
-      served_schema: of what `attachments` adds to it, likewise.
+      served_schema: the same of what `attachments` adds to it.
       title: above a result, for people.
       loss_label: of the loss's axis in a chart.
       charts: of the other measures.
@@ -283,7 +283,7 @@ class Task(Protocol):
         ...
 
     def target_bytes(self) -> int:
-        """Of one example's targets on the device, for the estimate of memory."""
+        """The bytes of one example's targets on the device, for the estimate of memory."""
         ...
 
     # On the device: pure, inside jit.
@@ -343,7 +343,7 @@ class Task(Protocol):
         ...
 
     def cells(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a result, given as JSON, what a table's row has besides the picture's path and its error."""
+        """What a table's row has of a result, given as JSON, besides the picture's path and its error."""
         ...
 
     def facts(self) -> dict[str, Any]:

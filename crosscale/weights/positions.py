@@ -1,4 +1,4 @@
-"""What a learned position table covers, so that it can be resized for another image size."""
+"""What a learnt position table covers, so that it can be resized for another image size."""
 
 from dataclasses import dataclass
 

@@ -142,7 +142,7 @@ def test_ade20k(make_folder):
     assert columns(kept) == [0, 1, 150]
     own = opened(make_folder(ade("street"), "own"), "train")  # the folders' names alone are no proof
     assert columns(own) == [0, 1, 150]
-    assert any("read as one's own data" in note for note in own.notes)
+    assert any("read as your own data" in note for note in own.notes)
 
 
 @pytest.mark.parametrize("kind", ["labelTrainIds", "labelIds"])

@@ -111,7 +111,7 @@ def _forward(q: Array, k: Array, v: Array, bias: Array | None, chunk: int | None
 
 
 def _softmax(q: Array, bias: Array | None, k: Array, v: Array) -> tuple[Array, Array, Array, Array]:
-    """Of some queries: the output, exp(score - highest), each row's highest score, and its sum of the exponentials."""
+    """For some queries: the output, exp(score - highest), each row's highest score, and its sum of the exponentials."""
     scores = _product(q, k.swapaxes(-1, -2))
     scores = scores if bias is None else scores + bias
     highest = scores.max(-1, keepdims=True)

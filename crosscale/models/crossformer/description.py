@@ -25,7 +25,7 @@ def open_sizes(c: CrossFormerConfig) -> OpenSizes:
     """The last stage's stride, and the smallest size at which every stage's map is larger than its groups: below it the
     program depends on the size.
 
-    Long-distance groups over the whole map want maps of whole intervals besides: then no cell is padding, which is what
+    Long-distance groups over the whole map also want maps of whole intervals: then no cell is padding, which is what
     a size left open can say.
     """
     step = c.strides[-1]

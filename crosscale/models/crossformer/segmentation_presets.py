@@ -2,8 +2,8 @@
 
 Figures are those of the released code's README. Its weights and its counts of operations are of long-distance groups
 that span the whole map (`grouping="whole"`), unlike its later code. Semantic FPN's groups have 14 cells in the first
-two stages. Of the base model the count says so (320.1 G; 331.3 G with 7), where its configuration names 7, and of
-pp_base the count says 7 (331.1 G; 320 G with 14). No tiny, pp_large and pp_huge was published: they are the same heads
+two stages. The base model's count says so (320.1 G; 331.3 G with 7), where its configuration names 7, and
+pp_base's count says 7 (331.1 G; 320 G with 14). No tiny, pp_large and pp_huge was published: they are the same heads
 on these backbones.
 """
 

@@ -82,7 +82,7 @@ def reliability(probability: np.ndarray, right: np.ndarray) -> tuple[np.ndarray,
 
 
 def coverages(probability: np.ndarray, right: np.ndarray) -> list[Sure]:
-    """Of each threshold that is some picture's probability, the highest first."""
+    """What follows from each threshold that is some picture's probability, the highest first."""
     order = np.argsort(-probability, kind="stable")
     ranked, hits = probability[order], np.cumsum(right[order])
     ends = np.flatnonzero(np.append(np.diff(ranked), -1.0))

@@ -146,7 +146,7 @@ def aurocs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         own, ranked = scores[labels == label], np.sort(scores)
         others = len(scores) - len(own)
         if len(own) and others:
-            # Of all pictures, how many have less than each of the class, and how many no more; among the class's own
+            # How many of all pictures have less than each of the class, and how many no more; among the class's own
             # pairs that is even, whatever their order.
             below = np.searchsorted(ranked, own, "left").sum() + np.searchsorted(ranked, own, "right").sum()
             found[label] = (below - len(own) ** 2) / (2 * len(own) * others)

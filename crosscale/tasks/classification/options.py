@@ -29,14 +29,14 @@ class ClassificationOptions:
     weight_column: str | None = None
     """A table's column of how much each picture counts in training; null is "weight", where the table is of classes."""
     class_map: dict[str, str | None] = field(default_factory=dict)
-    """Classes called otherwise: old name to new one, several to one merges them, null leaves a class out."""
+    """Classes under another name: old name to new one, several to one merges them, null leaves a class out."""
     class_weights: ClassWeights = None
     """A weight per class in the loss: inverse to their pictures, by the effective number of these (effective, or auto),
     or given, in label order or by name; null weighs all alike."""
     sampling: Literal["natural", "balanced"] = "natural"
     """How often training sees a class: as often as it has pictures, or all classes equally often."""
     focal_gamma: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Above 0 the loss is focal: pictures that are sure already count less."""
+    """Above 0 the loss is focal: pictures of which the model is sure count less."""
 
     def __post_init__(self) -> None:
         check_ranges("task", self)

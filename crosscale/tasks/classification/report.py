@@ -20,7 +20,7 @@ MANY_CLASSES = 20  # from here on the table can be filtered
 
 
 def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
-    """Of the held-out examples."""
+    """The sections about the held-out examples."""
     counts = confusion(len(labels), examined)
     return [
         Section("confusion", "Confusion", "Confusion matrix", [Confusion(labels, counts)]),

@@ -58,7 +58,7 @@ class Classification(PlainTask):
       class_weights: in the loss, in label order; None for all alike.
       focal_gamma: 0 or more; above 0 each class's share of the loss is multiplied by (1 - probability)^gamma.
       balanced: whether training sees all classes equally often.
-      class_map: (old, new) names of classes that are called otherwise; new is None for those that are left out.
+      class_map: (old, new) names of classes that get another name; new is None for those that are left out.
       table: the columns of a table.
       remarks: lines on how the data was read.
     """
@@ -151,7 +151,7 @@ class Classification(PlainTask):
         return replace(made, temperature=temperature, reject=reject)
 
     def artifact_options(self) -> dict[str, Any]:
-        """How data is read, as far as a recipe says so: the columns of a table, and classes called otherwise."""
+        """How data is read, as far as a recipe says so: the columns of a table, and classes under another name."""
         columns = zip(_COLUMNS, (self.table.path, self.table.label, self.table.split), strict=True)
         named: dict[str, Any] = {key: name for key, name in columns if name is not None}
         named |= {"class_map": dict(self.class_map)} if self.class_map else {}
@@ -239,7 +239,7 @@ class Classification(PlainTask):
         check_labels(recorded, self.labels, f"data.classes: {{}} in {place}", one="class", many="classes")
 
     def target_bytes(self) -> int:
-        """Of a soft target."""
+        """What a soft target takes."""
         return 4 * self.num_classes
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:

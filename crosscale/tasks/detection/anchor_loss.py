@@ -63,7 +63,7 @@ def anchor_targets(anchors: Array, boxes: Array, labels: Array, crowd: Array, si
 def anchor_losses(
     logits: Array, deltas: Array, anchors: Array, targets: AnchorTargets, box_loss: BoxLoss = "l1"
 ) -> tuple[Array, Array, Array]:
-    """Of one picture: the summed focal loss, the summed loss of the boxes, the anchors that are objects (1 at least).
+    """In one picture: the summed focal loss, the summed loss of the boxes, the anchors that are objects (1 at least).
 
     Args:
       logits: (N, classes).
@@ -91,7 +91,7 @@ def batch_losses(
     weight: Array,
     box_loss: BoxLoss = "l1",
 ) -> tuple[Array, Array, Array]:
-    """Of a batch: both losses summed over its pictures of weight above 0, and the anchors that are objects in these.
+    """In a batch: both losses summed over its pictures of weight above 0, and the anchors that are objects in these.
 
     Both are divided by that last number: one of the whole batch, where mmdetection has one for each device's pictures.
 

@@ -16,11 +16,11 @@ class Limits:
     """Which boxes a picture keeps, in validation and prediction."""
 
     score_threshold: Annotated[float, SHARE] = 0.05
-    """In validation and prediction: least score of a box that is looked at; COCO's numbers want a low one."""
+    """In validation and prediction: the least score of a box that counts; COCO's numbers want a low one."""
     nms_threshold: Annotated[float, SHARE] = 0.5
     """In validation and prediction: a box that overlaps a better one of its class by more than this is left out."""
     max_detections: Annotated[int, POSITIVE] = 100
-    """In validation and prediction: boxes of a picture at most."""
+    """In validation and prediction: the most boxes of a picture."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DetectionOptions(ObjectOptions):
     box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of the boxes' loss beside the classes'."""
     max_objects: Annotated[int | None, POSITIVE] = None
-    """Objects that are learnt of a training picture at most, the largest; null is the most that one has."""
+    """The most objects that are learnt of a training picture, the largest ones; null is the most that any has."""
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ class InstanceOptions(ObjectOptions):
     """Boxes that are learnt of a training picture; a quarter of them at most show an object, and masks are learnt of
     these."""
     max_objects: Annotated[int | None, POSITIVE] = None
-    """Objects that are learnt of a training picture at most, the largest; null is the most that one has."""
+    """The most objects that are learnt of a training picture, the largest ones; null is the most that any has."""

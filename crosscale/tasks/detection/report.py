@@ -23,7 +23,7 @@ Rows = Mapping[str, np.ndarray]
 
 
 def sections(labels: Sequence[str], examined: Examined) -> list[Section]:
-    """Of the held-out examples."""
+    """The sections about the held-out examples."""
     agreement = agreements(examined.rows)
     order = _by_agreement(agreement)
     note = f"What is true, and what was found with {100 * SHOWN:.0f} % and more. Crowds are dashed."

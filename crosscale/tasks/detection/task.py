@@ -266,7 +266,7 @@ class Detection(ChoosesNothing):
         return source
 
     def target_bytes(self) -> int:
-        """Of the boxes, labels and crowds of a picture."""
+        """What the boxes, labels and crowds of a picture take."""
         return self.max_objects * (4 * 4 + 4 + 1) + 8
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, dict[str, Array]]:

@@ -25,15 +25,15 @@ class MultiLabelOptions:
     weight_column: str | None = None
     """The table's column of how much each picture counts in training; null is "weight", where there is one."""
     class_map: dict[str, str | None] = field(default_factory=dict)
-    """Labels called otherwise: old name to new one, several to one merges them, null leaves a label out."""
+    """Labels under another name: old name to new one, several to one merges them, null leaves a label out."""
     loss: Literal["bce", "asymmetric"] = "bce"
     """Binary cross-entropy, or the asymmetric loss, for which labels that are easily seen to be missing count less."""
     gamma_positive: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Of the asymmetric loss: the focusing of labels that are there."""
+    """The asymmetric loss's focusing of labels that are there."""
     gamma_negative: Annotated[float, NOT_NEGATIVE] = 4.0
-    """Of the asymmetric loss: the focusing of labels that are missing."""
+    """The asymmetric loss's focusing of labels that are missing."""
     margin: Annotated[float, BELOW_ONE] = 0.05
-    """Of the asymmetric loss: probabilities of missing labels below it count for nothing."""
+    """In the asymmetric loss, probabilities of missing labels below it count for nothing."""
 
     def __post_init__(self) -> None:
         check_ranges("task", self)

@@ -12,7 +12,7 @@ MANY_LABELS = 20  # from here on the table can be filtered
 
 
 def sections(labels: Sequence[str], thresholds: Sequence[float], examined: Examined) -> list[Section]:
-    """Of the held-out examples."""
+    """The sections about the held-out examples."""
     return [
         Section("labels", "Labels", "Labels", [_table(labels, thresholds, examined)]),
         Section("worst", "Worst", "Largest losses", [_gallery(labels, thresholds, examined)]),

@@ -175,7 +175,7 @@ class MultiLabel(PlainTask):
         check_labels(recorded, self.labels, f"data.classes: {{}} in {place}", one="label", many="labels")
 
     def target_bytes(self) -> int:
-        """Of the labels."""
+        """What the labels take."""
         return 4 * len(self.labels)
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:

@@ -26,7 +26,7 @@ class SegmentationOptions(Views, JointAugment):
     class_weights: Literal["auto"] | tuple[float, ...] | None = None
     """A weight per class; auto weighs rare ones more (by their pixels in the training masks), null all alike."""
     hard_pixels: Annotated[float, ABOVE_ZERO] = 1.0
-    """Share of a batch's pixels, those of the largest loss, that are learnt from."""
+    """Share of a batch's pixels that are learnt from: those with the largest loss."""
     average: Literal["counted", "all"] = "counted"
     """The loss is a mean over the pixels that count, or over all, ignored ones too, as in the released recipes."""
 

@@ -15,7 +15,7 @@ MANY_CLASSES = 20  # from here on the table can be filtered
 
 
 def sections(labels: Sequence[str], palette: np.ndarray, examined: Examined) -> list[Section]:
-    """Of the held-out examples."""
+    """The sections about the held-out examples."""
     order = _by_overlap(examined)
     worst, best = order[:PICTURES], order[::-1][:PICTURES]
     return [
@@ -99,7 +99,7 @@ def _small(img: Image.Image) -> Image.Image:
 
 
 def _equal(parts: Sequence[Image.Image]) -> list[np.ndarray]:
-    """Of one height and width: the mask has the picture's own size, the picture that of the network."""
+    """The parts at one height and width: the mask has the picture's own size, the picture that of the network."""
     size = parts[-1].size
     return [np.asarray(part.resize(size)) for part in parts]
 

@@ -235,7 +235,7 @@ class Segmentation(ChoosesNothing):
         return source
 
     def target_bytes(self) -> int:
-        """Of a mask: counted with the pictures, to which they are small."""
+        """What a mask takes: it is counted with the pictures, to which they are small."""
         return 0
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:

@@ -30,9 +30,9 @@ class Views:
     window_stride: Annotated[tuple[int, int] | None, SIDES] = None
     """Steps of the window down and across, multiples of 32; null is about two thirds of it."""
     test_flip: bool = False
-    """In validation and prediction: whether the picture's mirror image is looked at too."""
+    """In validation and prediction: whether the model also looks at the picture's mirror image."""
     test_scales: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
-    """In validation and prediction: multiples of the picture's size at which it is looked at."""
+    """In validation and prediction: multiples of the picture's size at which the model looks at it."""
 
     def check_views(self) -> None:
         """Raises RequestError for what cannot work together."""
@@ -61,7 +61,7 @@ class Views:
 def looked_at(apply: Apply, images: Array, views: Views) -> Array:
     """(B, H, W, C) normalised images -> (B, h, w, classes), what the views say together, as logits of the cells.
 
-    Of one view it is its logits. Of several it is the logarithm of the mean of their probabilities: each view's logits
+    One view gives its logits. Several give the logarithm of the mean of their probabilities: each view's logits
     are brought to the cells of the picture as it is, bilinearly. A window's logits are averaged with those of the
     windows that overlap it. One view is computed after the other, and one window of it.
     """
