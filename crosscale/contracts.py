@@ -37,7 +37,7 @@ class InputSpec:
       size: height and width in pixels that the model is fed.
       channels: 1 (grey), 3 (RGB), or with `pixels` "float32" any number.
       mean: per channel, of pixels scaled to 0..1; of numbers that have no such scale, as they are.
-      std: per channel, likewise.
+      std: per channel, of the same numbers.
       interpolation: Pillow's filter for the evaluation resize.
       crop_pct: the share of the resized picture's side that the centre crop keeps, in (0, 1]: what `crop_mode` names
         is resized to floor(size / crop_pct), then the centre `size` is cut out.
@@ -58,7 +58,7 @@ class InputSpec:
 
     @property
     def dtype(self) -> "np.dtype[Any]":
-        """Of a prepared picture."""
+        """The type of a prepared picture's numbers."""
         return np.dtype(self.pixels)
 
 

@@ -130,7 +130,7 @@ class Predictor:
         return cls(model, load_weights(file, model, key=key), input_spec(model_name, model), classes, source=file)
 
     def run_by(self, run: Callable[[np.ndarray], np.ndarray], engine: str) -> "Predictor":
-        """The same predictor with another program in the place of JAX's, as `crosscale.export.engines` makes them.
+        """The same predictor with another program in place of JAX's, as `crosscale.export.engines` makes them.
 
         Args:
           run: (B, H, W, C) uint8 of the spec's size -> what `outputs` gives. What needs more of the model than these,

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 HELP = """\
 Describes a data set as training sees it: the splits, the classes in label order, the images of each.
 
-DATA is what `crosscale train --data-dir` takes of labelled pictures: "digits" (the handwritten digits that
+DATA is labelled pictures, as `crosscale train --data-dir` takes them: "digits" (the handwritten digits that
 ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder of class folders (of which
 a part is held out for validation), a table of paths and labels (.csv, .tsv, .jsonl, .parquet), a folder of .tar
 or .parquet shards, hf:owner/name, or an .npz file. --check reads every picture: sizes and modes, pictures of
-equal content, also such that are both to train on and held out, and files that do not decode (exit status 1).
+equal content, those of them that are both to train on and held out, and files that do not decode (exit status 1).
 --statistics measures mean and deviation of each channel of the pictures to train on, also of 16 bits, many channels
 and .npy, and prints the recipe's lines for them.
-Of a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
+For a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
 For pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and
 what is left out; --check names every annotation that is wrong (exit status 1), --draw N draws N pictures with them.

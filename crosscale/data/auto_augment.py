@@ -77,7 +77,7 @@ _V0: tuple[tuple[Part, ...], ...] = (
 
 
 def _with_increasing(table: tuple[tuple[Part, ...], ...], name: str) -> tuple[tuple[Part, ...], ...]:
-    """The table with an operation that grows with its level in the place of `name`."""
+    """The table with an operation that grows with its level in place of `name`."""
     return tuple(
         tuple((f"Posterize{_INCREASING}" if part[0] == name else part[0], *part[1:]) for part in parts)
         for parts in table
@@ -157,7 +157,7 @@ class AugMix:
         policy, applied = self.policy, Applied(self.fill, self.filters, self.affine)
         weights = rng.dirichlet([policy.alpha] * policy.width).astype(np.float32)
         share = float(np.float32(rng.beta(policy.alpha, policy.alpha)))
-        mixed = np.zeros(np.shape(img), np.float32)
+        mixed = np.zeros(np.asarray(img).shape, np.float32)
         for weight in weights:
             chained = img
             for choice in rng.integers(len(MIXED), size=policy.depth or int(rng.integers(1, 4))):

@@ -1,4 +1,4 @@
-"""A picture of any number of channels at full depth, as the transforms take it in the place of a Pillow image."""
+"""A picture of any number of channels at full depth, as the transforms take it in place of a Pillow image."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Bands:
         return self.width, self.height
 
     def resize(self, size: tuple[int, int], resample: Image.Resampling, box: Box | None = None) -> "Bands":
-        """Of another width and height, or of a part of it."""
+        """The picture, or a part of it, at another width and height."""
         planes = (Image.fromarray(np.ascontiguousarray(self.array[:, :, c])) for c in range(self.array.shape[2]))
         return Bands(np.stack([np.asarray(plane.resize(size, resample, box=box)) for plane in planes], axis=-1))
 

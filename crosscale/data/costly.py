@@ -90,7 +90,7 @@ def _scans(data: bytes) -> int:
 
 
 def _tile_pixels(img: Image.Image) -> int:
-    """Of one tile of a TIFF; 0 where there are none."""
+    """What one tile of a TIFF takes; 0 where there are none."""
     tags: Any = getattr(img, "tag_v2", None)
     if img.format != "TIFF" or tags is None:
         return 0

@@ -37,7 +37,7 @@ def read_dicom(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarr
             raise BadImage(name, f"too large: {sides} pixels; the limit is {max_pixels:,} in all")
         array = np.asarray(pixel_array(dataset, index=0))
         kind = str(dataset.PhotometricInterpretation)
-        if kind == "PALETTE COLOR":
+        if kind.startswith("PALETTE"):
             array = apply_color_lut(array, dataset)
         if array.ndim == 3:
             return (array / np.iinfo(array.dtype).max).astype(np.float32)

@@ -33,8 +33,8 @@ def read_full(
 ) -> np.ndarray:
     """A picture at full depth.
 
-    Numbers of 8 and of 16 bits without a sign are scaled to 0..1; all others are as they are stored. Of files that
-    hold no more than 8 bits, the rest (orientation, transparency, palettes) is as `decode` does it.
+    Numbers of 8 and of 16 bits without a sign are scaled to 0..1; all others are as they are stored. Files that hold
+    no more than 8 bits are otherwise (orientation, transparency, palettes) read as `decode` reads them.
 
     Args:
       image: an encoded file, an array (H, W) or (H, W, C) of any real type, or a Pillow image.
@@ -123,11 +123,11 @@ def _check_size(name: str, shape: tuple[int, ...], max_pixels: int) -> None:
 def _read_tiff(data: bytes, channels: int | None, name: str, max_pixels: int) -> np.ndarray:
     if find_spec("tifffile") is None:
         raise BadImage(name, "TIFF at full depth is read where tifffile is installed: pip install 'crosscale[tiff]'")
-    import tifffile  # type: ignore[import-untyped]
+    import tifffile
 
     try:
         with tifffile.TiffFile(BytesIO(data)) as opened:
-            series, page = opened.series[0], opened.pages[0]
+            series, page = opened.series[0], opened.pages.first
             _check_size(name, (page.imagelength, page.imagewidth, page.samplesperpixel), max_pixels)
             pixels = page.imagelength * page.imagewidth
             if page.is_tiled and page.tilelength * page.tilewidth > max(_TILE_PIXELS, 4 * pixels):
@@ -160,8 +160,8 @@ def is_compressed_tiff(data: bytes) -> bool:
 def _channels_last(array: np.ndarray, axes: str, channels: int | None) -> np.ndarray:
     """(H, W, C) of an array with tifffile's letters for its axes.
 
-    Channels are samples (S) or channels (C), or for lack of these as many pages as channels are wanted; of anything
-    else the first is taken.
+    Channels are samples (S) or channels (C), or without these as many pages as channels are wanted; along any
+    other axis the first is taken.
     """
     named = [letter for letter in axes if letter in "SC"]
     if not named:

@@ -88,7 +88,7 @@ class AugMixPolicy:
     depth: int = 0
     """Operations of a chain; 0 draws 1 to 3 for each ("d")."""
     alpha: float = 1.0
-    """Of the Dirichlet and beta distributions of the mixture ("a")."""
+    """The parameter of the Dirichlet and beta distributions of the mixture ("a")."""
     magnitude_std: float = math.inf
     """Standard deviation of the strength; infinite means uniform in 0..magnitude ("mstd")."""
 

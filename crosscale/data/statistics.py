@@ -18,7 +18,7 @@ SAMPLE = 32  # pictures that say how many channels there are, and of which depth
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of pictures as the model is fed them, before normalisation.
+    """Mean and deviation of pictures as the model is fed them, before normalisation.
 
     Attributes:
       channels: 1, 3, or with "float32" any number.

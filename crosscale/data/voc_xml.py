@@ -242,7 +242,7 @@ def _from_zero(boxes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _classes(root: Path, found: _Found, where: str) -> tuple[str, ...]:
-    """Of a list beside the folders, else every name that is found, sorted: of VOC itself its own order."""
+    """The names of a list beside the folders, else every name that is found, sorted; VOC itself has its own order."""
     file = next((root / name for name in LISTS if (root / name).is_file()), None)
     if file is None:
         names = tuple(sorted({*found.names}))

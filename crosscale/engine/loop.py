@@ -251,7 +251,7 @@ class Loop:
         return False
 
     def _count_overflow(self, message: str, scale: float) -> None:
-        """Of a step whose scaled gradient was too large for float16: the next ones have half the scale."""
+        """Counts a step whose scaled gradient was too large for float16: the next ones have half the scale."""
         self.progress.skipped_steps += 1
         self._log.line(f"left out: {message}, at the loss scale {scale:g}; on with half of it")
         self._log.record("overflow", self.step, {"scale": scale})

@@ -52,8 +52,8 @@ def value_and_grad(
 
 
 def lowest(parts: Scale) -> Scale:
-    """Of the new scales of a batch's parts, stacked, the one for all: each part began from the same scale."""
-    return jax.tree.map(lambda values: values.min(0), parts)  # type: ignore[no-any-return]
+    """The one scale for all parts of a batch, of their new scales, stacked: each part began from the same scale."""
+    return jax.tree.map(lambda values: values.min(0), parts)
 
 
 def settled(old: Scale, new: Scale, loss: Array) -> tuple[Scale, dict[str, Array]]:
@@ -65,4 +65,5 @@ def settled(old: Scale, new: Scale, loss: Array) -> tuple[Scale, dict[str, Array
     if old is None or new is None:
         return None, {}
     kept: DynamicScale = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(loss), a, b), new, old)
-    return kept, {"scale": old.scale, "overflow": kept.scale < old.scale}
+    said: dict[str, Any] = {"scale": old.scale, "overflow": kept.scale < old.scale}
+    return kept, said

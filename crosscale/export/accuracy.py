@@ -75,4 +75,4 @@ def measured(program: Program, run: Run, source: Source) -> dict[str, float]:
 def lost(measure: Measure, before: float, after: float) -> float:
     """How much worse the second is: points of a percentage where the measure is a share, else percent of the first."""
     worse = before - after if measure.higher_is_better else after - before
-    return 100 * worse if measure.share else 100 * worse / max(abs(before), np.finfo(np.float32).tiny)
+    return 100 * worse if measure.share else 100 * worse / max(abs(before), float(np.finfo(np.float32).tiny))

@@ -1,4 +1,4 @@
-"""Other programs in the place of JAX's on a processor: the exported one under onnxruntime or OpenVINO.
+"""Other programs in place of JAX's on a processor: the exported one under onnxruntime or OpenVINO.
 
 An engine takes the pictures that the predictor prepares and gives what `Predictor.outputs` gives. It is compared with
 the model on real photographs before it is used.
@@ -110,7 +110,8 @@ def choose_engine(
         run, off = candidates.checked(engine)
         on_phase("done", 1, 1)
         return Chosen(predictor.run_by(run, engine), engine, candidates.count, (Trial(engine, deviation=off),))
-    runs, trials = {"jax": candidates.jax}, {"jax": Trial("jax")}
+    runs: dict[str, Run] = {"jax": candidates.jax}
+    trials = {"jax": Trial("jax")}
     for done, name in enumerate(OPENERS):
         on_phase(f"making the program of {name}", done, len(ENGINES))
         try:

@@ -106,13 +106,19 @@ def export(
                 f"{target.name}: the {format} outputs differ from the model's by {found:.2g} of the largest, "
                 f"more than {tolerance:.2g}; nothing was written"
             )
-        # The one that is asked for comes last: where it is, all are.
-        parts = sorted(Path(folder).iterdir(), key=lambda part: part == draft)
-        size = sum(part.stat().st_size for part in parts)
-        for part in parts:
-            os.replace(part, target.parent / part.name)
+        size = _put(draft, target)
     on_phase("done", 3, 3)
     return Exported(str(target), format, size, found, count, config, judged)
+
+
+def _put(draft: Path, target: Path) -> int:
+    """Moves the files beside the draft, and it, to the target's folder; how many bytes they have together."""
+    # The one that is asked for comes last: where it is, all are.
+    parts = sorted(draft.parent.iterdir(), key=lambda part: part == draft)
+    size = sum(part.stat().st_size for part in parts)
+    for part in parts:
+        os.replace(part, target.parent / part.name)
+    return size
 
 
 def _write_int8(

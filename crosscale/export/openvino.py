@@ -22,7 +22,7 @@ def load_openvino() -> Any:
 
     It goes without them where the package that sends them is missing.
     """
-    modules: dict[str, Any] = sys.modules  # type: ignore[assignment]  # None: that there is no such module
+    modules: dict[str, Any] = sys.modules  # None: that there is no such module
     if "openvino" in modules or "openvino_telemetry" in modules:
         import openvino
 

@@ -58,7 +58,7 @@ def _folder() -> Path:
 
 
 def _digest(program: Program) -> str:
-    """Of the weights, the model's fields, the task and the versions; 32 hexadecimal digits."""
+    """The digest of the weights, the model's fields, the task and the versions; 32 hexadecimal digits."""
     found = hashlib.blake2b(digest_size=16)
     predictor, task = program.predictor, program.predictor.task
     said = {
@@ -71,7 +71,7 @@ def _digest(program: Program) -> str:
     for name, value in sorted(flatten(predictor.variables).items()):
         array = np.ascontiguousarray(value)
         found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(array.reshape(-1).view(np.uint8))
+        found.update(array.reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """How many channels a run's pictures have and at which depth they are read, by the recipe or by the data."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from crosscale.contracts import InputSpec, Record, Source
@@ -64,7 +65,7 @@ def check_pixels(recipe: Recipe, spec: InputSpec) -> None:
 
 def _read(source: Source) -> tuple[int, bool] | None:
     """Channels of the first picture, and whether it has to be read at full depth; None where it does not say."""
-    paths = getattr(source, "paths", ())
+    paths: Sequence[str] = getattr(source, "paths", ())
     if not len(paths) or not paths[0].lower().endswith(_READ):
         return None
     try:

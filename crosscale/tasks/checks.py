@@ -66,7 +66,7 @@ def check_photographs(spec: InputSpec, task: str) -> None:
     if spec.pixels != "uint8" or spec.channels not in (1, 3):
         raise RequestError(
             f"data.pixels={spec.pixels}, data.channels={spec.channels}: the task {task} reads pictures of 8 bits and 1 "
-            "or 3 channels; classification, multilabel and regression read others"
+            "or 3 channels; tasks without masks and boxes read others"
         )
 
 

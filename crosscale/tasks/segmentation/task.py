@@ -188,7 +188,7 @@ class Segmentation(ChoosesNothing):
         return classes_option(given, len(self.labels), place)
 
     def input_spec(self, spec: InputSpec) -> InputSpec:
-        """Of the size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
+        """The size of a training crop: the recipe's, or the model's but no larger than the pictures usually are."""
         check_photographs(spec, self.name)
         height, width = self.options.crop or (min(side, min(self.scale)) for side in spec.size)
         return replace(spec, size=(height, width))
