@@ -59,9 +59,10 @@ def ranges_of(kind: type) -> dict[str, tuple[Range, str]]:
 
 
 def check_ranges(section: str, settings: Any) -> None:
-    """Raises RequestError for the first field that is out of its range; None is in every range."""
+    """Raises RequestError for the first field that is out of its range; None and a text, such as auto, are in every
+    range."""
     for name, (item, words) in ranges_of(settings.__class__).items():
         value = getattr(settings, name)
-        if value is not None and not item.fits(value):
+        if value is not None and not isinstance(value, str) and not item.fits(value):
             shown = list(value) if item.brackets else value
             raise RequestError(f"{section}.{name}={shown}: {words}")

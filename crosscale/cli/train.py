@@ -219,8 +219,10 @@ def _start(given: dict[str, str]) -> "Start | None":
 
 def _dry_run(recipe: "Recipe", splits: "Splits | None", as_json: bool) -> int:
     from crosscale.recipe import dump
+    from crosscale.runs.batch_size import with_batch_size
     from crosscale.runs.experiment import build, describe, estimate_memory
 
+    recipe, splits = with_batch_size(recipe, splits, without_data=True)
     experiment = build(recipe, without_data=True, splits=splits)
     facts = {**describe(experiment), "memory": estimate_memory(experiment)}
     if as_json:

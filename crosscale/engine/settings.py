@@ -9,6 +9,7 @@ from crosscale.engine.ema import Ramp
 from crosscale.errors import RequestError
 from crosscale.ranges import BELOW_ONE, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
+AUTO: Literal["auto"] = "auto"
 SEED = Range("must lie in 0..2**31-1", lambda value: 0 <= value < 2**31)
 PARTS = Range("must be positive, or -1 for all that is left", lambda value: value >= 1 or value == -1)
 
@@ -104,8 +105,9 @@ class TrainSettings:
     """Passes over the training data."""
     steps: Annotated[int | None, POSITIVE] = None
     """Length of the run in steps, in place of epochs; null counts epochs."""
-    batch_size: Annotated[int, POSITIVE] = 256
-    """Images per step, over all devices."""
+    batch_size: Annotated[int | Literal["auto"], POSITIVE] = 256
+    """Images per step, over all devices; auto is the largest that fits into their memory: a power of two times the
+    number of devices and of optimizer.accumulate."""
     ema_decay: Annotated[float | None, BETWEEN] = None
     """Decay of the exponential moving average of the parameters; null keeps none."""
     ema_ramp: Ramp = "ratio"
@@ -140,6 +142,13 @@ class TrainSettings:
             raise RequestError(
                 f"train.eval_steps={self.eval_steps} goes with train.steps; epochs have train.eval_every"
             )
+
+    @property
+    def images_per_step(self) -> int:
+        """The batch size as a number. Raises RequestError where it is auto, and not chosen yet."""
+        if isinstance(self.batch_size, str):
+            raise RequestError("train.batch_size=auto is chosen where a training begins; give a number here")
+        return self.batch_size
 
 
 @dataclass(frozen=True)

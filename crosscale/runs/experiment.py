@@ -21,6 +21,7 @@ from crosscale.engine.forward import normalize, training_forward
 from crosscale.engine.length import RunLength, run_length
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
 from crosscale.engine.run_folder import replace_folder
+from crosscale.engine.settings import AUTO
 from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, split_parameters
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
@@ -128,14 +129,14 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     spec = plain.input_spec(_input_spec(recipe, model))
     _check_outputs(model, recipe.model.name, spec, plain)
     mesh = make_mesh(recipe.mesh)
-    check_divides("train.batch_size", train.batch_size, recipe.optimizer.accumulate, mesh)
+    check_divides("train.batch_size", train.images_per_step, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
     best = _check_validation(recipe, plain, val_source)
-    per_epoch = steps_per_epoch(train_source, train.batch_size)
+    per_epoch = steps_per_epoch(train_source, train.images_per_step)
     schedule = make_schedule(
         recipe.schedule,
         recipe.optimizer,
-        batch_size=train.batch_size,
+        batch_size=train.images_per_step,
         steps_per_epoch=per_epoch,
         epochs=train.epochs,
         steps=train.steps,
@@ -187,7 +188,8 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
       RequestError: something does not fit; one line that names the recipe's key.
     """
     train, kind = recipe.train, task_kind(recipe.task.name)
-    if train.batch_size % recipe.optimizer.accumulate:
+    images = train.batch_size if isinstance(train.batch_size, int) else recipe.optimizer.accumulate
+    if images % recipe.optimizer.accumulate:
         raise RequestError(
             f"train.batch_size={train.batch_size} does not divide evenly into "
             f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
@@ -199,8 +201,9 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
         shapes = variable_shapes(model, spec.size, spec.channels)["params"]
     check_best(recipe.validate.best, kind.measures, kind.best)
     # So many steps that the rounding to whole ones hides nothing.
-    sizes = {"batch_size": train.batch_size, "steps_per_epoch": 1000, "epochs": train.epochs}
-    make_schedule(recipe.schedule, recipe.optimizer, **sizes, steps=train.steps)
+    sizes = {"batch_size": images, "steps_per_epoch": 1000, "epochs": train.epochs}
+    if train.batch_size != AUTO or recipe.optimizer.lr_base_batch is None:  # the peak hangs on a size not known yet
+        make_schedule(recipe.schedule, recipe.optimizer, **sizes, steps=train.steps)
     make_optimizer(recipe.optimizer, shapes, model.layer_of)
     return {
         "model": recipe.model.name,
@@ -257,7 +260,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     mostly.
     """
     recipe, spec, model, task = experiment.recipe, experiment.spec, experiment.model, experiment.task
-    per_device = recipe.train.batch_size // experiment.mesh.size
+    per_device = recipe.train.images_per_step // experiment.mesh.size
     example: dict[str, Any] = {**task.examples(spec, recipe.augment).blank(), "weight": np.float32(0)}
     shapes = experiment.shapes
     params = shapes["params"]
@@ -319,7 +322,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "steps_per_epoch": per_epoch,
         "epochs": round(experiment.length.epochs(total), 2),
         "steps": total,
-        "samples": total * experiment.recipe.train.batch_size,
+        "samples": total * experiment.recipe.train.images_per_step,
         "devices": experiment.mesh.size,
         "learning_rate": {step: float(experiment.schedule(jnp.int32(step))) for step in points},
         "curve": [float(rate) for rate in experiment.schedule(curve)],

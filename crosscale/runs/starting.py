@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from crosscale.engine.length import run_length
+from crosscale.engine.settings import AUTO
 from crosscale.measure import count_costs
 from crosscale.models.registry import check_name, create_model, input_spec
 from crosscale.pretrained.finetuning import fitting_sizes, model_of, options_text
 from crosscale.recipe import Recipe, load
+from crosscale.runs.batch_size import with_batch_size
 from crosscale.runs.experiment import Splits, constructing, open_splits
 from crosscale.runtime import shown_duration
 
@@ -48,21 +50,21 @@ def from_data(given: dict[str, str]) -> Start:
     chosen = {} if "model.name" in given else dict(_model_for_machine())
     recipe, splits = _sized("photos", chosen, given)
     assert splits is not None
-    train, optimizer = recipe.train, recipe.optimizer
+    train, optimizer, batch = recipe.train, recipe.optimizer, recipe.train.images_per_step
     with constructing(recipe):
         model = create_model(recipe.model.name, **recipe.model.options)
     spec = input_spec(recipe.model.name, model)
     size = " x ".join(map(str, recipe.data.size or spec.size))
     why = "as given" if "model.name" in given else _machine()
     examples = len(splits[0])
-    length = run_length(train, max(1, examples // train.batch_size))
+    length = run_length(train, max(1, examples // batch))
     steps = length.total
-    products = 3 * count_costs(model, spec).macs * train.batch_size * steps  # forward, and twice that backward
+    products = 3 * count_costs(model, spec).macs * batch * steps  # forward, and twice that backward
     seconds = products / (SHARE * _products_per_second() * jax.device_count())
     lines = (
         f"model: {recipe.model.name} at {size} pixels ({why}), from nothing; --pretrained begins from published "
         "weights, which few pictures need",
-        f"data: {examples:,} pictures to train on, {len(splits[1]):,} held out: batch {train.batch_size}, "
+        f"data: {examples:,} pictures to train on, {len(splits[1]):,} held out: batch {batch}, "
         f"{length.epochs(steps):.4g} epochs, {steps:,} steps; about {shown_duration(seconds)} after the "
         "compilation, which takes about a minute",
         f"recipe 'photos': {optimizer.name} at {optimizer.lr:g} per {optimizer.lr_base_batch} pictures, mild "
@@ -100,7 +102,10 @@ def _sized(name: str, chosen: dict[str, str], given: dict[str, str]) -> tuple[Re
     if recipe.data.dir is None:
         return recipe, None
     splits = open_splits(recipe)
-    sizes = fitting_sizes(len(splits[0]), jax.device_count(), recipe.train.batch_size)
+    recipe, _ = with_batch_size(recipe, splits)
+    sizes = fitting_sizes(len(splits[0]), jax.device_count(), recipe.train.images_per_step)
+    if given.get("train.batch_size") == AUTO:  # it stays as it was found
+        given = {**given, "train.batch_size": str(recipe.train.images_per_step)}
     if given.get("train.steps", "null") != "null":
         del sizes["epochs"]
     fitted = {f"train.{key}": str(value) for key, value in sizes.items()}

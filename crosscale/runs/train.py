@@ -42,6 +42,7 @@ from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
 from crosscale.recipe import Recipe, dump
 from crosscale.runs.agreement import check_processes, check_same, record_data
+from crosscale.runs.batch_size import with_batch_size
 from crosscale.runs.calibrate import calibrate_best
 from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
 from crosscale.runs.state import abstract_state, compiled_step, initial_state
@@ -88,6 +89,7 @@ def run_training(
         if recipe.train.steps is not None:
             raise RequestError(f"--extend counts epochs, and this run is of train.steps={recipe.train.steps}")
         recipe = replace(recipe, train=replace(recipe.train, epochs=recipe.train.epochs + extend))
+    recipe, splits = with_batch_size(recipe, splits, folder=output_dir if resume else None)
     experiment = build(recipe, splits=splits)
     check_processes(experiment)
     with _claimed(output_dir, experiment, resume=resume, extend=extend > 0):
@@ -202,7 +204,7 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
         open_train=lambda step: train_batches(
             experiment.train_source,
             trained,
-            batch_size=recipe.train.batch_size,
+            batch_size=recipe.train.images_per_step,
             seed=recipe.train.seed,
             start_step=step,
             repeats=recipe.augment.repeats,
