@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,35 +14,42 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
+from crosscale.engine.trackers import Tracked, Trackers
 from crosscale.errors import WorkError
 from crosscale.runtime import tell
 
 METRICS = "metrics.jsonl"
 _WIDE = 150  # columns of a terminal from which on the whole line fits beside the bar and the time
-_FLUSH_SECONDS = 60.0  # a flush waits for the disc
 
 
 class RunLog:
-    """Writes `metrics.jsonl`, `tensorboard/` and `log.txt`, and keeps whoever watches informed."""
+    """Writes `metrics.jsonl` and `log.txt`, tells the trackers, and keeps whoever watches informed."""
 
-    def __init__(self, folder: Path, *, start_step: int, start_epoch: float, total_steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start_step: int,
+        start_epoch: float,
+        total_steps: int,
+        trackers: Sequence[str] = ("tensorboard",),
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
         """
         Args:
           folder: the run's.
           start_step: what the metrics hold of later steps is taken out of them; 0 begins anew.
           start_epoch: where the last validation or end of an epoch that counts was; likewise.
           total_steps: of the whole run, for the display.
+          trackers: names of `train.trackers`.
+          recipe: for the trackers, as nested dictionaries.
         """
         self._started = time.monotonic()
         self._folder = folder
         truncate_metrics(folder / METRICS, start_step, start_epoch)
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         self._text = (folder / "log.txt").open("a", encoding="utf-8")
-        self._board = Board(folder / "tensorboard", start_step)
         console = Console(file=sys.stderr, highlight=False)
         self._display: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -56,18 +63,22 @@ class RunLog:
             )
             self._bar = self._display.add_task("starting", total=total_steps, completed=start_step)
             self._display.start()
+        self._trackers = Trackers(trackers, Tracked(folder, start_step, recipe or {}), self.line)
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Appends a line to `metrics.jsonl` and its numbers to TensorBoard. NaN becomes null in JSON."""
+        """Appends a line to `metrics.jsonl` and gives its numbers to the trackers. NaN becomes null in JSON."""
         line = {"kind": kind, "step": step, **{name: _finite(value) for name, value in values.items()}}
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
         self._metrics.flush()
-        for name, value in values.items():
+        numbers = {
+            f"{kind}/{name}": float(value)
+            for name, value in values.items()
             # Nothing to count is NaN, of which TensorBoard would warn each time.
-            if kind == "validate" and value != value:
-                continue
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._board.add(f"{kind}/{name}", value, step)
+            if isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and (kind != "validate" or value == value)
+        }
+        self._trackers.log(step, numbers)
 
     def line(self, text: str) -> None:
         """A line for the log, shown to whoever watches."""
@@ -110,13 +121,14 @@ class RunLog:
                 "--resume goes on from the last checkpoint"
             )
 
-    def close(self) -> None:
-        """Ends the display and closes the files."""
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the display, closes the trackers and the files."""
         if self._display is not None:
             self._display.stop()
         with ExitStack() as files:  # each is closed, also where another cannot be written any more
-            for file in (self._text, self._metrics, self._board):
+            for file in (self._text, self._metrics):
                 files.callback(file.close)
+            self._trackers.close(failed=failed)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -132,7 +144,7 @@ class RunLog:
             if not self._text.closed:
                 self._write(f"ended by {type(error).__name__}: {error}")
         with suppress(OSError):
-            self.close()
+            self.close(failed=True)
 
     def _write(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -164,37 +176,11 @@ class QuietLog(RunLog):
     def tick(self, step: int) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         pass
 
     def __exit__(self, *raised: object) -> None:
         pass
-
-
-class Board:
-    """A TensorBoard event file, written by the caller's thread: an error of the disc reaches whoever records.
-
-    `SummaryWriter` writes from a thread of its own, which such an error ends; the caller then waits for it for ever.
-    """
-
-    def __init__(self, folder: Path, start_step: int) -> None:
-        """What earlier files hold of the steps after `start_step` is hidden by TensorBoard."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        start = SessionLog(status=SessionLog.START)
-        self._events.write_event(Event(step=start_step + 1, wall_time=time.time(), session_log=start))
-        self._flushed = time.monotonic()
-
-    def add(self, name: str, value: float, step: int) -> None:
-        """One number of one step."""
-        self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._events.flush()
-            self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Writes what is left."""
-        self._events.close()
 
 
 class CollectedLog(logging.Handler):

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from crosscale.engine.ema import Ramp
 from crosscale.errors import RequestError
 from crosscale.ranges import BELOW_ONE, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
 AUTO: Literal["auto"] = "auto"
+TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 SEED = Range("must lie in 0..2**31-1", lambda value: 0 <= value < 2**31)
 PARTS = Range("must be positive, or -1 for all that is left", lambda value: value >= 1 or value == -1)
 
@@ -124,6 +125,8 @@ class TrainSettings:
     """Steps between validations of a run whose length is steps; null is a tenth of it."""
     log_every: Annotated[int, POSITIVE] = 50
     """Steps between lines of the log."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where the numbers of the log go besides metrics.jsonl; [] for nowhere."""
     checkpoint_every: Annotated[int | None, POSITIVE] = None
     """Steps between further checkpoints; null writes only those at each epoch's end, or at eval_steps."""
     keep_checkpoints: Annotated[int, POSITIVE] = 2

@@ -17,7 +17,13 @@ from crosscale.runs.experiment import Experiment
 # May differ between the processes of a run: where and how fast they read.
 LOADING_KEYS = frozenset({"data.dir", "data.root", "data.workers", "data.threads"})
 # May differ when a run goes on: they change where it runs and how fast, not what it computes.
-FREE_KEYS = LOADING_KEYS | {"train.checkpoint_every", "train.keep_checkpoints", "mesh.data", "mesh.fsdp"}
+FREE_KEYS = LOADING_KEYS | {
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.trackers",
+    "mesh.data",
+    "mesh.fsdp",
+}
 
 
 def check_processes(experiment: Experiment) -> None:

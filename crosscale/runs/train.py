@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from crosscale.contracts import Variables
 from crosscale.data import eval_batches, train_batches
 from crosscale.engine.checkpoint import Checkpoints
 from crosscale.engine.environment import git_state, record_environment
-from crosscale.engine.length import RunLength
 from crosscale.engine.log import CollectedLog, QuietLog, RunLog
 from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.run_folder import (
@@ -38,6 +37,7 @@ from crosscale.engine.run_folder import (
 from crosscale.engine.sharding import split_parameters
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_eval_step
+from crosscale.engine.trackers import check_trackers
 from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
 from crosscale.recipe import Recipe, dump
@@ -85,6 +85,8 @@ def run_training(
         raise RequestError(
             f"{output_dir}: already holds a run; --resume goes on with it, or choose another --output-dir"
         )
+    if is_first():
+        check_trackers(recipe.train.trackers)
     if extend:
         if recipe.train.steps is not None:
             raise RequestError(f"--extend counts epochs, and this run is of train.steps={recipe.train.steps}")
@@ -159,7 +161,7 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         else:
             with CollectedLog() as loaded:
                 state, progress = initial_state(experiment, optimizer, layout), Progress()
-        with _open_log(folder, int(state.step), progress.epoch, experiment.length) as log:
+        with _open_log(folder, int(state.step), progress.epoch, experiment) as log:
             if is_first():
                 record_environment(folder, seed=recipe.train.seed)
             _announce(log, experiment, folder, int(state.step))
@@ -176,11 +178,18 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
         checkpoints.close()
 
 
-def _open_log(folder: Path, step: int, spans: int, length: RunLength) -> RunLog:
-    if is_first():
-        begun = length.epochs(length.end(spans))
-        return RunLog(folder, start_step=step, start_epoch=begun, total_steps=length.total)
-    return QuietLog(jax.process_index())
+def _open_log(folder: Path, step: int, spans: int, experiment: Experiment) -> RunLog:
+    if not is_first():
+        return QuietLog(jax.process_index())
+    length, recipe = experiment.length, experiment.recipe
+    return RunLog(
+        folder,
+        start_step=step,
+        start_epoch=length.epochs(length.end(spans)),
+        total_steps=length.total,
+        trackers=recipe.train.trackers,
+        recipe=to_plain(asdict(recipe)),
+    )
 
 
 def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState, folder: Path) -> Parts:
