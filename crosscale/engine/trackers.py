@@ -47,7 +47,8 @@ class Tracked:
 
     def identity(self, tracker: str, make: Callable[[], str]) -> str:
         """What the tracker calls this run: as noted in its folder, or newly made and noted."""
-        path, known = self.folder / IDENTITY, {}
+        path = self.folder / IDENTITY
+        known: dict[str, Any] = {}
         if self.start_step:
             with suppress(OSError, ValueError):
                 known = dict(json.loads(path.read_text(encoding="utf-8")))
