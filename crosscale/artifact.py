@@ -25,6 +25,7 @@ MAX_OUTPUTS = 1_000_000
 MAX_SIDE = 8192  # pixels of a model's input
 MAX_CHANNELS = 1024
 MAX_BATCH = 2**20
+MAX_FOLDS = 2**20
 MAX_BLOCKS = 512  # of all stages and branches together; a block takes some 20 ms to trace
 MAX_ENTRIES = 64  # of a list among the options
 MAX_TEXT = 200  # characters of a name, or of a text among the options
@@ -63,7 +64,7 @@ class Artifact:
       step: of the training, 0 or more; None where it is not known.
       epoch: likewise.
       data: what the weights were trained and validated on: "dir", "root", "val_fraction" (0 or more, below 1), "seed",
-        "subset" and "batch_size", each where it is known.
+        "subset", "folds", "fold", "folds_by" and "batch_size", each where it is known.
       crosscale_version: of the package that wrote the file; "" where it does not say.
       weights_digest: `file_digest` of the weights beside it; "" where it does not say.
       version: of the schema.
@@ -313,13 +314,16 @@ def check_option(name: str, value: Any) -> None:
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
-    kinds = {"dir": str | None, "root": str | None, "val_fraction": float, "seed": int, "batch_size": int}
+    kinds: dict[str, Any] = {"dir": str | None, "root": str | None, "val_fraction": float, "seed": int}
+    kinds |= {"batch_size": int, "folds": int, "fold": int, "folds_by": str}
     known = {name: convert(kind, data[name], f"data.{name}") for name, kind in kinds.items() if name in data}
     _check_json("data", data)
     if "\0" in (known.get("dir") or ""):
         raise RequestError("data.dir: holds a zero byte, which no path does")
     if not 0 <= known.get("val_fraction", 0.5) < 1:
         raise RequestError(f"data.val_fraction: {known['val_fraction']} is not in 0 <= value < 1")
+    if "folds" in known and not 1 <= known.get("fold", 0) <= known["folds"] <= MAX_FOLDS:
+        raise RequestError(f"data.fold: is none of the folds 1..{_shown(known['folds'])}")
     if not 0 <= known.get("seed", 0) < 2**31:
         raise RequestError(f"data.seed: {_shown(known['seed'])} lies outside 0..2^31 - 1")
     if not 1 <= known.get("batch_size", 1) <= MAX_BATCH:

@@ -44,6 +44,7 @@ _RATES = ("drop_rate", "attn_drop_rate", "drop_path_rate")
 
 log = logging.getLogger("crosscale")
 
+FOLDS = Range("must be 2 or more", lambda value: value >= 2)
 SIZE = Range(f"height and width must lie in 1..{MAX_SIDE}", lambda side: 1 <= side <= MAX_SIDE, brackets=True)
 MEAN = Range("every value must be a finite number", math.isfinite, brackets=True)
 STD = Range("every value must be positive", POSITIVE.holds, brackets=True)
@@ -84,6 +85,13 @@ class DataSettings:
     """Share of each class that is held out where the folder has no val/; 0 trains on all and validates nothing."""
     subset: Annotated[float | None, ABOVE_ZERO] = None
     """Share of each class's training pictures that is used, for a first try; all held-out pictures stay."""
+    folds: Annotated[int | None, FOLDS] = None
+    """Cross-validation: the pictures to train on are cut into so many parts, and each is held out once; val_fraction
+    and a val/ of the data's own mean nothing then."""
+    fold: Annotated[int | None, POSITIVE] = None
+    """Which of the folds is held out, from 1; null trains on all of them in turn, a run each."""
+    folds_by: str | None = None
+    """A column of the table; pictures that have the same value there, such as those of one patient, share a fold."""
     workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that load; 0 loads in threads of the training process."""
     threads: Annotated[int | None, POSITIVE] = None
@@ -119,6 +127,10 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_ranges("data", self)
+        if self.folds is None and (self.fold is not None or self.folds_by is not None):
+            raise RequestError("data.fold and data.folds_by go with data.folds, the number of folds")
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise RequestError(f"data.fold={self.fold}: must lie in 1..{self.folds}")
 
 
 @dataclass(frozen=True)

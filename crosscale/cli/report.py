@@ -16,7 +16,8 @@ speed and memory, versions, and the command that repeats the run. Training keeps
 this command goes through the held-out pictures again with the best weights.
 
 Several RUNs: one page with their curves over each other, what differs in their recipes, and their accuracy
-against multiply-accumulates and parameters beside published models."""
+against multiply-accumulates and parameters beside published models. The folder of a cross-validation (crosscale
+train --folds) is such a page of its folds."""
 
 EPILOG = f"""\
 examples:
@@ -38,11 +39,15 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     if len(options.runs) == 1 and options.output is not None:
         raise RequestError("--output goes with several runs; the page of one run is report.html in its folder")
 
-    from crosscale.report.write import write_comparison, write_report
+    from crosscale.report.write import REPORT, write_comparison, write_report
+    from crosscale.runs.folds import fold_folders
 
+    left_out: list[str] = []
+    folder = Path(options.runs[0]).expanduser()
     if len(options.runs) > 1:
         path = write_comparison(options.runs, Path(options.output or "comparison.html").expanduser())
-        left_out: list[str] = []
+    elif len(folds := fold_folders(folder)) > 1:
+        path = write_comparison(folds, folder / REPORT, spread=True)
     else:
         with progress_bar("going through the held-out pictures") as report:
             path, left_out = write_report(options.runs[0], report)

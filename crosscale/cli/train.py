@@ -35,10 +35,12 @@ examples:
   crosscale train --config my.yaml --model.options.drop_path_rate 0.1 --dry-run
   crosscale train --output-dir runs/digits-1 --resume
   crosscale train --output-dir runs/digits-1 --resume --extend 10
+  crosscale train --data-dir scans.csv --folds 5 --folds-by patient
 
 JSON: {"top1", "top5", "loss", ..., "examples", "images_per_second", "seconds", "steps", "epochs", "best_step",
 "best_epoch", "skipped_images", "skipped_steps", "rollbacks", "stopped", "output_dir"}; the first ones up to "examples",
-which are those that `crosscale validate` gives, are of the best validation.
+which are those that `crosscale validate` gives, are of the best validation. With --folds: {"folds" (one such object
+each), "mean", "deviation", "stopped", "output_dir", "report"}.
 
 exit status:
   0  trained, or stopped by a signal and saved
@@ -46,6 +48,7 @@ exit status:
   2  the request was wrong (unknown key, wrong type, missing data, a folder with another run)"""
 
 _SHORT = {"data_dir": "data.dir", "model": "model.name", "pretrained": "model.pretrained"}
+_SHORT |= {"folds": "data.folds", "folds_by": "data.folds_by"}
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
@@ -59,33 +62,17 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
 
 def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
-    recipe, name, splits = _recipe(options)
+    recipe, name, splits = chosen_recipe(options)
     if options["dry_run"]:
         return _dry_run(recipe, splits, as_json)
-    from crosscale.cluster.hosts import is_first
-    from crosscale.engine.run_folder import holds_run
-    from crosscale.report.write import LiveReport
-    from crosscale.runs.train import run_training
-
     with _output_dir(options["output_dir"], name) as output_dir:
-        live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
-        try:
-            result = run_training(
-                recipe,
-                output_dir,
-                resume=options["resume"],
-                extend=options["extend"],
-                on_epoch=lambda folder: live.refresh(),
-                splits=splits,
-            )
-        except WorkError as error:
-            if holds_run(output_dir.expanduser()):  # a start that failed has left nothing
-                live.refresh(ended=f"ended by an error: {error}")
-            raise
-        if result["stopped"] is None:
-            live.refresh(final=True)
-        else:
-            live.refresh(ended=f"stopped by {result['stopped']}")
+        if recipe.data.folds is not None and recipe.data.fold is None:
+            from crosscale.cli.folds import train_folds
+
+            return train_folds(recipe, output_dir, options, argv, as_json=as_json)
+        from crosscale.cluster.hosts import is_first
+
+        result = train_one(recipe, output_dir, argv, resume=options["resume"], extend=options["extend"], splits=splits)
         if is_first() and as_json:
             print_json(result)
         elif is_first():
@@ -109,6 +96,36 @@ def _next(folder: str) -> str:
             f"  crosscale serve --run {run}",
         ]
     return "\n".join(lines)
+
+
+def train_one(recipe: "Recipe", output_dir: Path, argv: Sequence[str], **how: Any) -> dict[str, Any]:
+    """Trains one run, with a page that is kept up to date.
+
+    Args:
+      argv: the command's words, for the page.
+      **how: see `run_training`.
+
+    Returns:
+      What `run_training` does.
+
+    Raises RequestError, WorkError.
+    """
+    from crosscale.engine.run_folder import holds_run
+    from crosscale.report.write import LiveReport
+    from crosscale.runs.train import run_training
+
+    live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
+    try:
+        result = run_training(recipe, output_dir, on_epoch=lambda folder: live.refresh(), **how)
+    except WorkError as error:
+        if holds_run(output_dir.expanduser()):  # a start that failed has left nothing
+            live.refresh(ended=f"ended by an error: {error}")
+        raise
+    if result["stopped"] is None:
+        live.refresh(final=True)
+    else:
+        live.refresh(ended=f"stopped by {result['stopped']}")
+    return result
 
 
 @contextmanager
@@ -135,11 +152,10 @@ def _next_folder(name: str) -> Path:
     return claim_next(Path("runs"), name)
 
 
-def _parser(argv: Sequence[str]) -> Parser:
+def add_recipe_choice(parser: Parser) -> None:
+    """Adds the short ways to say what is trained on what: see `chosen_recipe`."""
     from crosscale.recipe import shipped_recipes
 
-    parser = Parser("train", description=HELP, epilog=EPILOG)
-    parser.usage = "%(prog)s [--config RECIPE] [--data-dir D] [--output-dir RUN] [--section.key VALUE] ..."
     shipped = ", ".join(shipped_recipes())
     parser.add_argument(
         "--config",
@@ -156,6 +172,12 @@ def _parser(argv: Sequence[str]) -> Parser:
         const="true",
         help="start from a weight file; without FILE, the preset's published weights (--model.pretrained)",
     )
+
+
+def _parser(argv: Sequence[str]) -> Parser:
+    parser = Parser("train", description=HELP, epilog=EPILOG)
+    parser.usage = "%(prog)s [--config RECIPE] [--data-dir D] [--output-dir RUN] [--section.key VALUE] ..."
+    add_recipe_choice(parser)
     parser.add_argument("--output-dir", metavar="RUN", help="the run folder; default runs/<recipe>-<n>")
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN, where there is one")
     parser.add_argument(
@@ -165,6 +187,16 @@ def _parser(argv: Sequence[str]) -> Parser:
         default=0,
         help="with --resume: train N epochs more than the run was begun with; the learning rate follows the longer run",
     )
+    parser.add_argument(
+        "--folds",
+        metavar="N",
+        help="cross-validation: a run for each of N folds in RUN/fold-1, ..., their mean and one page (--data.folds)",
+    )
+    parser.add_argument(
+        "--folds-by",
+        metavar="COLUMN",
+        help="with --folds: pictures with the same value in this column of the table share a fold (--data.folds_by)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would do")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_options(parser)
@@ -172,19 +204,23 @@ def _parser(argv: Sequence[str]) -> Parser:
     return parser
 
 
-def _recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]":
-    """The recipe with the command line's overrides, a name for its run, and its data where that had to be opened."""
+def chosen_recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]":
+    """The recipe with the command line's overrides, a name for its run, and its data where that had to be opened.
+
+    Raises RequestError.
+    """
     from crosscale.engine.run_folder import RECIPE
     from crosscale.recipe import Recipe, load, override
 
     overrides = recipe_overrides(options)
     for short, key in _SHORT.items():
-        if options[short] is None:
+        if options.get(short) is None:
             continue
         if key in overrides:
             raise RequestError(f"--{short.replace('_', '-')} and --{key} are the same key; give one of them")
         overrides[key] = options[short]
-    if options["extend"] < 0 or (options["extend"] and not options["resume"]):
+    extend = options.get("extend", 0)
+    if extend < 0 or (extend and not options["resume"]):
         raise RequestError("--extend N goes with --resume, and N is how many epochs more")
     if options["resume"]:
         if not options["output_dir"]:

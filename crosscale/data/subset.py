@@ -24,7 +24,7 @@ def subset(source: Any, share: float, seed: int) -> Any:
     name = inner.record_id if hasattr(inner, "record_id") else inner.paths.__getitem__
     keys = digests([name(int(row)) for row in rows], seed)
     members: dict[int, list[int]] = {}
-    for index, group in enumerate(_groups(source).tolist()):
+    for index, group in enumerate(strata(source).tolist()):
         members.setdefault(group, []).append(index)
     kept: list[int] = []
     for indices in members.values():
@@ -32,8 +32,8 @@ def subset(source: Any, share: float, seed: int) -> Any:
     return source.select(np.array(sorted(kept), np.int64))
 
 
-def _groups(source: Any) -> np.ndarray:
-    """(N,) whole numbers: the share is taken of each."""
+def strata(source: Any) -> np.ndarray:
+    """(N,) whole numbers, of which every part of the source has its share: the classes, of tags the rarest label."""
     labels, tags = getattr(source, "labels", None), getattr(source, "tags", None)
     if isinstance(labels, np.ndarray) and labels.ndim == 1:
         return labels

@@ -8,17 +8,19 @@ from crosscale.report.charts import Mark, Series, line_chart, scatter
 from crosscale.report.page import percent, render, shown_measure, shown_value
 from crosscale.report.published import PUBLISHED_MEASURE, published_rows, series_names
 from crosscale.report.records import Points, Run, flat_recipe
+from crosscale.runs.folds import spread as over_runs
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.task import Task
 
 MISSING = "\N{EN DASH}"
 
 
-def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None]) -> str:
+def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spread: bool = False) -> str:
     """The page as text.
 
     Args:
       costs: of the runs' models, in their order; None where a model cannot be built.
+      spread: the results end with the measures' mean and deviation over the runs.
     """
     names = distinct_names(runs)
     warnings = []
@@ -36,7 +38,10 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None]) -> str
         names=names,
         warnings=warnings,
         result_columns=("run", *(measure.label_with_unit for measure in measures.values()), *_COLUMNS),
-        results=[_result(name, run, cost, measures) for name, run, cost in zip(names, runs, costs, strict=True)],
+        results=[
+            *(_result(name, run, cost, measures) for name, run, cost in zip(names, runs, costs, strict=True)),
+            *(_spread(runs, measures) if spread else []),
+        ],
         charts=_charts(names, runs, kinds),
         differences=recipe_differences(runs),
         scatters=_scatters(names, runs, costs),
@@ -76,6 +81,13 @@ def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Mea
         f"{costs.macs / 1e9:.3g}" if costs else MISSING,
         f"{rates[len(rates) // 2]:,.1f}" if rates else MISSING,
     ]
+
+
+def _spread(runs: Sequence[Run], measures: Mapping[str, Measure]) -> list[list[str]]:
+    """Rows of the measures' mean and of their standard deviation over the runs."""
+    found = over_runs([run.metrics for run in runs], list(measures))
+    rest = [MISSING] * len(_COLUMNS)
+    return [[name, *(m.shown(found[name][key]) for key, m in measures.items()), *rest] for name in found]
 
 
 def _charts(names: Sequence[str], runs: Sequence[Run], kinds: Sequence[type[Task]]) -> list[Any]:

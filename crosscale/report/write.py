@@ -50,8 +50,11 @@ def write_report(
     return _write(run.folder / REPORT, render_run(run, analysis, [*notes, *warnings], costs_of(run))), warnings
 
 
-def write_comparison(folders: Sequence[str | Path], output: Path) -> Path:
+def write_comparison(folders: Sequence[str | Path], output: Path, *, spread: bool = False) -> Path:
     """Writes a page of several runs.
+
+    Args:
+      spread: the results end with their mean and deviation, as those of folds do.
 
     Raises:
       RequestError: fewer than two runs, one that is named twice, or one that cannot be read.
@@ -64,7 +67,7 @@ def write_comparison(folders: Sequence[str | Path], output: Path) -> Path:
     for path in resolved:
         if resolved.count(path) > 1:
             raise RequestError(f"{path}: named twice; name each run once")
-    return _write(output, render_comparison(runs, [costs_of(run) for run in runs]))
+    return _write(output, render_comparison(runs, [costs_of(run) for run in runs], spread=spread))
 
 
 def costs_of(run: Run) -> Costs | None:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from crosscale.artifact import WEIGHTS, Artifact, check_option, file_digest, write_artifact
 from crosscale.contracts import InputSpec, Source, Variables
 from crosscale.data import steps_per_epoch
+from crosscale.data.folds import Fold, cut
 from crosscale.data.once import read_once
 from crosscale.data.subset import subset
 from crosscale.engine.forward import normalize, training_forward
@@ -79,7 +80,11 @@ class Experiment:
             data={
                 "dir": recipe.data.dir,
                 **({} if recipe.data.root is None else {"root": recipe.data.root}),
-                **({} if recipe.data.subset is None else {"subset": recipe.data.subset}),
+                **{
+                    name: value
+                    for name in ("subset", "folds", "fold", "folds_by")
+                    if (value := getattr(recipe.data, name)) is not None
+                },
                 "val_fraction": recipe.data.val_fraction,
                 "seed": recipe.train.seed,
                 "batch_size": recipe.validate.batch_size,
@@ -239,17 +244,26 @@ def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
 
 
 def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
-    """The recipe's data, each file of it listed or read once. Raises RequestError, WorkError."""
+    """The recipe's data, each file of it listed or read once; of folds the first where none is named.
+
+    Raises RequestError, WorkError.
+    """
     data, kind = recipe.data, task_kind(recipe.task.name)
     if data.dir is None and without_data:
         return kind.declared(data.declared)
     if data.dir is None:
         raise RequestError("data.dir is not set: give --data-dir FOLDER (or digits)")
-    options: dict[str, Any] = {"val_fraction": data.val_fraction, "seed": recipe.train.seed, "options": recipe.task}
-    options["root"] = data.root
-    with read_once():
-        train, val = kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
-    return (train if data.subset is None else subset(train, data.subset, recipe.train.seed)), val
+    seed = recipe.train.seed
+    options: dict[str, Any] = {"seed": seed, "options": recipe.task, "root": data.root}
+    if data.folds is not None:
+        whole = kind.open(data.dir, "train", val_fraction=0.0, **options)
+        fold = Fold(data.folds, data.fold or 1, data.folds_by, getattr(recipe.task, "path_column", None))
+        train, val = cut(whole, fold, seed)
+    else:
+        options["val_fraction"] = data.val_fraction
+        with read_once():
+            train, val = kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
+    return (train if data.subset is None else subset(train, data.subset, seed)), val
 
 
 def estimate_memory(experiment: Experiment) -> dict[str, int]:

@@ -23,6 +23,13 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
     return replace(recipe, model=model, distill=distill)
 
 
+def with_data_paths(recipe: Recipe) -> Recipe:
+    """The same with the whole paths of the data too."""
+    data = recipe.data
+    places = {name: data_place(place) for name in ("dir", "root") if (place := getattr(data, name)) is not None}
+    return with_whole_paths(replace(recipe, data=replace(data, **places)))
+
+
 def _whole(value: T) -> T | str:
     """The path as a whole; a preset's name, or what is no path, as it is."""
     if not isinstance(value, str):

@@ -85,6 +85,8 @@ def run_training(
         raise RequestError(
             f"{output_dir}: already holds a run; --resume goes on with it, or choose another --output-dir"
         )
+    if recipe.data.folds is not None and recipe.data.fold is None:
+        raise RequestError("data.folds asks for a run of each fold: data.fold says which of them this is")
     if is_first():
         check_trackers(recipe.train.trackers)
     if extend:

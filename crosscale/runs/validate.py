@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from crosscale.artifact import best_folder, read_artifact
 from crosscale.contracts import CropMode, InputSpec, Source
 from crosscale.data import eval_batches
+from crosscale.data.folds import Fold, cut
 from crosscale.data.pipeline import OnBadImage
 from crosscale.engine.evaluate import Pass, evaluate
 from crosscale.engine.sharding import check_divides, data_mesh, put_whole, replicated, spans_processes
@@ -171,13 +172,27 @@ def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: st
     place = stored.get("dir") if asked.place is None else asked.place
     if place is None:
         raise RequestError(f"{run}: does not say what it was trained on; give --data-dir")
-    source = task.reopen(place, asked.split, **_held_out(asked, stored))
+    source = _fold(task, place, asked, stored)
+    if source is None:
+        source = task.reopen(place, asked.split, **_held_out(asked, stored))
     if not len(source):
         raise RequestError(
             f"{run}: nothing was held out of {place} (data.val_fraction 0); give other data with --data-dir, or "
             "measure what it was trained on with --split train"
         )
     return source, place
+
+
+def _fold(task: Task, place: str | Path, asked: HeldOut, stored: Mapping[str, Any]) -> Source | None:
+    """The asked part of the run's own data where that was cut into folds; None of other data, or another split."""
+    own = asked.place is None and asked.val_fraction is None and asked.seed is None
+    if "folds" not in stored or not own or asked.split == "all":
+        return None
+    options = {**_held_out(asked, stored), "val_fraction": 0.0}
+    columns: Any = getattr(task, "table", None)
+    fold = Fold(stored["folds"], stored["fold"], stored.get("folds_by"), getattr(columns, "path", None))
+    train, held_out = cut(task.reopen(place, "train", **options), fold, options["seed"])
+    return train if asked.split == "train" else held_out
 
 
 def measure(
