@@ -40,6 +40,7 @@ VERBS = {
     "models": Verb("crosscale.cli.models", "list the presets: parameters, MACs, input size, published top-1"),
     "data": Verb("crosscale.cli.data", "describe a data set, or write it out as an image folder"),
     "train": Verb("crosscale.cli.train", "train or fine-tune from a recipe; leaves a complete run folder"),
+    "sweep": Verb("crosscale.cli.sweep", "many runs over ranges of recipe keys, through Optuna; bad ones end early"),
     "validate": Verb("crosscale.cli.validate", "loss, top-1, top-5 and images/s on a labelled split"),
     "predict": Verb("crosscale.cli.predict", "classes and probabilities of image files"),
     "calibrate": Verb("crosscale.cli.calibrate", "how sure a trained model may say it is, and when it says unknown"),
