@@ -21,7 +21,7 @@ from crosscale.runs.state import abstract_state, compiled_step
 from crosscale.runtime import tell
 
 SHARE = 0.9
-"""Of the free memory, what a step may take: the allocator wastes some, and validation and report need a little."""
+"""What a step may take of the free memory: the allocator wastes some, and validation and report need a little."""
 FIRST = 8
 """Pictures for each device that are tried first."""
 
@@ -29,7 +29,7 @@ FIRST = 8
 def with_batch_size(
     recipe: Recipe, splits: Splits | None = None, *, folder: Path | None = None, without_data: bool = False
 ) -> tuple[Recipe, Splits | None]:
-    """The recipe with a number in the place of `auto`, and its data where that had to be opened.
+    """The recipe with a number in place of `auto`, and its data where that had to be opened.
 
     Each size that is tried is told on standard error. Where several processes train together, the first one's memory
     decides for all.
