@@ -97,7 +97,8 @@ def quantise_onnx(file: Path, target: Path, program: Program, pictures: np.ndarr
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
+            # Without the second, onnxruntime 1.31 compares a whole row of scales with one number, and stops.
+            extra_options={"MatMulConstBOnly": True, "QDQDisableWeightAdjustForInt32Bias": True},
         )
         model = onnx.load(os.fspath(target))
     except Exception as error:  # of many types, below Exception alone
