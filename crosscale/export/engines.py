@@ -183,12 +183,10 @@ class _Candidates:
                 f"--engine {name}: {task.name} gives more than a row of numbers for an image; only jax runs it"
             )
         file, stored = stored_onnx(self._program)
-        run = OPENERS[name](file)
-        found = self._deviation(run)
+        run, found = self._opened(name, file)
         if not found <= TOLERANCE and stored:  # made by an earlier state of the package
             file.unlink(missing_ok=True)
-            run = OPENERS[name](stored_onnx(self._program)[0])
-            found = self._deviation(run)
+            run, found = self._opened(name, stored_onnx(self._program)[0])
         if not found <= TOLERANCE:
             raise WorkError(
                 f"--engine {name}: its outputs differ from the model's by {found:.2g} of the largest, "
@@ -196,5 +194,12 @@ class _Candidates:
             )
         return run, found
 
-    def _deviation(self, run: Run) -> float:
-        return max(deviation(run(batch), wanted) for batch, wanted in zip(self.batches, self.expected, strict=True))
+    def _opened(self, name: str, file: Path) -> tuple[Run, float]:
+        """The program, and its deviation. Raises WorkError where the engine does not run it."""
+        try:
+            run = OPENERS[name](file)
+            found = [run(batch) for batch in self.batches]
+        except Exception as error:  # of many types, below Exception alone
+            reason = " ".join(str(error).split())[-200:] or type(error).__name__
+            raise WorkError(f"--engine {name}: does not run the program (... {reason})") from None
+        return run, max(deviation(given, wanted) for given, wanted in zip(found, self.expected, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crosscale.errors import WorkError
 from crosscale.export.onnx import OPSET, write_onnx
 from crosscale.export.program import Program
 
@@ -48,9 +49,13 @@ def write_openvino(program: Program, file: Path, opset: int = OPSET) -> dict[str
 
 
 def onnx_to_openvino(source: Path, file: Path, config: dict[str, Any]) -> None:
-    """An ONNX file in OpenVINO's own format, its weights as they are."""
+    """An ONNX file in OpenVINO's own format, its weights as they are. Raises WorkError where it cannot be read."""
     openvino = load_openvino()
-    model = openvino.Core().read_model(os.fspath(source))
+    try:
+        model = openvino.Core().read_model(os.fspath(source))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise WorkError(f"OpenVINO cannot read the ONNX program (... {reason}); --format onnx may do") from None
     for key, value in config.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         model.set_rt_info(text, [SECTION, key])

@@ -101,6 +101,15 @@ def test_a_wrong_program_is_made_again_or_refused(written, digits):
     assert "onnxruntime its outputs differ" in found.told()
 
 
+def test_an_engine_that_fails_is_one_line(written, digits, monkeypatch):
+    def fail(place):
+        raise RuntimeError("No such operator:\nGelu")
+
+    monkeypatch.setattr(engines, "OPENERS", {"openvino": fail})
+    with pytest.raises(WorkError, match=r"--engine openvino: does not run the program .* No such operator: Gelu"):
+        choose_engine(digits, "openvino")
+
+
 def test_auto_takes_the_fastest_and_says_why(written, digits, monkeypatch):
     monkeypatch.setattr(engines, "quickest", lambda runs, batch: {name: 0.1 * len(name) for name in runs})
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else name)

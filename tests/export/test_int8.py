@@ -144,5 +144,5 @@ def test_a_real_int8_program(digits, source, tmp_path):
     assert raw["loss"] == pytest.approx(measured(Program(digits), exact(digits), source)["loss"], rel=1e-5)
     (tmp_path / "a.onnx").unlink()
     with pytest.raises(WorkError, match="more than --max-drop"):
-        export(digits, tmp_path / "b.onnx", format="onnx", int8=Int8(source.images * 0, source, max_drop=0.0))
+        export(digits, tmp_path / "b.onnx", format="onnx", int8=Int8(source.images, source, max_drop=-50.0))
     assert list(tmp_path.iterdir()) == []

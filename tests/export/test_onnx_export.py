@@ -72,8 +72,26 @@ def test_a_batch_of_none_is_an_error_of_the_runtime(artifact, pictures):
 @pytest.mark.slow
 def test_crossformer_and_raw(crossformer, tmp_path):
     result = export(crossformer, tmp_path / "cf.onnx", format="onnx", preprocessing=False)
+    assert {node.op_type for node in onnx.load(result.file).graph.node} <= TENSORRT
     assert result.deviation < 1e-4
     assert result.config["output"]["name"] == "logits"
+
+
+# Of the operators that docs/operators.md of onnx/onnx-tensorrt marks as supported by TensorRT 8.4, those that may occur
+# here. It is no run of the parser, which needs a card.
+TENSORRT = {
+    "Add", "Cast", "Concat", "Conv", "Div", "Dropout", "Einsum", "Erf", "Exp", "Expand", "Gather", "GatherND", "Gemm",
+    "Less", "MatMul", "Max", "Mean", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceMax", "ReduceMean", "ReduceSum",
+    "ReduceSumSquare", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose",
+    "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_tensorrt_lists_the_operators(artifact):
+    used = {node.op_type for node in onnx.load(artifact.file).graph.node}
+    assert used <= TENSORRT, used - TENSORRT
+    assert max(entry.version for entry in onnx.load(artifact.file).opset_import) <= 25
 
 
 @pytest.mark.slow
