@@ -31,9 +31,9 @@ HELP = """\
 Draws a model's attention over image files: one PNG per image, its scales side by side, with the prediction.
 
 For each branch of a CrossViT (small and large patches) it draws what the branch's CLS token attends to, what the
-other branch's CLS token attends to in it, and both rolled out over all layers. For each stage of a CrossFormer it
-draws the short- and long-distance groups, either for one place of the picture (--position), or as the attention that
-every cell receives on average.
+other branch's CLS token attends to in it, and with --all-maps both rolled out over all layers. For each stage of a
+CrossFormer it draws the short- and long-distance groups, either for one place of the picture (--position), or as the
+attention that every cell receives on average.
 
 IMAGE is a file or a folder, which is searched for images at any depth, or - for a picture on standard input. The
 pictures are prepared exactly as in validation, and drawn as the model sees them. A file that cannot be used is
@@ -105,6 +105,9 @@ def _parser() -> Parser:
         choices=("received", "given"),
         default="received",
         help="with --position: attention that the place receives (default), or that it gives",
+    )
+    parser.add_argument(
+        "--all-maps", action="store_true", help="CrossViT: draw the attention of all layers together, too"
     )
     add_result_options(parser, _DEFAULTS)
     parser.add_argument(
@@ -211,7 +214,8 @@ def _draw(
         for i, ((image, _), result) in enumerate(zip(part, results, strict=True)):
             own = {name: x[i] for name, x in values.items()}
             peaks = {m.name: peak(own[m.name]) for m in maps}
-            yield figure(image, maps, own, result.caption(), position=options.position), result, peaks
+            sheet = figure(image, maps, own, result.caption(), position=options.position, folded=options.all_maps)
+            yield sheet, result, peaks
 
 
 def _print(done: Sequence[dict[str, Any]], task: "Task") -> None:

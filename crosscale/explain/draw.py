@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,11 +22,28 @@ _RAMP = (
     (0.80, (252, 165, 10)),
     (1.00, (252, 255, 164)),
 )
-_LEAST_PEAK = 3.0  # times the average: a map that is nearly even must not look like one that is not
+LEAST_PEAK = 3.0  # times the average: a map that is nearly even must not look like one that is not
+EVEN_PEAK = 1.5  # times the average: a map below it shows nothing, and stays grey
 _PANEL = 224  # smallest side of a panel in pixels
 _GAP = 14
-_LINE = 20
-_INK, _PAPER, _FAINT = (24, 24, 27), (255, 255, 255), (110, 110, 118)
+_LINE = 22
+_TEXT = 17  # pixels: on a phone a sheet of two scales is half as wide, and its text can still be read
+_LINES = 5  # of a caption
+_KEY = 10  # height of the key's colours
+
+_Colour = tuple[int, int, int]
+
+
+class _Theme(NamedTuple):
+    ink: _Colour
+    paper: _Colour
+    faint: _Colour
+    bar: _Colour
+    share: _Colour
+
+
+_LIGHT = _Theme((24, 24, 27), (255, 255, 255), (95, 95, 103), (238, 238, 242), (178, 196, 240))
+_DARK = _Theme((239, 237, 244), (22, 21, 27), (167, 163, 177), (45, 43, 53), (62, 78, 128))
 
 
 def colours(values: np.ndarray) -> np.ndarray:
@@ -65,13 +83,18 @@ def overlay(
 
 def brightest(values: np.ndarray) -> float:
     """The value of a map that gets the brightest colour: its largest, but at least three times its average."""
-    return max(float(values.max()), _LEAST_PEAK * float(values.mean()))
+    return max(float(values.max()), LEAST_PEAK * float(values.mean()))
 
 
 def peak(values: np.ndarray) -> float:
     """A map's largest value as a multiple of its average; 1 where it is even, 0 where it is empty."""
     average = float(values.mean())
     return float(values.max()) / average if average > 0 else 0.0
+
+
+def is_even(values: np.ndarray) -> bool:
+    """Whether a map's largest value is less than `EVEN_PEAK` times its average, so that it says next to nothing."""
+    return peak(values) < EVEN_PEAK
 
 
 def figure(
@@ -82,11 +105,13 @@ def figure(
     *,
     strength: float = 0.65,
     position: tuple[float, float] | None = None,
+    folded: bool = False,
+    dark: bool = False,
 ) -> Image.Image:
     """The picture with what the model says of it, and beside it one column per scale and one row per kind of attention.
 
     The brightest colour is a map's peak, but at least three times its average; under each map stands how many times
-    the average its peak is.
+    the average its peak is. A map that is almost even (`is_even`) stays grey, and a line says so.
 
     Args:
       picture: (H, W, C), as the model saw it.
@@ -94,32 +119,49 @@ def figure(
       values: (H, W) by map name.
       caption: lines below the picture; five at most are drawn.
       position: a place to mark, (y, x) as fractions of the picture.
+      folded: whether to draw also the maps that say of themselves that they may be left out.
+      dark: light text on dark paper.
     """
+    theme = _DARK if dark else _LIGHT
+    maps = [m for m in maps if folded or not m.folded]
     kinds, scales = (list(dict.fromkeys(getattr(m, name) for m in maps)) for name in ("kind", "scale"))
     height, width = _panel_size(picture.shape[:2])
     column_width, row_height = max(width, _PANEL) + _GAP, height + 2 * _LINE + _GAP
     top = _GAP + _LINE + 4
-    canvas_size = (
-        _GAP + (1 + len(scales)) * column_width,
-        top + max(len(kinds) * row_height, height + _GAP + 6 * _LINE),
-    )
-    canvas = Image.new("RGB", canvas_size, _PAPER)
+    said = height + _GAP + (_LINES + 1) * _LINE + _KEY + 4 * _LINE  # the first column, its key at the end
+    canvas_size = _GAP + (1 + len(scales)) * column_width, top + max(len(kinds) * row_height, said)
+    canvas = Image.new("RGB", canvas_size, theme.paper)
     pen = ImageDraw.Draw(canvas)
-    _write(pen, (_GAP, _GAP), "picture", width)
+    _write(pen, (_GAP, _GAP), "picture", width, theme.ink)
     canvas.paste(_panel(_rgb(picture), (height, width)), (_GAP, top))
     _mark(pen, position, (_GAP, top), (height, width))
-    _draw_caption(pen, caption[:5], (_GAP, top + height + _GAP), width)
+    _draw_caption(pen, caption[:_LINES], (_GAP, top + height + _GAP), width, theme)
+    _draw_key(canvas, (_GAP, canvas_size[1] - _KEY - 4 * _LINE), column_width - _GAP, theme)
     for column, scale in enumerate(scales, start=1):
-        _write(pen, (_GAP + column * column_width, _GAP), scale, width)
+        _write(pen, (_GAP + column * column_width, _GAP), scale, column_width, theme.ink)
     for m in maps:
         x = _GAP + (1 + scales.index(m.scale)) * column_width
         y = top + kinds.index(m.kind) * row_height
-        shown = overlay(picture, values[m.name], strength, brightest=brightest(values[m.name]))
+        own = values[m.name]
+        shown = overlay(picture, own, 0.0 if is_even(own) else strength, brightest=brightest(own))
         canvas.paste(_panel(shown, (height, width)), (x, y))
         _mark(pen, position, (x, y), (height, width))
-        _write(pen, (x, y + height + 3), m.kind, width)
-        _write(pen, (x, y + height + _LINE), f"brightest: {peak(values[m.name]):.1f} x the average", width, _FAINT)
+        _write(pen, (x, y + height + 3), m.kind, column_width, theme.ink)
+        even = "almost even: " if is_even(own) else ""
+        _write(pen, (x, y + height + _LINE), f"{even}at most {peak(own):.1f} x even", column_width, theme.faint)
     return canvas
+
+
+def _draw_key(canvas: Image.Image, at: tuple[int, int], width: int, theme: _Theme) -> None:
+    """What the colours mean."""
+    pen, (x, y) = ImageDraw.Draw(canvas), at
+    ramp = np.broadcast_to(colours(np.linspace(0, 1, width)), (_KEY, width, 3))
+    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), at)
+    _write(pen, (x, y + _KEY + 3), "no attention", width, theme.faint)
+    most = "the most"
+    _write(pen, (x + width - round(pen.textlength(most, _font())), y + _KEY + 3), most, width, theme.faint)
+    for line, text in enumerate((f"most: at least {LEAST_PEAK:g} x even", "grey: almost even"), start=1):
+        _write(pen, (x, y + _KEY + 3 + line * _LINE), text, width, theme.faint)
 
 
 def _mark(
@@ -129,33 +171,35 @@ def _mark(
     if position is None:
         return
     x, y = at[0] + position[1] * size[1], at[1] + position[0] * size[0]
-    for radius, width, colour in ((7, 4, _INK), (6, 2, _PAPER)):
+    for radius, width, colour in ((7, 4, _LIGHT.ink), (6, 2, _LIGHT.paper)):
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
 
 
-def _draw_caption(pen: ImageDraw.ImageDraw, caption: Sequence[CaptionLine], at: tuple[int, int], width: int) -> None:
+def _draw_caption(
+    pen: ImageDraw.ImageDraw, caption: Sequence[CaptionLine], at: tuple[int, int], width: int, theme: _Theme
+) -> None:
     """The lines, with bars of their shares."""
     x, y = at
     for text, value, share in caption:
-        pen.rectangle((x, y, x + width, y + _LINE - 4), fill=(238, 238, 242))
-        pen.rectangle((x, y, x + round(width * (share or 0.0)), y + _LINE - 4), fill=(178, 196, 240))
-        _write(pen, (x + 4, y), text, width - 70)
-        _write(pen, (x + width - 58, y), value, 58)
+        pen.rectangle((x, y, x + width, y + _LINE - 3), fill=theme.bar)
+        pen.rectangle((x, y, x + round(width * (share or 0.0)), y + _LINE - 3), fill=theme.share)
+        _write(pen, (x + 4, y), text, width - 80, theme.ink)
+        _write(pen, (x + width - 68, y), value, 68, theme.ink)
         y += _LINE
 
 
-def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: object = _INK) -> None:
+def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: _Colour) -> None:
     """One line of text, cut to `width` pixels."""
     font = _font()
     shown = text
     while len(shown) > 1 and pen.textlength(shown, font) > width:
         shown = shown[:-2] + "\N{HORIZONTAL ELLIPSIS}"
-    pen.text(at, shown, fill=colour, font=font)  # type: ignore[arg-type]
+    pen.text(at, shown, fill=colour, font=font)
 
 
 @lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(14)
+    return ImageFont.load_default(_TEXT)
 
 
 def _panel_size(size: tuple[int, ...]) -> tuple[int, int]:

@@ -23,12 +23,14 @@ class Map:
       kind: whose attention it shows, for a heading.
       scale: over which patches, for a heading.
       cells: patches or cells of the whole grid; even attention gives each of them 1 / cells.
+      folded: whether a sheet shows it only where all maps are asked for.
     """
 
     name: str
     kind: str
     scale: str
     cells: int
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,17 @@ MAX_LINES = 3  # beside the figure
 
 @dataclass(frozen=True)
 class Explained:
-    """A held-out picture with the attention drawn over it."""
+    """A held-out picture with the attention drawn over it.
+
+    Attributes:
+      figure: the sheet, on light paper and on dark.
+      folded: likewise of the maps that a sheet may leave out; None where there are none.
+    """
 
     id: str
     truth: str
-    figure: Image.Image
+    figure: tuple[Image.Image, Image.Image]
+    folded: tuple[Image.Image, Image.Image] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,16 @@ def _explain_some(predictor: Predictor, source: Source, seen: Examined) -> list[
         outputs, values = explain(predictor.model, predictor.variables, image[None], **how)
         (result,) = predictor.results(outputs, [name])
         maps = describe_maps(predictor.model, image.shape[:2])
-        drawn = figure(image, maps, {key: value[0] for key, value in values.items()}, result.caption()[:MAX_LINES])
-        found[name] = Explained(name, task.truth(record.target), drawn)
+        own = {key: value[0] for key, value in values.items()}
+        folded = [m for m in maps if m.folded]
+        found[name] = Explained(
+            name,
+            task.truth(record.target),
+            _sheets(image, maps, own, result.caption()[:MAX_LINES]),
+            _sheets(image, folded, own, (), folded=True) if folded else None,
+        )
     return list(found.values())
+
+
+def _sheets(*words: Any, **options: Any) -> tuple[Image.Image, Image.Image]:
+    return figure(*words, **options), figure(*words, **options, dark=True)

@@ -17,6 +17,7 @@ from crosscale.tasks.sections import Block, Confusion, Gallery, Histogram, Pictu
 
 TABLE_CLASSES = 25  # up to here the confusion matrix is a table of numbers, beyond a picture
 THUMBNAIL = 160  # longest side in pixels
+_DEEPEST = 45  # percent of the accent under a number, on which light and dark text keep a contrast of 4.5 to 1
 
 
 def drawn_section(section: Section) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _matrix_rows(block: Confusion) -> list[tuple[str, list[dict[str, Any]]]]:
         cells = [
             {
                 "count": int(n),
-                "percent": f"{85 * n / total:.0f}",
+                "percent": f"{_DEEPEST * n / total:.0f}",
                 "wrong": bool(n) and p != t,
                 "taken": block.labels[p],
             }

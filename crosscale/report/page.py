@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL.Image import Image
 
 from crosscale.errors import RequestError
 from crosscale.recipe import parse
@@ -175,8 +176,13 @@ def _part_charts(run: Run) -> list[Markup]:
 
 
 def _explained(entry: Explained) -> dict[str, Any]:
-    size = {"width": entry.figure.width, "height": entry.figure.height}
-    return {"id": entry.id, "truth": entry.truth, "image": data_url(entry.figure), **size}
+    folded = entry.folded and _sheet(entry.folded)
+    return {"id": entry.id, "truth": entry.truth, "sheet": _sheet(entry.figure), "folded": folded}
+
+
+def _sheet(on_light_and_dark: Sequence[Image]) -> dict[str, Any]:
+    light, dark = on_light_and_dark
+    return {"light": data_url(light), "dark": data_url(dark), "width": light.width, "height": light.height}
 
 
 def _speed(run: Run, analysis: Analysis | None) -> list[tuple[str, str]]:

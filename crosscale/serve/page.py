@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from crosscale.explain.draw import colours
+from crosscale.explain.draw import EVEN_PEAK, LEAST_PEAK, colours
 
 
 @cache
@@ -17,7 +17,8 @@ def page() -> tuple[str, str]:
     """The HTML, and the content security policy that lets its own script and style run and nothing else."""
     html = files("crosscale.serve").joinpath("page.html").read_text(encoding="utf-8")
     ramp = ["#" + bytes(rgb).hex() for rgb in colours(np.linspace(0, 1, 64)).tolist()]
-    html = html.replace('"RAMP"', json.dumps(ramp))
+    html = html.replace('"RAMP"', json.dumps(ramp)).replace('"EVEN"', json.dumps(EVEN_PEAK))
+    html = html.replace("LEAST", f"{LEAST_PEAK:g}")
     parts = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL) for tag in ("script", "style")}
     sources = {tag: " ".join(f"'sha256-{_digest(text)}'" for text in found) for tag, found in parts.items()}
     policy = (

@@ -54,7 +54,9 @@ def test_an_even_map_does_not_look_like_attention():
     picture = np.zeros((224, 224, 3), np.uint8)
     drawn = np.asarray(figure(picture, [Map("a", "row", "scale", 4)], {"a": np.ones((224, 224))}, strength=1.0))
     panel = drawn[60:200, 14 + 224 + 14 + 10 : 14 + 224 + 14 + 200]
-    np.testing.assert_array_equal(panel, np.broadcast_to(colours(np.float64(1 / 3)), panel.shape))
+    assert (panel == 0).all()  # the grey of the picture, without a colour
+    below = drawn[14 + 22 + 4 + 224 :, 14 + 224 + 14 :]
+    assert (below < 200).any()  # a line says that it is almost even
 
 
 def test_peak():
@@ -108,3 +110,29 @@ def test_place_takes_the_cell_over_each_pixels_centre():
     assert placed[1].tolist() == placed[2].tolist() == [1, 2, 2, 3, 0]
     assert placed[3].tolist() == placed[4].tolist() == [4, 5, 5, 6, 0]
     assert placed[5].tolist() == [0] * 5
+
+
+def test_what_is_folded_is_drawn_only_where_all_is_asked_for():
+    maps = [Map("a", "row 1", "small", 4), Map("b", "row 2", "small", 4, folded=True)]
+    picture, values = np.zeros((224, 224, 3), np.uint8), {"a": np.eye(224), "b": np.eye(224)}
+    plain, whole = figure(picture, maps, values), figure(picture, maps, values, folded=True)
+    assert whole.height > plain.height
+    assert figure(picture, maps[:1], values) == plain
+
+
+def test_a_dark_sheet_differs_in_its_paper_and_text_alone():
+    maps = [Map("a", "row", "small", 4)]
+    picture, values = np.full((224, 224, 3), 90, np.uint8), {"a": np.eye(224)}
+    light, dark = (np.asarray(figure(picture, maps, values, dark=dark)) for dark in (False, True))
+    assert light.shape == dark.shape
+    assert (light[0, 0] == 255).all()
+    assert dark[0, 0].max() < 40
+    panels = np.s_[40:264, 14 : 14 + 2 * 238 - 14]
+    assert np.array_equal(light[panels][:, :224], dark[panels][:, :224])
+    assert np.array_equal(light[panels][:, 238:], dark[panels][:, 238:])
+
+
+def test_the_key_has_all_colours_in_order():
+    drawn = np.asarray(figure(np.zeros((224, 224, 3), np.uint8), [Map("a", "row", "s", 4)], {"a": np.eye(224)}))
+    ramp = colours(np.linspace(0, 1, 224))
+    assert any(np.array_equal(row, ramp) for row in drawn[:, 14 : 14 + 224])

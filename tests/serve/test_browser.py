@@ -8,6 +8,8 @@ import pytest
 from browser import PHONE, WIDE, chromium, open_page
 from client import post_files, serving
 
+from tests.accessible import violations
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -83,6 +85,8 @@ def test_choose_look_and_slide(service, cat, photos, tmp_path, name, viewport, s
         assert page.locator("#maps canvas").first.get_attribute("data-map").startswith("cross/")
         assert (colours(page) != mapped).any()
 
+        assert page.locator("#seen").bounding_box()["width"] > 100  # the crop, untouched
+        assert violations(page) == []
         page.fill("#strength", "60")
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         for box in page.locator("button:visible, select:visible, #strength").all():

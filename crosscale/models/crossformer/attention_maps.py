@@ -27,7 +27,7 @@ def maps(c: CrossFormerConfig, size: tuple[int, int]) -> tuple[Map, ...]:
     found = []
     for s, (rows, columns) in enumerate(_grids(c, size)):
         for parity in range(min(len(_KINDS), c.depths[s])):
-            kind = f"stage {s}: {rows} x {columns} cells of {c.strides[s]} px"
+            kind = f"stage {s}: {rows} x {columns} of {c.strides[s]} px"
             scale = f"{_KINDS[parity]}-distance groups"
             found.append(Map(f"stage_{s}/{_KINDS[parity]}", kind, scale, rows * columns))
     return tuple(found)

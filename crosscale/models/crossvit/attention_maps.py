@@ -34,19 +34,21 @@ def attention_maps(c: CrossViTConfig, size: tuple[int, int]) -> AttentionMaps:
 def maps(c: CrossViTConfig) -> tuple[Map, ...]:
     """Which maps `grid_maps` gives, row by row of a figure."""
     scales = [
-        f"{patch} px patches ({rows} x {columns})" for patch, (rows, columns) in zip(c.patch_size, c.grids, strict=True)
+        f"{_named(c, b)}{patch} px patches, {rows} x {columns}"
+        for b, (patch, (rows, columns)) in enumerate(zip(c.patch_size, c.grids, strict=True))
     ]
     cells = [rows * columns for rows, columns in c.grids]
     branches = range(len(scales))
-    found = [Map(f"cls/{b}", "CLS token of this branch", scales[b], cells[b]) for b in branches]
+    found = [Map(f"cls/{b}", "what this scale looks at", scales[b], cells[b]) for b in branches]
     pairs = _cross_pairs(c)
     found += [
         Map(f"cross/{b}_to_{other}", _looker(b, len(scales)), scales[other], cells[other])
         for b, other in sorted(pairs, key=lambda pair: pair[1])
     ]
-    found += [Map(f"rollout/{b}", "rollout within this branch", scales[b], cells[b]) for b in branches]
+    found += [Map(f"rollout/{b}", "all layers of this scale", scales[b], cells[b], folded=True) for b in branches]
     if c.fused:
-        found += [Map(f"rollout_across/{b}", "rollout across branches", scales[b], cells[b]) for b in branches]
+        across = "all layers of all scales"
+        found += [Map(f"rollout_across/{b}", across, scales[b], cells[b], folded=True) for b in branches]
     return tuple(found)
 
 
@@ -88,7 +90,16 @@ def grid_maps(c: CrossViTConfig, captured: Mapping[str, Any]) -> dict[str, jax.A
 
 
 def _looker(branch: int, count: int) -> str:
-    return "CLS token of the other branch" if count == 2 else f"CLS token of branch {branch}"
+    return "asked by the other scale" if count == 2 else f"asked by scale {branch + 1}"
+
+
+def _named(c: CrossViTConfig, branch: int) -> str:
+    """What a branch is called before its patches."""
+    if len(c.patch_size) > 2:
+        return f"scale {branch + 1}: "
+    if len(set(c.patch_size)) < 2:
+        return ""
+    return "fine: " if c.patch_size[branch] == min(c.patch_size) else "coarse: "
 
 
 def _branch_of(name: str) -> int:
