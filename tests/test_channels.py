@@ -20,6 +20,7 @@ from crosscale.runs.train import run_training
 from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Refused
 from crosscale.tasks.checks import check_photographs
+from tests.test_build import SMALL
 
 MEAN, STD = "[100]", "[5]"
 
@@ -43,13 +44,13 @@ def satellite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(satellite: Path) -> Callable[..., Recipe]:
     def made(**changes: str) -> Recipe:
         given = {
+            **SMALL,
             "model.options.in_channels": "null",
-            "model.options.depth": "[[1, 1, 0]]",
             "data.mean": MEAN,
             "data.std": STD,
             "data.dir": str(satellite),
             "train.batch_size": "16",
-            "train.epochs": "6",
+            "train.epochs": "4",
             "validate.batch_size": "16",
         }
         return load("smoke", given | {name.replace("__", "."): value for name, value in changes.items()})
@@ -100,7 +101,7 @@ def test_tasks_with_masks_and_boxes_take_photographs() -> None:
 def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "satellite"
     result = run_training(recipe(optimizer__lr="3e-3"), folder)
-    assert result["metrics"]["top1"] >= 0.9
+    assert result["top1"] >= 0.9
     return folder
 
 
@@ -121,8 +122,7 @@ def test_a_run_of_five_channels_from_training_to_a_service(
 
     assert main(["explain", "--run", str(run), str(files[0]), "--output", str(tmp_path / "maps"), "--json"]) == 0
     assert len(list((tmp_path / "maps").glob("*.png"))) == 1
-    assert main(["validate", "--run", str(run), "--crop-mode", "squash", "--json"]) == 0
-    assert main(["predict", "--run", str(run), "--tta", "flips,crops", str(files[0])]) == 0
+    assert main(["predict", "--run", str(run), "--tta", "flips", str(files[0])]) == 0
     assert main(["embed", "--run", str(run), str(files[0]), "--output", str(tmp_path / "features.npz")]) == 0
     assert main(["report", str(run)]) == 0
 

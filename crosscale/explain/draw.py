@@ -96,30 +96,37 @@ def figure(
       position: a place to mark, (y, x) as fractions of the picture.
     """
     kinds, scales = (list(dict.fromkeys(getattr(m, name) for m in maps)) for name in ("kind", "scale"))
+    pictures = list(dict.fromkeys(m.channels for m in maps))
     height, width = _panel_size(picture.shape[:2])
     column_width, row_height = max(width, _PANEL) + _GAP, height + 2 * _LINE + _GAP
     top = _GAP + _LINE + 4
     canvas_size = (
         _GAP + (1 + len(scales)) * column_width,
-        top + max(len(kinds) * row_height, height + _GAP + 6 * _LINE),
+        top + max(len(kinds) * row_height, (len(pictures) - 1) * row_height + height + _GAP + 6 * _LINE),
     )
     canvas = Image.new("RGB", canvas_size, _PAPER)
     pen = ImageDraw.Draw(canvas)
     _write(pen, (_GAP, _GAP), "picture", width)
-    canvas.paste(_panel(_rgb(picture), (height, width)), (_GAP, top))
+    for row, seen in enumerate(pictures):
+        canvas.paste(_panel(_rgb(_part(picture, seen)), (height, width)), (_GAP, top + row * row_height))
     _mark(pen, position, (_GAP, top), (height, width))
-    _draw_caption(pen, caption[:5], (_GAP, top + height + _GAP), width)
+    _draw_caption(pen, caption[:5], (_GAP, top + (len(pictures) - 1) * row_height + height + _GAP), width)
     for column, scale in enumerate(scales, start=1):
         _write(pen, (_GAP + column * column_width, _GAP), scale, width)
     for m in maps:
         x = _GAP + (1 + scales.index(m.scale)) * column_width
         y = top + kinds.index(m.kind) * row_height
-        shown = overlay(picture, values[m.name], strength, brightest=brightest(values[m.name]))
+        shown = overlay(_part(picture, m.channels), values[m.name], strength, brightest=brightest(values[m.name]))
         canvas.paste(_panel(shown, (height, width)), (x, y))
         _mark(pen, position, (x, y), (height, width))
         _write(pen, (x, y + height + 3), m.kind, width)
         _write(pen, (x, y + height + _LINE), f"brightest: {peak(values[m.name]):.1f} x the average", width, _FAINT)
     return canvas
+
+
+def _part(picture: np.ndarray, channels: tuple[int, int] | None) -> np.ndarray:
+    """The channels of one of several pictures; the whole where it is one."""
+    return picture if channels is None else picture[..., channels[0] : channels[1]]
 
 
 def _mark(

@@ -23,12 +23,14 @@ class Map:
       kind: whose attention it shows, for a heading.
       scale: over which patches, for a heading.
       cells: patches or cells of the whole grid; even attention gives each of them 1 / cells.
+      channels: first and past the last of the images' channels that it lies over; None where these are one picture.
     """
 
     name: str
     kind: str
     scale: str
     cells: int
+    channels: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,16 @@ def maps(c: CrossViTConfig) -> tuple[Map, ...]:
     ]
     cells = [rows * columns for rows, columns in c.grids]
     branches = range(len(scales))
-    found = [Map(f"cls/{b}", "CLS token of this branch", scales[b], cells[b]) for b in branches]
+    seen = [c.channels_of(b) for b in branches]
+    found = [Map(f"cls/{b}", "CLS token of this branch", scales[b], cells[b], seen[b]) for b in branches]
     pairs = _cross_pairs(c)
     found += [
-        Map(f"cross/{b}_to_{other}", _looker(b, len(scales)), scales[other], cells[other])
+        Map(f"cross/{b}_to_{other}", _looker(b, len(scales)), scales[other], cells[other], seen[other])
         for b, other in sorted(pairs, key=lambda pair: pair[1])
     ]
-    found += [Map(f"rollout/{b}", "rollout within this branch", scales[b], cells[b]) for b in branches]
+    found += [Map(f"rollout/{b}", "rollout within this branch", scales[b], cells[b], seen[b]) for b in branches]
     if c.fused:
-        found += [Map(f"rollout_across/{b}", "rollout across branches", scales[b], cells[b]) for b in branches]
+        found += [Map(f"rollout_across/{b}", "rollout across branches", scales[b], cells[b], seen[b]) for b in branches]
     return tuple(found)
 
 
