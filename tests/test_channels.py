@@ -76,7 +76,7 @@ def test_channels_and_depth_are_read_from_the_data(recipe: Callable[..., Recipe]
         ({"data__mean": "[1, 2, 3]"}, r"data\.mean=\[1\.0, 2\.0, 3\.0\]: the model takes 5 channels"),
         ({"data__channels": "4", "model__options__in_channels": "5"}, r"data\.channels=4, but model\.options\.in_chan"),
         ({"data__pixels": "uint8"}, r"data\.pixels=uint8: pictures of 8 bits have 1 or 3 channels, and these 5"),
-        ({"data__decode": "fast"}, r"data\.decode=fast: is for JPEGs of 8 bits"),
+        ({"data__decode": "fast"}, r"data\.decode=fast: is for one JPEG of 8 bits"),
         ({"augment__color_jitter": "0.4"}, r"augment\.color_jitter=0\.4: is for photographs of 8 bits"),
         ({"augment__auto_augment": "v0"}, r"augment\.auto_augment=v0: is for photographs.*\(5 channels\); set"),
     ],
