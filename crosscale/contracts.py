@@ -60,7 +60,7 @@ class InputSpec:
     pictures: int = 1
 
     def of_picture(self, index: int) -> "InputSpec":
-        """Of one of several pictures alone."""
+        """The input of one of several pictures alone."""
         own = self.channels // self.pictures
         mean, std = (values[index * own : (index + 1) * own] for values in (self.mean, self.std))
         return replace(self, channels=own, mean=mean, std=std, pictures=1)

@@ -147,8 +147,8 @@ class Predictor:
         Args:
           picture: a path, an encoded file's bytes, an open file, a Pillow image, or an array (H, W) or (H, W, C) of
             uint8, also JAX's or PyTorch's (of a tensor the channels may come first). Where `spec.pixels` is
-            "float32", of any type (`crosscale.data.full_depth`). Of a model that looks at several pictures together a
-            tuple of them, in the order of its branches, or their paths with "::" between them.
+            "float32", of any type (`crosscale.data.full_depth`). A model that looks at several pictures together takes
+            a tuple of them, in the order of its branches, or their paths with "::" between them.
           name: stands in the error message.
           max_pixels: a file that declares more is refused before any pixel is decoded.
 

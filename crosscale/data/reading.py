@@ -20,7 +20,7 @@ def read_picture(
 ) -> Any:
     """A decoded picture, upright, for the transforms: a Pillow image, or `Bands` where `spec.pixels` is "float32".
 
-    Of several pictures (`spec.pictures`) a tuple; an array of all their channels is taken apart.
+    Several pictures (`spec.pictures`) give a tuple; an array of all their channels is taken apart.
 
     Raises:
       BadImage: it is none, or has other channels, or there are more or fewer pictures than the model looks at.

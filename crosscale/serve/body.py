@@ -30,7 +30,7 @@ Options = Mapping[str, ResultOption]
 class Upload:
     """One picture of a request: its name, for the answer only, and the bytes of its file.
 
-    Of a model that looks at several pictures together all of their names and a tuple of their bytes (`together`).
+    Where a model looks at several pictures together, it is all of their names and a tuple of their bytes (`together`).
     """
 
     name: str
