@@ -35,7 +35,7 @@ _BLOCKS = ("depth", "depths")
 
 # Fields whose key on disc is another: the words of the first files.
 _KEYS = {"labels": "classes", "num_outputs": "num_classes"}
-_LATER = ("crop_mode", "pixels")  # fields of the input that the first files lacked
+_LATER = ("crop_mode", "pixels", "pictures")  # fields of the input that the first files lacked
 _SEPARATE = ("version", "extra")  # fields that are not simply read by their type
 _MAY_LACK = (
     "task_options",
@@ -281,6 +281,10 @@ def _check_spec(spec: InputSpec) -> None:
         raise RequestError(f"input_spec.size: {_shown(spec.size)} lies outside 1..{MAX_SIDE} pixels")
     if not 1 <= spec.channels <= MAX_CHANNELS:
         raise RequestError(f"input_spec.channels: {spec.channels} lies outside 1..{MAX_CHANNELS}")
+    if not 1 <= spec.pictures <= MAX_ENTRIES or spec.channels % spec.pictures:
+        raise RequestError(
+            f"input_spec.pictures: {spec.pictures} pictures cannot share {spec.channels} channels evenly"
+        )
     for name, values in (("mean", spec.mean), ("std", spec.std)):
         if len(values) != spec.channels:
             raise RequestError(

@@ -1,7 +1,7 @@
 """The few structures that all parts agree on. Nothing here imports another file of the package."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -45,6 +45,8 @@ class InputSpec:
         colour around; "squash" both sides, whatever their ratio. The last two show the whole picture at crop_pct 1.
       pixels: of a prepared picture. "uint8" has 8 bits, and is normalised on the device; "float32" is read at full
         depth, and normalised where it is read.
+      pictures: how many pictures an example has; their channels stand one after another, and `channels`, `mean` and
+        `std` are those of all together.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -55,6 +57,13 @@ class InputSpec:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
     pixels: Pixels = "uint8"
+    pictures: int = 1
+
+    def of_picture(self, index: int) -> "InputSpec":
+        """The input of one of several pictures alone."""
+        own = self.channels // self.pictures
+        mean, std = (values[index * own : (index + 1) * own] for values in (self.mean, self.std))
+        return replace(self, channels=own, mean=mean, std=std, pictures=1)
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -107,13 +116,13 @@ class Record:
 
     Attributes:
       id: stable and unique within the source: a path relative to the root, or "name/index".
-      image: encoded file bytes, or a decoded (H, W) or (H, W, C) array.
+      image: encoded file bytes, or a decoded (H, W) or (H, W, C) array; a tuple of several pictures.
       target: what is to be learnt of it, as the source's task understands it: of a classification the class index,
         0..len(classes)-1.
     """
 
     id: str
-    image: bytes | np.ndarray
+    image: Any
     target: Any
 
 

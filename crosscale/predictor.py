@@ -147,7 +147,8 @@ class Predictor:
         Args:
           picture: a path, an encoded file's bytes, an open file, a Pillow image, or an array (H, W) or (H, W, C) of
             uint8, also JAX's or PyTorch's (of a tensor the channels may come first). Where `spec.pixels` is
-            "float32", of any type (`crosscale.data.full_depth`).
+            "float32", of any type (`crosscale.data.full_depth`). A model that looks at several pictures together takes
+            a tuple of them, in the order of its branches, or their paths with "::" between them.
           name: stands in the error message.
           max_pixels: a file that declares more is refused before any pixel is decoded.
 
@@ -163,7 +164,8 @@ class Predictor:
     def read(self, picture: Picture, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[int, int]]:
         """What `prepare` gives, and the (height, width) that the picture came in, which `results` may need."""
         img = read_picture(self.spec, decodable(picture, name), name, max_pixels=max_pixels)
-        return self.task.fit(self.spec, img), (img.height, img.width)
+        first = img[0] if isinstance(img, tuple) else img
+        return self.task.fit(self.spec, img), (first.height, first.width)
 
     def outputs(self, images: Array, sizes: Sequence[tuple[int, int]] | None = None) -> Array:
         """(B, H, W, C) -> the model's outputs, such as logits (B, classes), on the device, perhaps not there yet.

@@ -20,6 +20,7 @@ from crosscale.runs.train import run_training
 from crosscale.serve.served import ServedModel
 from crosscale.serve.settings import Refused
 from crosscale.tasks.checks import check_photographs
+from tests.test_build import SMALL
 
 MEAN, STD = "[100]", "[5]"
 
@@ -43,13 +44,13 @@ def satellite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(satellite: Path) -> Callable[..., Recipe]:
     def made(**changes: str) -> Recipe:
         given = {
+            **SMALL,
             "model.options.in_channels": "null",
-            "model.options.depth": "[[1, 1, 0]]",
             "data.mean": MEAN,
             "data.std": STD,
             "data.dir": str(satellite),
             "train.batch_size": "16",
-            "train.epochs": "6",
+            "train.epochs": "4",
             "validate.batch_size": "16",
         }
         return load("smoke", given | {name.replace("__", "."): value for name, value in changes.items()})
@@ -75,7 +76,7 @@ def test_channels_and_depth_are_read_from_the_data(recipe: Callable[..., Recipe]
         ({"data__mean": "[1, 2, 3]"}, r"data\.mean=\[1\.0, 2\.0, 3\.0\]: the model takes 5 channels"),
         ({"data__channels": "4", "model__options__in_channels": "5"}, r"data\.channels=4, but model\.options\.in_chan"),
         ({"data__pixels": "uint8"}, r"data\.pixels=uint8: pictures of 8 bits have 1 or 3 channels, and these 5"),
-        ({"data__decode": "fast"}, r"data\.decode=fast: is for JPEGs of 8 bits"),
+        ({"data__decode": "fast"}, r"data\.decode=fast: is for one JPEG of 8 bits"),
         ({"augment__color_jitter": "0.4"}, r"augment\.color_jitter=0\.4: is for photographs of 8 bits"),
         ({"augment__auto_augment": "v0"}, r"augment\.auto_augment=v0: is for photographs.*\(5 channels\); set"),
     ],
@@ -100,7 +101,7 @@ def test_tasks_with_masks_and_boxes_take_photographs() -> None:
 def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "satellite"
     result = run_training(recipe(optimizer__lr="3e-3"), folder)
-    assert result["metrics"]["top1"] >= 0.9
+    assert result["top1"] >= 0.9
     return folder
 
 
@@ -121,8 +122,7 @@ def test_a_run_of_five_channels_from_training_to_a_service(
 
     assert main(["explain", "--run", str(run), str(files[0]), "--output", str(tmp_path / "maps"), "--json"]) == 0
     assert len(list((tmp_path / "maps").glob("*.png"))) == 1
-    assert main(["validate", "--run", str(run), "--crop-mode", "squash", "--json"]) == 0
-    assert main(["predict", "--run", str(run), "--tta", "flips,crops", str(files[0])]) == 0
+    assert main(["predict", "--run", str(run), "--tta", "flips", str(files[0])]) == 0
     assert main(["embed", "--run", str(run), str(files[0]), "--output", str(tmp_path / "features.npz")]) == 0
     assert main(["report", str(run)]) == 0
 

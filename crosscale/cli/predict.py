@@ -177,7 +177,7 @@ def _made(folder: "Path | None") -> "Path | None":
 
 def _write(prediction: "Result", file: Found, start: Path, spec: "InputSpec") -> list[str]:
     """Writes what a result has for files, each named `start` and its own end; the paths. Raises WorkError."""
-    if prediction.error is not None or spec.pixels != "uint8":  # what has files is of pictures of 8 bits
+    if prediction.error is not None or spec.pixels != "uint8" or spec.pictures > 1:  # no task with files takes these
         return []
     from crosscale.data.decode import decode
     from crosscale.data.pictures import decodable
@@ -231,7 +231,7 @@ def _gather(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def find_images(words: Sequence[str]) -> list[Found]:
-    """The files that are named, and the image files at any depth of the folders that are named, in order.
+    """The files that are named, those of named tables, and the image files at any depth of named folders, in order.
 
     A name that does not exist stays in the list, to be reported in its place. "-" is what standard input holds.
 
@@ -239,16 +239,20 @@ def find_images(words: Sequence[str]) -> list[Found]:
       RequestError: none of the names exists, a folder holds no image, or standard input no picture.
     """
     from crosscale.data.names import count_extensions, extensions, is_array, is_picture, passed_over_text
+    from crosscale.data.table_rows import is_table, table_paths
 
     if words.count(WORD) > 1:
         raise RequestError("-: standard input holds one picture; name it once")
     paths = [Path(word).expanduser() if word != WORD else read_standard_input() for word in words]
-    if not any(isinstance(path, StandardInput) or path.exists() for path in paths):
+    if not any(isinstance(path, StandardInput) or _exists(path) for path in paths):
         raise RequestError(f"{paths[0]}: no such file or folder")
     files: list[Found] = []
     for path in paths:
-        if isinstance(path, StandardInput) or not path.is_dir():
+        if isinstance(path, StandardInput):
             files.append(path)
+            continue
+        if not path.is_dir():
+            files += table_paths(path) if is_table(path) else [path]
             continue
         walked = _walk(path)
         found = [file for file in walked if is_picture(file.name)]
@@ -261,6 +265,13 @@ def find_images(words: Sequence[str]) -> list[Found]:
             note(f"crosscale predict: {path}: {passed_over_text(others)}")
         files += found
     return files
+
+
+def _exists(path: Path) -> bool:
+    """Whether one of the pictures is there that a path names."""
+    from crosscale.data.pictures import SEPARATOR
+
+    return any(Path(part).exists() for part in (str(path), *str(path).split(SEPARATOR)))
 
 
 def _walk(root: Path) -> list[Path]:

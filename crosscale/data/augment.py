@@ -52,6 +52,9 @@ class Augment:
     repeats: Annotated[int, AT_LEAST_ONE] = 1
     """How often a picture comes in a row, augmented anew each time; an epoch then sees 1 / repeats of the pictures."""
 
+    synchronised: bool = True
+    """Whether the pictures of one example, where it has several, are cropped, flipped and changed alike."""
+
     @classmethod
     def none(cls) -> "Augment":
         """The whole picture, resized: no randomness at all."""

@@ -95,8 +95,8 @@ def open_label_table(
     base = table.file.parent if root is None else Path(root).expanduser()
     place, part = table.path_column(columns.path), table.column(columns.split, (SPLIT_NAME,))
     weight = table.column(columns.weight, WEIGHT_NAMES)
-    column = label_column(table, {place, part, weight}, columns.label)
-    used = {"path": place, "label": column, "split": part, "weight": weight}
+    column = label_column(table, {place, part, weight, *table.further_paths(place)}, columns.label)
+    used = {"path": place, **table.further_columns(place), "label": column, "split": part, "weight": weight}
     notes = [f"{table.file.name}: {columns_text(table, used)}"]
     paths, labels = table.paths(place), plain_labels([row.text(column) for row in table.rows])
     kept, repeated = once(table, paths, labels)

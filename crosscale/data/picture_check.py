@@ -95,24 +95,32 @@ def _look(source: Any, split: str, index: int) -> _Seen:
     try:
         record = source[index]
         place = Place(split, record.id, source.classes[record.target])
-        if isinstance(record.image, np.ndarray):
-            shape = record.image.shape
-            content = repr(shape).encode() + np.ascontiguousarray(record.image).tobytes()
-            mode = "L" if record.image.ndim == 2 or shape[2] == 1 else "RGB"
-            size = shape[0], shape[1]
-            decode(record.image, 3, record.id)
-        elif is_npy(record.image) or (is_tiff(record.image) and not _is_pillows(record.image)):
-            height, width, channels = read_full(record.image, None, record.id).shape
-            content, size, mode = record.image, (height, width), f"{channels} channels"
-        else:
-            opened = open_encoded(record.image, record.id)
-            content, size, mode = record.image, (opened.height, opened.width), opened.mode
-            decode(record.image, 3, record.id)
-        return _Seen(place, sha256(content).digest(), size, mode, None)
+        images = record.image if isinstance(record.image, tuple) else (record.image,)
+        contents, sizes, modes = zip(*(_content(image, record.id) for image in images), strict=True)
+        return _Seen(place, sha256(b"".join(contents)).digest(), sizes[0], modes[0], None)
     except BadImage as error:
         return _Seen(Place(split, error.name, ""), b"", (0, 0), "", str(error))
     except WorkError as error:
         return _Seen(Place(split, str(index), ""), b"", (0, 0), "", f"picture {index} of {split}: {error}")
+
+
+def _content(image: Any, name: str) -> tuple[bytes, tuple[int, int], str]:
+    """What makes a picture another one, its height and width, and its mode. Raises BadImage."""
+    if isinstance(image, np.ndarray):
+        decode(image, 3, name)
+        mode = "L" if image.ndim == 2 or image.shape[2] == 1 else "RGB"
+        return (
+            repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(),
+            (image.shape[0], image.shape[1]),
+            mode,
+        )
+    if is_npy(image) or (is_tiff(image) and not _is_pillows(image)):
+        height, width, channels = read_full(image, None, name).shape
+        return image, (height, width), f"{channels} channels"
+    opened = open_encoded(image, name)
+    found = image, (opened.height, opened.width), opened.mode
+    decode(image, 3, name)
+    return found
 
 
 def _is_pillows(data: bytes) -> bool:

@@ -14,6 +14,7 @@ from crosscale.errors import RequestError
 # PyTorch tensor. As Any, because the last two libraries are not imported here.
 Picture: TypeAlias = Any
 
+SEPARATOR = "::"  # between the paths of several pictures of one example
 _CHANNELS = (1, 3, 4)
 
 
@@ -45,21 +46,25 @@ def is_one_picture(value: Any, channels: int) -> bool:
 
 
 def picture_name(picture: Picture, otherwise: str) -> str:
-    """The file that a picture comes from, or `otherwise`."""
+    """The file that a picture comes from, or `otherwise`; of several pictures all names."""
+    if isinstance(picture, tuple):
+        return SEPARATOR.join(picture_name(part, otherwise) for part in picture)
     if isinstance(picture, (str, os.PathLike)):
         return os.fsdecode(os.fspath(picture))
     name = None if isinstance(picture, Image.Image) else getattr(picture, "name", None)
     return name if isinstance(name, str) and hasattr(picture, "read") else otherwise
 
 
-def decodable(picture: Picture, name: str) -> bytes | np.ndarray | Image.Image:
-    """The picture in a form that `decode` takes.
+def decodable(picture: Picture, name: str) -> Any:
+    """The picture in a form that `read_picture` takes; of several, a tuple or paths with "::" between them, a tuple.
 
     Raises:
       BadImage: it cannot be read, or is nothing of what a picture can be.
     """
+    if isinstance(picture, tuple):
+        return tuple(decodable(part, name) for part in picture)
     if isinstance(picture, (str, os.PathLike)):
-        return open_image(Path(picture))
+        return open_pictures(Path(), os.fspath(picture))
     if isinstance(picture, (bytes, np.ndarray, Image.Image)):
         return picture
     if isinstance(picture, (bytearray, memoryview)):
@@ -77,6 +82,18 @@ def decodable(picture: Picture, name: str) -> bytes | np.ndarray | Image.Image:
     except Exception as error:  # a deleted JAX array, a tensor that asks for gradients
         raise BadImage(name, f"cannot be read as an array ({error or type(error).__name__})") from None
     return np.moveaxis(array, 0, 2) if _channels_first(picture) else array
+
+
+def open_pictures(root: Path, paths: str) -> Any:
+    """The bytes of a picture, or of several a tuple of them. Raises BadImage.
+
+    Args:
+      root: what the paths are relative to.
+      paths: of one picture, or of several with "::" between them.
+    """
+    if SEPARATOR not in paths or (root / paths).exists():
+        return open_image(root / paths)
+    return tuple(open_image(root / path) for path in paths.split(SEPARATOR))
 
 
 def _channels_first(value: Any) -> bool:

@@ -21,9 +21,10 @@ class Statistics:
     """Mean and deviation of pictures as the model is fed them, before normalisation.
 
     Attributes:
-      channels: 1, 3, or with "float32" any number.
+      channels: of one picture: 1, 3, or with "float32" any number.
       pixels: how they were read, see `InputSpec.pixels`.
-      mean: per channel, of pixels scaled to 0..1, or as they are where they have no such scale.
+      mean: per channel, of pixels scaled to 0..1, or as they are where they have no such scale; of several pictures
+        of an example one after another.
       std: likewise; the smallest positive number of float32 where a channel is constant.
       pictures: that were measured.
       problems: a line for each picture that cannot be used.
@@ -63,7 +64,8 @@ def measure_statistics(
     found = _layout(source)
     channels = channels or found[0]
     pixels = pixels or ("float32" if channels not in (1, 3) else found[1])
-    mean, spread, count = np.zeros(channels), np.zeros(channels), 0
+    numbers = channels * int(getattr(source, "pictures", 1))
+    mean, spread, count = np.zeros(numbers), np.zeros(numbers), 0
     problems: list[str] = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         for done, one in enumerate(pool.map(lambda i: _moments(source, i, channels, pixels), range(len(source))), 1):
@@ -87,11 +89,12 @@ def _layout(source: Source) -> tuple[int, Pixels]:
     for index in np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)):
         try:
             record = source[int(index)]
-            array = read_stored(record.image, None, record.id)
+            image = record.image[0] if isinstance(record.image, tuple) else record.image
+            array = read_stored(image, None, record.id)
         except WorkError:  # told when it is measured
             continue
         found = array.shape[2]
-        plain = not (isinstance(record.image, np.ndarray) or is_npy(record.image) or is_tiff(record.image))
+        plain = not (isinstance(image, np.ndarray) or is_npy(image) or is_tiff(image))
         if found == 4 and plain:  # transparency, which is laid over white
             found = 3
         channels, deep = max(channels, found), deep or array.dtype not in (np.uint8, np.bool_)
@@ -101,11 +104,16 @@ def _layout(source: Source) -> tuple[int, Pixels]:
 def _moments(source: Source, index: int, channels: int, pixels: Pixels) -> _Moments:
     try:
         record = source[index]
-        if pixels == "uint8":
-            array: Any = read_npy(record.image, record.id) if is_npy(record.image) else record.image
-            img = np.asarray(decode(array, channels, record.id)).reshape(-1, channels).astype(np.float64) / 255
-        else:
-            img = read_full(record.image, channels, record.id).reshape(-1, channels).astype(np.float64)
+        images = record.image if isinstance(record.image, tuple) else (record.image,)
+        parts = [_pixels(image, record.id, channels, pixels) for image in images]
     except WorkError as error:
         return _Moments(np.zeros(0), np.zeros(0), str(error))
-    return _Moments(img.mean(0), img.var(0))
+    return _Moments(np.concatenate([part.mean(0) for part in parts]), np.concatenate([part.var(0) for part in parts]))
+
+
+def _pixels(image: Any, name: str, channels: int, pixels: Pixels) -> np.ndarray:
+    """(pixels, channels) float64. Raises BadImage."""
+    if pixels == "uint8":
+        array = read_npy(image, name) if is_npy(image) else image
+        return np.asarray(decode(array, channels, name)).reshape(-1, channels).astype(np.float64) / 255
+    return read_full(image, channels, name).reshape(-1, channels).astype(np.float64)

@@ -109,7 +109,7 @@ def open_table(
     base = table.file.parent if root is None else Path(root).expanduser()
     place = table.path_column(columns.path)
     part, weight = table.column(columns.split, (SPLIT_NAME,)), table.column(columns.weight)
-    chosen = _numbers(table, {place, part, weight}, numbers)
+    chosen = _numbers(table, {place, part, weight, *table.further_paths(place)}, numbers)
     paths = table.paths(place)
     _check_once(table, paths)
     check_files(table, paths, base)

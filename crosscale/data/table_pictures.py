@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from crosscale.contracts import Record
-from crosscale.data.decode import open_image
+from crosscale.data.pictures import SEPARATOR, open_pictures
 from crosscale.data.strings import Strings
 
 
@@ -17,7 +17,7 @@ class TablePictures:
 
     Attributes:
       root: what relative paths are relative to.
-      paths: of the pictures, relative to `root` or absolute.
+      paths: of the pictures, relative to `root` or absolute; of several in a row with "::" between them.
       targets: (N,) or (N, K), what is learnt of each; a source calls them by their own name too.
       weights: (N,) float64, how much each picture counts in training; None for all alike.
     """
@@ -28,12 +28,17 @@ class TablePictures:
         self.targets = targets
         self.weights = weights
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures a row has."""
+        return self.paths[0].count(SEPARATOR) + 1 if len(self.paths) else 1
+
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Record:
         path, target = self.paths[index], self.targets[index]
-        return Record(path, open_image(self.root / path), int(target) if target.ndim == 0 else target)
+        return Record(path, open_pictures(self.root, path), int(target) if target.ndim == 0 else target)
 
     def select(self, indices: np.ndarray) -> Self:
         """The same table with only these examples."""

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from crosscale.data.names import split_of
 from crosscale.data.once import shared
+from crosscale.data.pictures import SEPARATOR
 from crosscale.data.text_lists import decoded
 from crosscale.errors import RequestError, WorkError, did_you_mean
 
@@ -93,9 +95,22 @@ class Table:
         return found
 
     def paths(self, column: int) -> list[str]:
-        """The rows' paths, with "/" between their parts also where the table was made under Windows."""
-        found = (row.text(column) for row in self.rows)
-        return [PureWindowsPath(path).as_posix() if "\\" in path else path for path in found]
+        """The rows' paths, with "/" between their parts also where the table was made under Windows.
+
+        Those of a row's further pictures follow behind "::".
+        """
+        columns = (column, *self.further_paths(column))
+        found = ([row.text(place) for place in columns] for row in self.rows)
+        return [SEPARATOR.join(PureWindowsPath(p).as_posix() if "\\" in p else p for p in parts) for parts in found]
+
+    def further_columns(self, column: int) -> dict[str, int | None]:
+        """What they are called -> their positions."""
+        return {self.headings[place]: place for place in self.further_paths(column)}
+
+    def further_paths(self, column: int) -> list[int]:
+        """The columns of a row's further pictures: of the paths' heading and "_2", "_3" and so on."""
+        wanted = (f"{self.headings[column]}_{number}" for number in count(2))
+        return [self.headings.index(name) for name in takewhile(lambda name: name in self.headings, wanted)]
 
 
 def is_table(place: str | Path) -> bool:
@@ -141,7 +156,8 @@ def check_files(table: Table, paths: Sequence[str], root: Path) -> None:
     """Raises RequestError for pictures that are not there: how many, and the first ten by name and row."""
     missing = [
         f"{path or '(no path)'} (row {row.number})"
-        for row, path in zip(table.rows, paths, strict=True)
+        for row, joined in zip(table.rows, paths, strict=True)
+        for path in ([joined] if (root / joined).is_file() else joined.split(SEPARATOR))
         if not path or not (root / path).is_file()
     ]
     if missing:
@@ -149,6 +165,15 @@ def check_files(table: Table, paths: Sequence[str], root: Path) -> None:
             f"{table.file}: {len(missing)} of its {len(table.rows)} pictures are missing: {first_of(missing)}; "
             f"paths are relative to {root}"
         )
+
+
+def table_paths(file: str | Path) -> list[Path]:
+    """The pictures of a table's rows, with "::" between several of a row. Raises RequestError, WorkError."""
+    table = read_table(file, "anything else")
+    return [
+        Path(SEPARATOR.join(str(table.file.parent / part) for part in paths.split(SEPARATOR)))
+        for paths in table.paths(table.path_column(None))
+    ]
 
 
 def row_splits(table: Table, column: int) -> np.ndarray:

@@ -110,8 +110,8 @@ def open_tag_table(
     base = table.file.parent if root is None else Path(root).expanduser()
     place, part = table.path_column(columns.path), table.column(columns.split, (SPLIT_NAME,))
     weight = table.column(columns.weight, WEIGHT_NAMES)
-    chosen = _label_columns(table, {place, part, weight}, labels)
-    used: dict[str, int | None] = {"path": place, "split": part, "weight": weight}
+    chosen = _label_columns(table, {place, part, weight, *table.further_paths(place)}, labels)
+    used: dict[str, int | None] = {"path": place, **table.further_columns(place), "split": part, "weight": weight}
     used |= {f"label{'' if i == 0 else f' {i + 1}'}": column for i, column in enumerate(chosen)}
     tags = _mapped(table, _tags(table, chosen, separator), class_map or {})
     paths = table.paths(place)

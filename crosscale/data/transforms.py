@@ -4,7 +4,7 @@ The pixels equal those of timm's transforms before its normalisation, given the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -59,6 +59,8 @@ def eval_transform(spec: InputSpec, place: tuple[float, float] = CENTRE) -> Eval
     Raises:
       RequestError: the spec has a size, crop_pct, crop_mode or interpolation that cannot work.
     """
+    if spec.pictures > 1:
+        return _EachEval(tuple(eval_transform(spec.of_picture(i), place) for i in range(spec.pictures)))
     height, width = spec.size
     if height < 1 or width < 1 or not 0 < spec.crop_pct <= 1:
         raise RequestError(
@@ -135,6 +137,17 @@ class _EvalTransform:
         return img.crop(part).resize((width, height), self.resample, box=box)
 
 
+@dataclass(frozen=True)
+class _EachEval:
+    """Several pictures of one example, one after another in the channels."""
+
+    transforms: tuple[EvalTransform, ...]
+
+    def __call__(self, pictures: Sequence[Decoded]) -> np.ndarray:
+        parts = [transform(img) for transform, img in zip(self.transforms, pictures, strict=True)]
+        return np.concatenate(parts, axis=-1)
+
+
 def check_colours(spec: InputSpec, augment: Augment) -> None:
     """Raises RequestError for changes of colour where there are none: at full depth, or of other channels than RGB."""
     if spec.pixels == "uint8":
@@ -155,9 +168,24 @@ def train_transform(spec: InputSpec, augment: Augment) -> TrainTransform:
     The result maps a decoded image and a NumPy generator to (H, W, C) uint8 and is picklable. Random
     erasing, mixup and CutMix work on whole batches on the device: see `crosscale.data.mix`.
     """
+    if spec.pictures > 1:
+        parts = tuple(train_transform(spec.of_picture(i), augment) for i in range(spec.pictures))
+        return _EachTrain(parts, augment.synchronised)
     _filter(spec.interpolation)
     check_colours(spec, augment)
     return _TrainTransform(spec.size, augment, operations(spec, augment))
+
+
+@dataclass(frozen=True)
+class _EachTrain:
+    transforms: tuple[TrainTransform, ...]
+    synchronised: bool
+
+    def __call__(self, pictures: Sequence[Decoded], rng: np.random.Generator) -> np.ndarray:
+        seed = int(rng.integers(1 << 62))
+        draws = [np.random.default_rng(seed) if self.synchronised else rng for _ in self.transforms]
+        each = zip(self.transforms, pictures, draws, strict=True)
+        return np.concatenate([transform(img, draw) for transform, img, draw in each], axis=-1)
 
 
 def operations(spec: InputSpec, augment: Augment, affine: Affine = pillow_affine) -> Operations | None:

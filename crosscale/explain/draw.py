@@ -125,17 +125,20 @@ def figure(
     theme = _DARK if dark else _LIGHT
     maps = [m for m in maps if folded or not m.folded]
     kinds, scales = (list(dict.fromkeys(getattr(m, name) for m in maps)) for name in ("kind", "scale"))
+    pictures = list(dict.fromkeys(m.channels for m in maps))
     height, width = _panel_size(picture.shape[:2])
     column_width, row_height = max(width, _PANEL) + _GAP, height + 2 * _LINE + _GAP
     top = _GAP + _LINE + 4
-    said = height + _GAP + (_LINES + 1) * _LINE + _KEY + 4 * _LINE  # the first column, its key at the end
+    below = top + (len(pictures) - 1) * row_height + height + _GAP
+    said = below - top + (_LINES + 1) * _LINE + _KEY + 4 * _LINE  # the first column, its key at the end
     canvas_size = _GAP + (1 + len(scales)) * column_width, top + max(len(kinds) * row_height, said)
     canvas = Image.new("RGB", canvas_size, theme.paper)
     pen = ImageDraw.Draw(canvas)
     _write(pen, (_GAP, _GAP), "picture", width, theme.ink)
-    canvas.paste(_panel(_rgb(picture), (height, width)), (_GAP, top))
+    for row, seen in enumerate(pictures):
+        canvas.paste(_panel(_rgb(_part(picture, seen)), (height, width)), (_GAP, top + row * row_height))
     _mark(pen, position, (_GAP, top), (height, width))
-    _draw_caption(pen, caption[:_LINES], (_GAP, top + height + _GAP), width, theme)
+    _draw_caption(pen, caption[:_LINES], (_GAP, below), width, theme)
     _draw_key(canvas, (_GAP, canvas_size[1] - _KEY - 4 * _LINE), column_width - _GAP, theme)
     for column, scale in enumerate(scales, start=1):
         _write(pen, (_GAP + column * column_width, _GAP), scale, column_width, theme.ink)
@@ -143,7 +146,8 @@ def figure(
         x = _GAP + (1 + scales.index(m.scale)) * column_width
         y = top + kinds.index(m.kind) * row_height
         own = values[m.name]
-        shown = overlay(picture, own, 0.0 if is_even(own) else strength, brightest=brightest(own))
+        part, strongest = _part(picture, m.channels), 0.0 if is_even(own) else strength
+        shown = overlay(part, own, strongest, brightest=brightest(own))
         canvas.paste(_panel(shown, (height, width)), (x, y))
         _mark(pen, position, (x, y), (height, width))
         _write(pen, (x, y + height + 3), m.kind, column_width, theme.ink)
@@ -162,6 +166,11 @@ def _draw_key(canvas: Image.Image, at: tuple[int, int], width: int, theme: _Them
     _write(pen, (x + width - round(pen.textlength(most, _font())), y + _KEY + 3), most, width, theme.faint)
     for line, text in enumerate((f"most: at least {LEAST_PEAK:g} x even", "grey: almost even"), start=1):
         _write(pen, (x, y + _KEY + 3 + line * _LINE), text, width, theme.faint)
+
+
+def _part(picture: np.ndarray, channels: tuple[int, int] | None) -> np.ndarray:
+    """The channels of one of several pictures; the whole where it is one."""
+    return picture if channels is None else picture[..., channels[0] : channels[1]]
 
 
 def _mark(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,12 @@ def load_pictures(spec: InputSpec, paths: Sequence[Path] = ()) -> np.ndarray:
     """(N, H, W, C), prepared as for prediction; the package's own four where none are named. Raises BadImage."""
     transform = eval_transform(spec)
     if paths:
-        return np.stack([transform(read_picture(spec, open_image(path), str(path))) for path in paths])
+        return np.stack([transform(read_picture(spec, _repeated(open_image(path), spec), str(path))) for path in paths])
     found = []
     for entry in sorted(files("crosscale.export").joinpath("pictures").iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".jpg"):
             with as_file(entry) as path:
-                found.append(transform(read_picture(spec, _own(path, spec), entry.name)))
+                found.append(transform(read_picture(spec, _repeated(_own(path, spec), spec), entry.name)))
     return np.stack(found)
 
 
@@ -30,4 +31,9 @@ def _own(path: Path, spec: InputSpec) -> bytes | np.ndarray:
     data = open_image(path)
     if spec.pixels == "uint8":
         return data
-    return np.take(np.asarray(decode(data, 3, path.name)), np.arange(spec.channels) % 3, axis=2)
+    return np.take(np.asarray(decode(data, 3, path.name)), np.arange(spec.channels // spec.pictures) % 3, axis=2)
+
+
+def _repeated(image: bytes | np.ndarray, spec: InputSpec) -> Any:
+    """The picture for each of those that the model looks at together."""
+    return image if spec.pictures == 1 else (image,) * spec.pictures

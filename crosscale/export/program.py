@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crosscale.contracts import Array, Variables
+from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.engine.forward import forward, inferred, normalize
 from crosscale.predictor import Predictor
 
@@ -89,7 +89,7 @@ class Program:
                 else "(pixel / 255 - mean) / std"
                 if spec.pixels == "uint8"
                 else "(pixel - mean) / std",
-                "channels": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
+                "channels": _channels(spec),
             },
             "output": {"name": self.output_name, **self._output()},
             # How a picture becomes `size`: what crop_mode names to floor(size / crop_pct), centre cut out.
@@ -99,6 +99,12 @@ class Program:
             "model": type(self.predictor.model).__name__,
             **extra,
         }
+
+
+def _channels(spec: InputSpec) -> str:
+    own = spec.channels // spec.pictures
+    named = {1: "grey", 3: "RGB"}.get(own, f"{own} channels")
+    return named if spec.pictures == 1 else f"{spec.pictures} pictures, one after another: {named}"
 
 
 def deviation(found: Array, expected: Array) -> float:

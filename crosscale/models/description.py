@@ -24,6 +24,7 @@ class Map:
       scale: over which patches, for a heading.
       cells: patches or cells of the whole grid; even attention gives each of them 1 / cells.
       folded: whether a sheet shows it only where all maps are asked for.
+      channels: first and past the last of the images' channels that it lies over; None where these are one picture.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Map:
     scale: str
     cells: int
     folded: bool = False
+    channels: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,14 @@ def input_spec(name: str, model: ImageModel) -> InputSpec:
     spec = InputSpec() if name in FAMILIES else get_preset(name).input_spec
     if model.input_size != spec.size:
         spec = replace(spec, size=model.input_size)
-    if model.in_channels != spec.channels:
-        mean, std = (_per_channel(v, model.in_channels) for v in (spec.mean, spec.std))
-        spec = replace(spec, channels=model.in_channels, mean=mean, std=std)
+    pictures = getattr(model, "pictures", 1)
+    channels = model.in_channels // pictures
+    if channels != spec.channels:
+        mean, std = (_per_channel(v, channels) for v in (spec.mean, spec.std))
+        spec = replace(spec, channels=channels, mean=mean, std=std)
+    if pictures > 1:
+        total, mean, std = model.in_channels, spec.mean * pictures, spec.std * pictures
+        spec = replace(spec, channels=total, mean=mean, std=std, pictures=pictures)
     return spec
 
 

@@ -102,7 +102,8 @@ class Ensemble:
 
 def _reading(spec: InputSpec) -> tuple[Any, ...]:
     """What the reading of a picture depends on."""
-    return (spec.channels,) if spec.pixels == "uint8" else (spec.channels, spec.mean, spec.std)
+    read = spec.channels, spec.pictures
+    return read if spec.pixels == "uint8" else (*read, spec.mean, spec.std)
 
 
 @dataclass(frozen=True)

@@ -372,6 +372,8 @@ def _input_spec(recipe: Recipe, model: Any) -> InputSpec:
     for name in [name for name in ("mean", "std") if name in changes]:
         if len(changes[name]) == 1:
             changes[name] *= spec.channels
+        if len(changes[name]) * spec.pictures == spec.channels:
+            changes[name] *= spec.pictures
         if len(changes[name]) != spec.channels:
             raise RequestError(f"data.{name}={list(changes[name])}: the model takes {spec.channels} channels")
     spec = replace(spec, **changes)

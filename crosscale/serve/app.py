@@ -22,7 +22,7 @@ from starlette.routing import Route
 from crosscale.errors import WorkError
 from crosscale.serve.admission import Bounded
 from crosscale.serve.batcher import Batcher
-from crosscale.serve.body import Asked, Upload, body_kind, check_length, parse, read_body
+from crosscale.serve.body import Asked, Upload, body_kind, check_length, parse, read_body, together
 from crosscale.serve.counts import CONTENT_TYPE, ServiceCounts
 from crosscale.serve.openapi import openapi
 from crosscale.serve.page import page
@@ -115,6 +115,7 @@ class Service:
                         self.served.task.result_options,
                         request.query_params.multi_items(),
                     )
+                    asked = together(asked, self.served.spec.pictures)
                     with self.pictures.hold(len(asked.uploads)):
                         results = await asyncio.gather(*(self._one(asked, item, work) for item in asked.uploads))
             except TimeoutError:

@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from crosscale.data.pictures import SEPARATOR
 from crosscale.serve.settings import Refused, Settings
 from crosscale.tasks.task import ResultOption
 
@@ -27,10 +28,13 @@ Options = Mapping[str, ResultOption]
 
 @dataclass(frozen=True)
 class Upload:
-    """One picture of a request: its name, for the answer only, and the bytes of its file."""
+    """One picture of a request: its name, for the answer only, and the bytes of its file.
+
+    Where a model looks at several pictures together, it is all of their names and a tuple of their bytes (`together`).
+    """
 
     name: str
-    data: bytes
+    data: Any
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,22 @@ async def parse(
         raise Refused(400, 'no pictures in the request; send files, or {"images": ["<base64>", ...]}')
     _check_count(len(asked.uploads), settings)
     return asked
+
+
+def together(asked: Asked, pictures: int) -> Asked:
+    """The uploads of one answer as one: so many one after another. Raises Refused where some are left over."""
+    if pictures == 1:
+        return asked
+    if len(asked.uploads) % pictures:
+        raise Refused(
+            400,
+            f"{len(asked.uploads)} pictures: the model looks at {pictures} together; send as many for each answer, one "
+            "after another",
+        )
+    starts = range(0, len(asked.uploads), pictures)
+    groups = [asked.uploads[start : start + pictures] for start in starts]
+    joined = [Upload(SEPARATOR.join(u.name for u in group), tuple(u.data for u in group)) for group in groups]
+    return replace(asked, uploads=tuple(joined))
 
 
 def _with_query(asked: Asked, query: list[tuple[str, str]], options: Options) -> Asked:

@@ -53,8 +53,9 @@ class ServedModel:
         Image.init()
         self._formats = tuple(name for name in FORMATS if name in Image.OPEN)
 
-    def prepare(self, data: bytes, name: str, max_pixels: int) -> "Prepared":
-        """The bytes of an image file that `pixels` has looked at -> the picture, prepared as in validation.
+    def prepare(self, data: Any, name: str, max_pixels: int) -> "Prepared":
+        """The bytes of an image file, or a tuple of several, that `pixels` has looked at -> the picture, prepared as in
+        validation.
 
         Raises:
           Refused: 413 too many pixels, 422 damaged.
@@ -64,12 +65,14 @@ class ServedModel:
         except BadImage as error:
             raise Refused(422, f"{name}: {error.reason}") from None
 
-    def pixels(self, data: bytes, name: str, max_pixels: int) -> int:
-        """How many an image file declares.
+    def pixels(self, data: Any, name: str, max_pixels: int) -> int:
+        """How many an image file declares, or several of a tuple together.
 
         Raises:
           Refused: 413 too many, 415 no photograph format, 422 empty or damaged.
         """
+        if isinstance(data, tuple):
+            return sum(self.pixels(part, name, max_pixels) for part in data)
         if not data:
             raise Refused(422, f"{name}: the file is empty (0 bytes)")
         if self.spec.pixels != "uint8" and (is_npy(data) or is_tiff(data)):
@@ -159,11 +162,10 @@ class ServedModel:
                     "scale": entry.scale,
                     "peak": float(values.max()) * entry.cells,
                     "png": _png(grey),
+                    **({} if entry.channels is None else {"picture": _shown(image[..., slice(*entry.channels)])}),
                 }
             )
-        shown = as_shown(image)
-        picture = shown[:, :, 0] if shown.shape[2] < 3 else shown[:, :, :3]
-        return {**self.result(found.outputs[0], name, options, size), "picture": _png(picture), "maps": maps}
+        return {**self.result(found.outputs[0], name, options, size), "picture": _shown(image), "maps": maps}
 
     def warm_up(
         self, sizes: Sequence[int], on_shape: Callable[[str, int, int], None] = lambda what, done, total: None
@@ -187,6 +189,12 @@ class ServedModel:
             blank = np.zeros((*self.spec.size, self.spec.channels), self.spec.dtype)
             self.explain(Prepared(blank, self.spec.size), "", None, {})
         on_shape("compiled", total, total)
+
+
+def _shown(image: np.ndarray) -> str:
+    """A prepared picture of any channels, of which three are shown, as base64 of a PNG file."""
+    shown = as_shown(image)
+    return _png(shown[:, :, 0] if shown.shape[2] < 3 else shown[:, :, :3])
 
 
 def _png(pixels: np.ndarray) -> str:

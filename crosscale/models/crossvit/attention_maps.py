@@ -39,16 +39,20 @@ def maps(c: CrossViTConfig) -> tuple[Map, ...]:
     ]
     cells = [rows * columns for rows, columns in c.grids]
     branches = range(len(scales))
-    found = [Map(f"cls/{b}", "what this scale looks at", scales[b], cells[b]) for b in branches]
+    seen = [c.channels_of(b) for b in branches]
+    found = [Map(f"cls/{b}", "what this scale looks at", scales[b], cells[b], channels=seen[b]) for b in branches]
     pairs = _cross_pairs(c)
     found += [
-        Map(f"cross/{b}_to_{other}", _looker(b, len(scales)), scales[other], cells[other])
+        Map(f"cross/{b}_to_{other}", _looker(b, len(scales)), scales[other], cells[other], channels=seen[other])
         for b, other in sorted(pairs, key=lambda pair: pair[1])
     ]
-    found += [Map(f"rollout/{b}", "all layers of this scale", scales[b], cells[b], folded=True) for b in branches]
+    own = "all layers of this scale"
+    found += [Map(f"rollout/{b}", own, scales[b], cells[b], folded=True, channels=seen[b]) for b in branches]
     if c.fused:
-        across = "all layers of all scales"
-        found += [Map(f"rollout_across/{b}", across, scales[b], cells[b], folded=True) for b in branches]
+        all_scales = "all layers of all scales"
+        found += [
+            Map(f"rollout_across/{b}", all_scales, scales[b], cells[b], folded=True, channels=seen[b]) for b in branches
+        ]
     return tuple(found)
 
 

@@ -123,7 +123,7 @@ class CrossViTBackbone(nn.Module):
         check_images(images, c.in_channels)
         tokens: Tokens = tuple(
             PatchTokens(dim, patch, c.multi_conv, c.drop_rate, c.cls_token, c.dtype, name=f"embed_{b}")(
-                _rescale(images, size, c.rescale), train
+                _rescale(_seen(images, c.channels_of(b)), size, c.rescale), train
             )
             for b, (size, patch, dim) in enumerate(zip(c.img_size, c.patch_size, c.embed_dim, strict=True))
         )
@@ -148,7 +148,7 @@ class CrossViT(CrossViTConfig, ImageModel):
       img_size: per branch, the side in pixels, or a [height, width] pair, that the branch sees; one number sets
         all. Images of another size are rescaled inside the model, per branch, by `rescale`.
       patch_size: per branch, the side of its patches in pixels.
-      in_channels: channels of the images, 1 or more.
+      in_channels: channels of the images, 1 or more; of several pictures those of all together.
       num_classes: width of the logits; 0 returns the pooled CLS tokens, concatenated.
       embed_dim: per branch, the token width.
       depth: per stage, the number of blocks of each branch and then the fusion depth.
@@ -169,6 +169,7 @@ class CrossViT(CrossViTConfig, ImageModel):
         the token's place in the fusion, which moves that mean, and in the head.
       remat: computes the insides of the branches' blocks again in the backward pass, to save memory.
       dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
+      pictures: 1, or one for each branch to see alone: their channels stand one after another in the images.
 
     Raises:
       RequestError: at construction, for a configuration that cannot be built.
@@ -214,6 +215,11 @@ class CrossViT(CrossViTConfig, ImageModel):
 def _cuts(given: Sequence[int], size: Size, mode: str) -> bool:
     """Whether a branch of `size` sees the centre of the images rather than the whole of them."""
     return mode == "center_crop" and size[0] <= given[0] and size[1] <= given[1]
+
+
+def _seen(images: Array, channels: tuple[int, int] | None) -> Array:
+    """The part of the images' channels that a branch sees."""
+    return images if channels is None else images[..., channels[0] : channels[1]]
 
 
 def _rescale(images: Array, size: Size, mode: str) -> Array:

@@ -10,7 +10,7 @@ from crosscale.errors import RequestError, did_you_mean
 from crosscale.layers.attention import check_heads
 from crosscale.layers.norm import LayerNorm
 from crosscale.layers.patches import patch_grid, stem_grid
-from crosscale.models.model import check_counts_and_rates, listed, normalised, side_pair
+from crosscale.models.model import check_counts_and_rates, check_numbers, listed, normalised, side_pair
 
 Size = tuple[int, int]
 Fusion = Literal["cross_attention", "class_token", "pairwise", "all_attention", "none"]
@@ -44,6 +44,7 @@ class CrossViTConfig:
     cls_token: bool = True
     remat: bool = False
     dtype: Any = None
+    pictures: int = 1
 
     def __post_init__(self) -> None:
         self.patch_size = listed("patch_size", self.patch_size)
@@ -59,6 +60,11 @@ class CrossViTConfig:
     def grids(self) -> tuple[Size, ...]:
         """Rows and columns of patches, per branch."""
         return tuple(patch_grid(s, p) for s, p in zip(self.img_size, self.patch_size, strict=True))
+
+    def channels_of(self, branch: int) -> tuple[int, int] | None:
+        """First and past the last of the images' channels that a branch sees; None where it sees all."""
+        own = self.in_channels // self.pictures
+        return None if self.pictures == 1 else (branch * own, (branch + 1) * own)
 
     @property
     def fused(self) -> bool:
@@ -114,6 +120,12 @@ def _check(c: CrossViTConfig) -> None:
         if given not in choices:
             raise RequestError(f"{name}={given!r} is none of {', '.join(choices)}{did_you_mean(str(given), choices)}")
     check_counts_and_rates(c)
+    check_numbers(c, ("pictures",), ())
+    if c.pictures != 1 and (c.pictures != len(c.patch_size) or c.in_channels % c.pictures):
+        raise RequestError(
+            f"pictures={c.pictures}, in_channels={c.in_channels}: one picture for all branches, or one for each of the "
+            f"{len(c.patch_size)}, which share the channels evenly"
+        )
     if len(c.patch_size) == 1 and c.fused:
         raise RequestError("fusion needs two branches or more: give patch_size another entry, or fusion='none'")
     if c.fusion != "cross_attention" and max(stage[-1] for stage in c.depth) > 1:

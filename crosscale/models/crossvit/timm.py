@@ -26,7 +26,7 @@ def timm_model(c: CrossViTConfig, architecture: str | None) -> TimmModel | None:
 
 
 def _arguments(c: CrossViTConfig) -> dict[str, Any] | None:
-    if c.qk_scale is not None or c.rescale not in ("bicubic", "center_crop"):
+    if c.pictures > 1 or c.qk_scale is not None or c.rescale not in ("bicubic", "center_crop"):
         return None
     if len(c.patch_size) == 1:
         return {"img_size": list(c.img_size[0]), "in_chans": c.in_channels}
