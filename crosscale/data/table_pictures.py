@@ -31,7 +31,9 @@ class TablePictures:
     @property
     def pictures(self) -> int:
         """How many pictures a row has."""
-        return self.paths[0].count(SEPARATOR) + 1 if len(self.paths) else 1
+        if not len(self.paths) or SEPARATOR not in self.paths[0] or (self.root / self.paths[0]).exists():
+            return 1
+        return self.paths[0].count(SEPARATOR) + 1
 
     def __len__(self) -> int:
         return len(self.paths)
