@@ -102,7 +102,7 @@ def propose(
         missing = most - len(scores)
         return jnp.pad(boxes, ((0, missing), (0, 0))), jnp.pad(scores, (0, missing))
 
-    def remaining(boxes: Array, scores: Array) -> Array:
+    def remaining(boxes: jax.Array, scores: jax.Array) -> Array:
         return nms(boxes, scores, iou_threshold, valid=(boxes[:, 2:] > boxes[:, :2]).all(-1))
 
     def one(logits: tuple[Array, ...], deltas: tuple[Array, ...], size: jax.Array) -> Proposals:
