@@ -11,9 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
+from crosscale.contracts import Array, Variables
 from crosscale.errors import RequestError, WorkError
 from crosscale.export.program import Program
+from crosscale.layers.kernels import use_kernels
+from crosscale.models.region_detection import RegionDetector
 
 OPSET = 23
 
@@ -35,15 +39,17 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
         image = jax.ShapeDtypeStruct(("batch", *spec.size, spec.channels), program.input_dtype)
         # As host arrays the weights become the graph's initialisers as they are.
         variables = jax.tree.map(np.asarray, program.predictor.variables)
+        run = _one_by_one(program) if isinstance(program.predictor.model, RegionDetector) else program
         try:
-            model: Any = to_onnx(
-                lambda images: program(variables, images),
-                [image],
-                opset=opset,
-                model_name="crosscale",
-                input_names=["images"],
-                output_names=[program.output_name],
-            )
+            with use_kernels(rows="loop"):  # the converter's rules for vmap ask for a name that JAX no longer has
+                model: Any = to_onnx(
+                    lambda images: run(variables, images),
+                    [image],
+                    opset=opset,
+                    model_name="crosscale",
+                    input_names=["images"],
+                    output_names=[program.output_name],
+                )
         except Exception as error:  # the converter has no error type of its own
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             if opset != OPSET:
@@ -67,6 +73,14 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
         except Exception as error:  # onnxruntime's errors are of many types, below Exception alone
             raise _wrong_opset(opset, " ".join(str(error).split("\n", 1)[0].split())[-120:]) from None
     return config
+
+
+def _one_by_one(program: Program) -> Callable[[Variables, Array], Array]:
+    """The program as a loop over the pictures.
+
+    Of a detector of two stages the regions of all pictures are one axis, whose open length jax2onnx gets wrong.
+    """
+    return lambda variables, images: lax.map(lambda image: program(variables, image[None])[0], images)
 
 
 def _refuse_empty(graph: Any) -> None:

@@ -52,7 +52,7 @@ def nms(
         return new, (new != kept).any()
 
     kept, _ = lax.while_loop(lambda state: state[1], round_, (sorted_valid, jnp.array(True)))
-    return jnp.zeros(len(boxes), bool).at[order].set(kept)
+    return kept[jnp.argsort(order)]
 
 
 def best_nms(

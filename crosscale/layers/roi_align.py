@@ -4,6 +4,7 @@ Bilinear interpolation is separable: along each axis a bin is a mean of a few ne
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from crosscale.layers.boxes import box_areas
+from crosscale.layers.kernels import each
+from crosscale.layers.kernels.choice import asked
 
 Array = jax.Array
 
@@ -76,6 +79,8 @@ def roi_align(
     longest = -(-widest // size) + 1
     windows = [k for k in WINDOWS if k < longest] + [longest]
     needed = jnp.maximum(y.samples, x.samples) + 1
+    if asked().rows == "loop":
+        return _one_by_one(flat, needed, y, x, first, columns, windows, size)
     order, chunks = _in_chunks(needed)
 
     def read(window: int, which: Array) -> Array:
@@ -84,7 +89,7 @@ def roi_align(
         given = (*picked, first[which], columns[which])
         together = 1 << (max(1, CELLS // (size * window) ** 2).bit_length() - 1)  # divides a chunk
         if together < CHUNK:
-            return lax.map(lambda each: read_one(*each), given, batch_size=together)
+            return lax.map(lambda box: read_one(*box), given, batch_size=together)
         return jax.vmap(read_one)(*given)
 
     def chunk(which: Array) -> Array:
@@ -94,6 +99,23 @@ def roi_align(
 
     found = lax.map(chunk, chunks).reshape(-1, size, size, flat.shape[-1])[: boxes.shape[0]]
     return jnp.zeros_like(found).at[order].set(found)
+
+
+def _one_by_one(
+    flat: Array, needed: Array, y: _Axis, x: _Axis, begin: Array, width: Array, windows: Sequence[int], size: int
+) -> Array:
+    """The same without a sort, box after box, each in the smallest window that does."""
+
+    def one(needed: Array, y: _Axis, x: _Axis, begin: Array, width: Array) -> Array:
+        def smallest(windows: Sequence[int]) -> Array:
+            window, *larger = windows
+            read = partial(_read, flat, y, x, begin, width, window, size)
+            return lax.cond(needed <= window, read, partial(smallest, larger)) if larger else read()
+
+        return smallest(windows)
+
+    found: Array = each(one)(needed, y, x, begin, width)
+    return found
 
 
 def _axis(start: Array, end: Array, cells: Array, size: int) -> _Axis:

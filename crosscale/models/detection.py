@@ -10,6 +10,7 @@ from jax import lax
 
 from crosscale.contracts import Array, Features
 from crosscale.layers.boxes import base_anchors, box_areas, decode_boxes, grid_anchors
+from crosscale.layers.kernels import each
 from crosscale.layers.nms import best_nms
 from crosscale.models.heads.retina import AnchorOutputs
 from crosscale.models.model import ImageModel, one_blank
@@ -107,11 +108,16 @@ class Detector(ImageModel):
         """
         sides = own_sizes(images, sizes)
         found = self.detect(images, sides, **options)
-        corners = jnp.maximum(sides[:, None, jnp.array([1, 0, 1, 0])], 1)  # of padding they are 0
-        columns = [found.boxes / corners, found.scores[..., None], found.labels[..., None].astype(jnp.float32)]
-        if found.masks is not None:
-            columns.append(found.masks.reshape(*found.scores.shape, -1))
-        return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)
+
+        def one(found: Detections, size: jax.Array) -> jax.Array:
+            corners = jnp.maximum(jnp.stack([size[1], size[0], size[1], size[0]]), 1)  # of padding they are 0
+            columns = [found.boxes / corners, found.scores[:, None], found.labels[:, None]]
+            if found.masks is not None:
+                columns.append(found.masks.reshape(len(found.scores), -1))
+            return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)
+
+        packed: Array = each(one)(found, sides)
+        return packed
 
 
 class AnchorDetector(Detector):
@@ -212,7 +218,8 @@ class AnchorDetector(Detector):
             boxes, scores, labels, real = kept_boxes(boxes, scores, labels, valid, iou_threshold, count)
             return Detections(boxes, scores, labels, None, real.sum(dtype=jnp.int32))
 
-        return jax.vmap(one)(*outputs, limits)
+        found: Detections = each(one)(*outputs, limits)
+        return found
 
     @nn.nowrap
     def _candidates(

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.layers.boxes import decode_boxes
+from crosscale.layers.kernels import each
 from crosscale.models.detection import Detections, Detector, kept_boxes, own_sizes
 from crosscale.models.heads.proposals import Proposals, proposal_anchors
 from crosscale.models.heads.regions import STD, RegionHead, RegionOutputs
@@ -121,7 +122,7 @@ class RegionDetector(Detector):
         def one(found: Proposals, logits: jax.Array, deltas: jax.Array, size: Array) -> tuple[Array, ...]:
             return _best(found, logits, deltas, jnp.asarray(size), score_threshold, iou_threshold, count)
 
-        boxes, scores, labels, real = jax.vmap(one)(proposals, logits, deltas, limits)
+        boxes, scores, labels, real = each(one)(proposals, logits, deltas, limits)
         masks = self.head.read_masks(read, boxes)
         own = jnp.take_along_axis(masks, labels[:, :, None, None, None], -1)[..., 0]
         masks = jnp.where(real[:, :, None, None], jax.nn.sigmoid(own), 0.0)

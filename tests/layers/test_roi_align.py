@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crosscale.layers.kernels import use_kernels
 from crosscale.layers.roi_align import paste_masks, pyramid_levels, roi_align
 from tests.layers.test_boxes import GOLDEN
 
@@ -85,3 +86,20 @@ def test_pasted_masks_are_the_references():
 def test_nothing_is_drawn_into_a_box_without_area():
     boxes = jnp.array([[2.0, 3, 2, 9], [2, 3, 8, 3], [0, 0, 0, 0]])
     assert not np.asarray(paste_masks(jnp.ones((3, 4, 4)), boxes, (10, 12))).any()
+
+
+@pytest.mark.slow
+def test_one_box_after_another_gives_the_same():
+    """The form that an ONNX file holds, in all windows that a map has."""
+    rng = np.random.default_rng(0)
+    maps = [jnp.asarray(rng.normal(size=(1, 24, 32, 2)), jnp.float32), jnp.asarray(rng.normal(size=(1, 12, 16, 2)))]
+    boxes = jnp.array([[1, 2, 20, 30], [0, 0, 128, 96], [5, 5, 5, 9], [10, 3, 70, 20], [90, 80, 127, 95]], jnp.float32)
+    batch, levels = jnp.zeros(5, jnp.int32), jnp.array([0, 1, 0, 0, 1])
+
+    def read():
+        return jax.jit(lambda m, b: roi_align(m, b, batch, strides=(4, 8), size=3, levels=levels))(maps, boxes)
+
+    together = read()
+    with use_kernels(rows="loop"):
+        np.testing.assert_allclose(read(), together, atol=1e-6)
+    assert np.abs(together).max(axis=(1, 2, 3)).tolist().count(0) == 1  # that of the box without width

@@ -33,16 +33,21 @@ SMALL = {"img_size": (64, 96), "embed_dim": 16, "depths": (1, 1, 1, 1), "num_hea
          "interval": (2, 2, 1, 1), "mlp_ratio": 1.0, "num_classes": 3, "neck_channels": 8}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """The golden file's model with the reference's weights."""
-    model = create_model("retinanet_crossformer", **BACKBONE | {"num_classes": 5, "neck_channels": 16, "img_size": 224})
+def reference_model(**changes):
+    """The golden file's model with the reference's weights, and these by its names."""
+    options = BACKBONE | {"num_classes": 5, "neck_channels": 16, "img_size": 224}
+    model = create_model("retinanet_crossformer", **options | changes)
     zeros = variables_of({name: np.zeros(shape) for name, shape in parameter_shapes(model).items()}, model)
     shapes = {name: value.shape for name, value in from_variables(zeros, model, "mmdet").items()}
     given = {key.removeprefix("weights/"): value for key, value in GOLDEN.items() if key.startswith("weights/")}
     assert given.keys() <= shapes.keys()
     flat = weights(shapes, given)
     return model, to_variables(flat, model, "mmdet", "the reference"), flat
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return reference_model()
 
 
 def test_every_stage_is_the_references(reference):

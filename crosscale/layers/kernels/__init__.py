@@ -5,6 +5,7 @@ from crosscale.layers.kernels.choice import use_kernels
 from crosscale.layers.kernels.elementwise import gelu, layer_norm, squared_norms
 from crosscale.layers.kernels.products import dense, dense_parts, strided_conv
 from crosscale.layers.kernels.resampling import resample
+from crosscale.layers.kernels.rows import each
 
 __all__ = [
     "attention",
@@ -12,6 +13,7 @@ __all__ = [
     "carried_tokens",
     "dense",
     "dense_parts",
+    "each",
     "gelu",
     "layer_norm",
     "resample",

@@ -20,6 +20,7 @@ TokensForm = Literal["carried", "own"]
 ResampleForm = Literal["products", "taps"]
 SquaresForm = Literal["each", "stacked"]
 VendorForm = Literal["used", "none"]
+RowsForm = Literal["together", "loop"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Kernels:
       resample: pictures rescaled by products with constant matrices, or by their few taps.
       vendor: whether kernels of a GPU's own library may be called by name, which an exported program must not.
       squares: of each gradient summed up by itself, or of gradients of one shape together.
+      rows: what is said of one picture, or one box, for all of them together, or for one after another.
     """
 
     platforms: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class Kernels:
     tokens: TokensForm | None = None
     resample: ResampleForm | None = None
     squares: SquaresForm | None = None
+    rows: RowsForm | None = None
     vendor: VendorForm | None = None
 
 

@@ -11,6 +11,7 @@ from jax import lax
 from crosscale.contracts import Array, Features
 from crosscale.layers.boxes import base_anchors, decode_boxes, grid_anchors
 from crosscale.layers.conv import Conv
+from crosscale.layers.kernels import each
 from crosscale.layers.nms import nms
 from crosscale.models.heads.retina import NORMAL, AnchorOutputs
 
@@ -101,17 +102,17 @@ def propose(
         missing = most - len(scores)
         return jnp.pad(boxes, ((0, missing), (0, 0))), jnp.pad(scores, (0, missing))
 
+    def remaining(boxes: jax.Array, scores: jax.Array) -> Array:
+        return nms(boxes, scores, iou_threshold, valid=(boxes[:, 2:] > boxes[:, :2]).all(-1))
+
     def one(logits: tuple[Array, ...], deltas: tuple[Array, ...], size: jax.Array) -> Proposals:
-        levels = [level(*each, size) for each in zip(logits, deltas, anchors, strict=True)]
+        levels = [level(*own, size) for own in zip(logits, deltas, anchors, strict=True)]
         boxes, scores = (jnp.stack(parts) for parts in zip(*levels, strict=True))
-        valid = (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        kept = jax.vmap(lambda boxes, scores, valid: nms(boxes, scores, iou_threshold, valid=valid))(
-            boxes, scores, valid
-        )
+        kept = each(remaining)(boxes, scores)
         scores = jnp.where(kept, scores, 0.0).reshape(-1)
         total = sum(min(most, len(level)) for level in anchors)
         scores, best = lax.top_k(scores, min(count, total))
         return Proposals(jnp.where(scores[:, None] > 0, boxes.reshape(-1, 4)[best], 0.0), scores)
 
-    found: Proposals = jax.vmap(one)(*outputs, jnp.asarray(sizes))
+    found: Proposals = each(one)(*outputs, jnp.asarray(sizes))
     return found
