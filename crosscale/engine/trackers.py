@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -204,18 +205,21 @@ class Trackers:
         self._tell = tell
         self._open: dict[str, Tracker] = {}
         for name in dict.fromkeys(names):
-            self._guarded(name, lambda name=name: self._open.__setitem__(name, _KINDS[name](run)))
+            self._guarded(name, partial(self._begin, name, run))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.log`."""
         for name, tracker in list(self._open.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.log(step, values))
+            self._guarded(name, partial(tracker.log, step, values))
 
     def close(self, *, failed: bool = False) -> None:
         """See `Tracker.close`."""
         for name, tracker in list(self._open.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.close(failed=failed))
+            self._guarded(name, partial(tracker.close, failed=failed))
         self._open.clear()
+
+    def _begin(self, name: str, run: Tracked) -> None:
+        self._open[name] = _KINDS[name](run)
 
     def _guarded(self, name: str, work: Callable[[], Any]) -> None:
         try:

@@ -46,7 +46,8 @@ def run_folds(recipe: Recipe, output_dir: Path, *, resume: bool = False, train: 
       RequestError: the recipe cannot be run, or the folder holds other runs.
       WorkError: a run failed.
     """
-    if recipe.data.folds is None or recipe.data.fold is not None:
+    count = recipe.data.folds
+    if count is None or recipe.data.fold is not None:
         raise RequestError("run_folds needs data.folds, the number of folds, and data.fold null")
     folder = Path(from_first(str(output_dir.expanduser().resolve())))
     if is_first() and not resume and holds_run(folder):
@@ -62,10 +63,10 @@ def run_folds(recipe: Recipe, output_dir: Path, *, resume: bool = False, train: 
             held.callback(_forget_failed_start, folder)
         done: list[dict[str, Any]] = json.loads(from_first(json.dumps(_done(folder) if resume else [])))
         stopped = None
-        for number in range(len(done) + 1, recipe.data.folds + 1):
+        for number in range(len(done) + 1, count + 1):
             place = folder / f"fold-{number}"
             if is_first():
-                tell(f"fold {number} of {recipe.data.folds}: {place}")
+                tell(f"fold {number} of {count}: {place}")
             own = replace(recipe, data=replace(recipe.data, fold=number))
             result = train(own, place, bool(json.loads(from_first(json.dumps(holds_run(place))))))
             stopped = result["stopped"]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crosscale.data.sources import HUB
 from crosscale.recipe import Recipe
@@ -26,7 +26,9 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
 def with_data_paths(recipe: Recipe) -> Recipe:
     """The same with the whole paths of the data too."""
     data = recipe.data
-    places = {name: data_place(place) for name in ("dir", "root") if (place := getattr(data, name)) is not None}
+    places: dict[str, Any] = {
+        name: data_place(place) for name in ("dir", "root") if (place := getattr(data, name)) is not None
+    }
     return with_whole_paths(replace(recipe, data=replace(data, **places)))
 
 
