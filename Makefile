@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 PARITY := .venv-parity
 DIST   := .venv-dist
 LOWEST := .venv-lowest
+BOOKS  := .venv-notebooks
 RUN    := runs/demo
 JOBS   ?= 2
 # What runs at the oldest versions: a whole training, the command line, weights, the hub's client, the loaders.
 OLD_TESTS := tests/test_build.py tests/cli/test_main.py tests/weights/test_files.py tests/weights/test_hub.py \
   tests/data/test_pipeline.py tests/data/test_fast.py
 
-.PHONY: help install demo demo-segment demo-detect demo-masks test slow dist docs lowest parity parity-table weights-table bench lint format clean
+.PHONY: help install demo demo-segment demo-detect demo-masks test slow dist docs notebooks lowest parity parity-table weights-table bench lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -60,6 +61,15 @@ dist: install  ## wheel and sdist in dist/, then the wheel in an empty environme
 docs: install  ## the documentation site in site/; a warning or a link that leads nowhere fails
 	JAX_PLATFORMS=cpu $(BIN)/python -m docs.build_site
 
+notebooks:  ## examples/*.py as notebooks with their outputs, in build/notebooks (minutes; needs the network for weights)
+	$(PYTHON) -m venv $(BOOKS)
+	$(BOOKS)/bin/python -m pip install --quiet --editable '.[digits,detect,notebooks]'
+	mkdir -p build/notebooks
+	for book in examples/*.py; do \
+	  $(BOOKS)/bin/jupytext --to ipynb --execute --run-path build/notebooks \
+	    --output build/notebooks/$$(basename $$book .py).ipynb $$book || exit 1; \
+	done
+
 lowest: install  ## the oldest versions that pyproject.toml allows, with a part of the default tests
 	rm -rf $(LOWEST)
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(LOWEST)
@@ -97,4 +107,4 @@ format: install  ## rewrite the files in the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and runs
-	rm -rf $(VENV) $(PARITY) $(DIST) $(LOWEST) build dist site runs
+	rm -rf $(VENV) $(PARITY) $(DIST) $(LOWEST) $(BOOKS) build dist site runs

@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 FILES = [path.name for path in ROOT.glob("*.md")] + [
     path.relative_to(ROOT).as_posix()
-    for top in ("crosscale", "tests", "docs", "benchmarks")
+    for top in ("crosscale", "tests", "docs", "benchmarks", "examples")
     for path in (ROOT / top).rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 ]
