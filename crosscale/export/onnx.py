@@ -78,7 +78,7 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
 def _one_by_one(program: Program) -> Callable[[Variables, Array], Array]:
     """The program as a loop over the pictures.
 
-    Of a detector of two stages the regions of all pictures are one axis, whose open length jax2onnx gets wrong.
+    A detector of two stages puts the regions of all pictures on one axis, whose open length jax2onnx gets wrong.
     """
     return lambda variables, images: lax.map(lambda image: program(variables, image[None])[0], images)
 
