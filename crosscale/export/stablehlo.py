@@ -90,8 +90,9 @@ def write_stablehlo(program: Program, file: Path, platforms: Sequence[str] = PLA
 
 
 def open_stablehlo(file: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The written artifact as a function of a batch, by the steps of its own README."""
+    """The written artifact as a function of a batch, by the steps of its own README; compiled once a shape."""
     with zipfile.ZipFile(file) as artifact:
         program = jax.export.deserialize(bytearray(artifact.read("program.stablehlo")))
         weights = dict(np.load(io.BytesIO(artifact.read("weights.npz"))))
-    return lambda images: np.asarray(program.call(weights, images))
+    run = jax.jit(program.call)
+    return lambda images: np.asarray(run(weights, images))
