@@ -82,7 +82,7 @@ def test_crossformer_and_raw(crossformer, tmp_path):
 TENSORRT = {
     "Add", "Cast", "Concat", "Conv", "Div", "Dropout", "Einsum", "Erf", "Exp", "Expand", "Gather", "GatherND", "Gemm",
     "Less", "MatMul", "Max", "Mean", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceMax", "ReduceMean", "ReduceSum",
-    "ReduceSumSquare", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose",
+    "ReduceSumSquare", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose",
     "Unsqueeze", "Where",
 }  # fmt: skip
 

@@ -64,6 +64,18 @@ def test_equals_predict_by_form_and_by_json(service, photos, predicted):
     assert_same(plain.json["predictions"][0], predicted["cat.png"])
 
 
+@pytest.mark.slow
+def test_another_engine_gives_the_same(tiny_run, photos, predicted):
+    pytest.importorskip("jax2onnx")
+    with serving(tiny_run, "--engine", "onnxruntime", "--max-batch", 2) as other:
+        answer = post_files(other.url, "/v1/predict", list(photos.items()), top_k=10)
+        for item in answer.json["predictions"]:
+            assert_same(item, predicted[item["source"]])
+        one = next(iter(photos.items()))
+        assert post_files(other.url, "/v1/explain", [one]).status == 200
+        assert any("crosscale serve: engine onnxruntime: equal to" in line for line in other.errors)
+
+
 def test_requests_share_forwards(service, photos, predicted):
     def count():
         return [metric(service.url, f"crosscale_batch_pictures_{name}") for name in ("count", "sum")]
