@@ -1,5 +1,6 @@
 """`crosscale bench` of models: from answers to rows and ratios, processes that fail, and whole measurements."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -306,6 +307,23 @@ def test_measurement_of_a_tiny_model(mode):
     assert 0 < row["matmul_share"] < 1
     assert row["peak_bytes"] > 50_000_000
     assert row["macs"] > 1000
+
+
+@pytest.mark.slow
+def test_measurement_of_engines():
+    pytest.importorskip("jax2onnx")
+    engines = tuple(name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name))
+    options = {**TINY_CROSSVIT, "num_classes": 10}
+    result = measure(
+        Request("infer", ("crossvit",), (2,), rounds=1, seconds=0.1, matmul=256, options=options, engines=engines)
+    )
+    assert [row["error"] for row in result["rows"]] == [None] * (1 + len(engines))
+    for row in result["rows"][1:]:
+        assert row["who"] in row["versions"]
+        assert 0 < row["ms_best"] <= row["ms"]
+        assert row["peak_bytes"] < result["rows"][0]["peak_bytes"]  # without JAX
+        assert row["matmul_share"] is None
+    assert result["ratios"][-1]["peers"] == len(engines)
 
 
 @pytest.mark.timed
