@@ -115,7 +115,8 @@ def test_a_run_is_the_same_to_a_tracker_when_it_goes_on(tmp_path: Path) -> None:
 def test_tensorboards_own_reader_finds_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     train(tmp_path / "run", ["tensorboard"], steps=(1, 2, 3))
-    monkeypatch.setattr("os.getpid", lambda: 2**22)  # another process goes on, and step 3 comes again
+    # Another process goes on, and step 3 comes again; its file's name, of the same second, is the later one.
+    monkeypatch.setattr("os.getpid", lambda: 9_999_999)
     train(tmp_path / "run", ["tensorboard"], start=2, steps=(3, 4))
     found = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [
