@@ -1,7 +1,7 @@
 """`crosscale train`: trains or fine-tunes from a recipe; leaves a complete run folder."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,22 +257,24 @@ def _dry_run(recipe: "Recipe", splits: "Splits | None", as_json: bool) -> int:
     from crosscale.recipe import dump
     from crosscale.runs.batch_size import with_batch_size
     from crosscale.runs.experiment import build, describe, estimate_memory
+    from crosscale.runs.host_memory import estimate_host_memory
 
     recipe, splits = with_batch_size(recipe, splits, without_data=True)
     experiment = build(recipe, without_data=True, splits=splits)
-    facts = {**describe(experiment), "memory": estimate_memory(experiment)}
+    memory = estimate_memory(experiment)
+    facts = {**describe(experiment), "memory": memory, "host_memory": estimate_host_memory(experiment, memory)}
     if as_json:
         print_json(facts)
         return 0
     print(dump(experiment.recipe), end="")
     note(_plan(facts, f"{len(experiment.task.labels)} {experiment.task.noun}"))
+    if host := facts["host_memory"]:
+        note(f"memory of this machine, about: {_sizes(host)}")
     return 0
 
 
 def _plan(facts: dict[str, Any], outputs: str) -> str:
     rates = ", ".join(f"step {step}: {rate:.3g}" for step, rate in facts["learning_rate"].items())
-    memory = facts["memory"]
-    parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items() if size)
     return (
         f"{facts['model']}: {facts['parameters']:,} parameters, input {facts['input']}, "
         f"{outputs}\n"
@@ -281,8 +283,13 @@ def _plan(facts: dict[str, Any], outputs: str) -> str:
         f"{facts['samples']:,} samples on {facts['devices']} device(s)\n"
         f"learning rate: {rates}\n"
         f"learning rate: {_sparkline(facts['curve'])}\n"
-        f"memory per device, about: {sum(memory.values()) / 2**30:,.2f} GiB (MiB: {parts})"
+        f"memory per device, about: {_sizes(facts['memory'])}"
     )
+
+
+def _sizes(memory: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items() if size)
+    return f"{sum(memory.values()) / 2**30:,.2f} GiB (MiB: {parts})"
 
 
 def _sparkline(values: Sequence[float]) -> str:

@@ -96,6 +96,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def resident_bytes() -> int | None:
+    """What this process holds in memory now; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return _peak_host_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _peak_host_bytes() -> int | None:
     try:
         import resource

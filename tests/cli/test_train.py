@@ -169,6 +169,18 @@ def test_dry_run_prints_the_recipe_and_leaves_nothing(
     assert json.loads(capsys.readouterr().out)["train_images"] == 1438
 
 
+@pytest.mark.slow
+def test_the_memory_that_a_run_takes_is_foretold_within_a_factor_of_two(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    env |= {"CROSSCALE_COMPILE_CACHE": "0", "PYTHONPATH": os.getcwd()}  # what is compiled already takes less
+    words = [*TRAIN, "--config", "smoke", "--train.epochs", "1", "--schedule.warmup_epochs", "0", *MODEL]
+    told = subprocess.run([*words, "--dry-run", "--json"], env=env, capture_output=True, text=True, check=True)
+    foretold = sum(json.loads(told.stdout)["host_memory"].values())
+    subprocess.run([*words, "--output-dir", str(tmp_path / "run")], env=env, capture_output=True, check=True)
+    used = json.loads((tmp_path / "run" / "environment.json").read_text())["peak_host_bytes"]
+    assert used / 2 < foretold < 2 * used, (foretold, used)
+
+
 def test_the_default_folder_is_the_next_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from crosscale.cli.train import _next_folder
 

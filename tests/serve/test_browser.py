@@ -74,6 +74,13 @@ def test_choose_look_and_slide(service, cat, photos, tmp_path, name, viewport, s
         assert page.locator("#maps canvas").count() == 2  # small and large patches
         assert "4 px patches" in page.locator("figcaption").first.inner_text()
 
+        # Of an untrained model the maps are almost even: grey, and said. The rest asks what other maps look like.
+        assert expected["maps"][0]["peak"] < 1.5
+        assert "almost even: at most 1." in page.locator("figcaption").first.inner_text()
+        page.fill("#strength", "100")
+        even = colours(page)
+        assert (even[:, 0] == even[:, 2]).all()
+        page.evaluate("() => { for (const map of state.found.maps) map.peak = 3; drawFigures(); }")
         page.fill("#strength", "0")
         picture = colours(page)
         assert (picture[:, 0] == picture[:, 1]).all()  # a grey digit model sees grey
