@@ -47,6 +47,10 @@ PARSED = {
     "--int8": "it calibrates and measures; tests/export runs it",
     "--compare": "it exports to every format; tests/export runs it",
     "--engine": "needs another program's library; tests/export runs it",
+    "crosscale sweep": "it trains many runs; tests/test_sweep.py runs it",
+    "--folds": "it trains a run for each fold; tests/test_fold_runs.py runs it",
+    "wandb": "an account elsewhere; the tests of trackers have a stand-in for it",
+    "--train.batch_size auto": "it tries sizes until the memory is full; the tests of batch sizes run it",
     "--distributed": "a cluster; tests/cluster runs several processes",
     "--coordinator": "several processes; tests/cluster runs them",
 }
