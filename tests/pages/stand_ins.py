@@ -246,7 +246,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     r"my\.yaml": _text("model: {name: crossvit_9_240}\n"),
     r"(photo|holiday|bird|leaf)\.jpg|three\.png": _picture,
     "folder|archive|pictures": _pictures,
-    r"runs/digits(-\d)?|RUN": _golden_run,
+    r"runs/digits(-\d)?|runs/five/fold-1|RUN": _golden_run,
     r"runs/(photos(-\d)?|mine)": _photos_run,
     "runs/birds": _birds_run,
     "runs/leaves": _leaves_run,
