@@ -114,7 +114,7 @@ def test_unknown_word_suggests_the_nearest(words, message, capsys):
 
 def test_unknown_word_with_no_near_one_lists_the_verbs(capsys):
     assert main(["zzz"]) == 2
-    assert "; one of: demo, models, data, train, validate, predict" in capsys.readouterr().err
+    assert "; one of: demo, models, data, train, sweep, validate, predict" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

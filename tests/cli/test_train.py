@@ -131,7 +131,10 @@ def test_two_runs_on_one_folder(tmp_path: Path) -> None:
         (["--train.lr", "1"], "unknown option '--train.lr'; did you mean '--optimizer.lr'?"),
         (["--optimiser.name", "sgd"], "unknown option '--optimiser.name'; did you mean '--optimizer.name'?"),
         (["--config", "smoke", "--optimizer.lr", "fast"], "optimizer.lr: expected a number, got 'fast'"),
-        (["--config", "smoke", "--train.batch-size", "2.5"], "train.batch_size: expected a whole number, got 2.5"),
+        (
+            ["--config", "smoke", "--train.batch-size", "2.5"],
+            "train.batch_size: expected a whole number or auto",
+        ),
         (["--config", "smoke", "--model.options.dpeth", "[[1,1,0]]"], "has no option 'dpeth'; did you mean 'depth'?"),
         (["--config", "smoke", "--data-dir", "/no/such"], "/no/such"),
         (["--config", "smoke", "--data-dir", "a", "--data.dir", "b"], "--data-dir and --data.dir are the same key"),

@@ -7,8 +7,8 @@ import pytest
 from crosscale.artifact import WEIGHTS, Artifact, write_artifact
 from crosscale.cli.main import main
 from crosscale.contracts import InputSpec
-from crosscale.export.export import _load
 from crosscale.export.onnx import open_onnx
+from crosscale.export.photographs import load_pictures
 from crosscale.export.program import Program
 from crosscale.models.registry import create_model
 from crosscale.predictor import Predictor
@@ -58,7 +58,7 @@ def compare(run, file, columns):
     """Exports by the command, and compares what onnxruntime finds in photographs, in batches of one and three."""
     assert main(["export", "--run", str(run), "--format", "onnx", str(file)]) == 0
     predictor = Predictor.from_run(run)
-    pictures = _load(predictor.spec, [])
+    pictures = load_pictures(predictor.spec)
     wanted = np.asarray(jax.jit(Program(predictor))(predictor.variables, pictures))
     assert wanted.shape == (4, LIMITS["max_detections"], columns)
     found = np.concatenate([open_onnx(file)(pictures[:1]), open_onnx(file)(pictures[1:])])
