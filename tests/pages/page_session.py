@@ -42,6 +42,7 @@ PARSED = {
     "--config objects --data-dir scenes": "the page composes the scenes further down",
     "export --run runs/photos": "docs/export.md exports a smaller model",
     "export --run runs/leaves": "docs/export.md exports a smaller model",
+    "--run runs/pairs": "a model of two pictures; tests/test_branch_pictures.py runs these commands",
     "--any-size": "docs/export.md exports a smaller model; tests/export runs it",
     "--format litert": "its extra is not in the environment of the tests",
     "--int8": "it calibrates and measures; tests/export runs it",
@@ -72,6 +73,7 @@ ELSEWHERE = {
 }
 # Words between backticks that name an option or a recipe and are no whole command.
 NAMES_AN_OPTION = {
+    "crosscale export --format litert",
     "crosscale export --format onnx",
     "crosscale export --format stablehlo",
     "crosscale bench --plot",
@@ -144,7 +146,7 @@ class Session:
             return ""
         written = convert._parser(words[1:]).parse(words[1:]).files[-1] if words[0] == "convert" else None
         for before, word in zip(["", *words], words, strict=False):
-            if before not in _OUTPUTS and word != written:
+            if word != written and (before not in _OUTPUTS or "--resume" in words):
                 provide(self.folder, word)
         if words[0] == "train" and "--help" not in words:
             words = self._shortened(words)

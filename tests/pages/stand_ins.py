@@ -140,6 +140,10 @@ def _leaves(file: Path) -> None:
     _table(file, "mass [g],length (mm)", lambda number: f"{number / 4},{40 + number}")
 
 
+def _pairs(file: Path) -> None:
+    _table(file, "path_2,label", lambda number: f"pictures/{11 - number}.jpg,{CLASSES[number % 2]}")
+
+
 def _streets(folder: Path) -> None:
     """Pictures and masks of two classes."""
     from PIL import Image
@@ -243,6 +247,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     r"labels\.csv": _labels,
     r"tags\.csv": _tags,
     r"leaves\.csv": _leaves,
+    r"pairs\.csv": _pairs,
     r"my\.yaml": _text("model: {name: crossvit_9_240}\n"),
     r"(photo|holiday|bird|leaf)\.jpg|three\.png": _picture,
     "folder|archive|pictures": _pictures,
