@@ -81,7 +81,7 @@ def test_crossformer_and_raw(crossformer, tmp_path):
 # here. It is no run of the parser, which needs a card.
 TENSORRT = {
     "Add", "Cast", "Concat", "Conv", "Div", "Dropout", "Einsum", "Erf", "Exp", "Expand", "Gather", "GatherND", "Gemm",
-    "Less", "MatMul", "Max", "Mean", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Less", "MatMul", "Max", "Mean", "Min", "Mul", "Neg", "Pad", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum",
     "ReduceSumSquare", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose",
     "Unsqueeze", "Where",
 }  # fmt: skip
