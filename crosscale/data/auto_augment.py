@@ -2,14 +2,13 @@
 Pillow images, with the tables, operations and strengths of timm.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from crosscale.data.picture_operations import REACH, Affine, Applied, Fill, drawn_level, pillow_affine
+from crosscale.data.picture_operations import REACH, Applied, Policied, drawn_level
 from crosscale.data.policies import AugMixPolicy, AutoAugmentPolicy
 
 _INCREASING = "Increasing"
@@ -110,18 +109,14 @@ MIXED = (
 
 
 @dataclass(frozen=True)
-class AutoAugment:
+class AutoAugment(Policied):
     """Applies one of a table's rows, drawn at random, to a mode "L" or "RGB" image.
 
     Attributes:
       policy: which table, and how much its levels vary.
-      fill: see `Applied`, and so for the next two.
     """
 
     policy: AutoAugmentPolicy
-    fill: Fill
-    filters: Sequence[Image.Resampling]
-    affine: Affine = pillow_affine
 
     @property
     def jitters(self) -> bool:
@@ -129,7 +124,7 @@ class AutoAugment:
         return self.policy.name == "3a"
 
     def __call__(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
-        applied, table = Applied(self.fill, self.filters, self.affine), TABLES[self.policy.name]
+        applied, table = self.applied, TABLES[self.policy.name]
         for name, chance, magnitude in table[int(rng.integers(len(table)))]:
             if chance >= 1 or rng.random() <= chance:
                 level = drawn_level(rng, magnitude, self.policy.magnitude_std)
@@ -138,23 +133,19 @@ class AutoAugment:
 
 
 @dataclass(frozen=True)
-class AugMix:
+class AugMix(Policied):
     """Mixes a mode "L" or "RGB" image with a mixture of chains of operations on it.
 
     Attributes:
       policy: how many chains, how long, how strong.
-      fill: see `Applied`, and so for the next two.
       jitters: whether colour jitter comes after it.
     """
 
     jitters: ClassVar[bool] = False
     policy: AugMixPolicy
-    fill: Fill
-    filters: Sequence[Image.Resampling]
-    affine: Affine = pillow_affine
 
     def __call__(self, img: Image.Image, rng: np.random.Generator) -> Image.Image:
-        policy, applied = self.policy, Applied(self.fill, self.filters, self.affine)
+        policy, applied = self.policy, self.applied
         weights = rng.dirichlet([policy.alpha] * policy.width).astype(np.float32)
         share = float(np.float32(rng.beta(policy.alpha, policy.alpha)))
         mixed = np.zeros(np.asarray(img).shape, np.float32)

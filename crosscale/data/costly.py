@@ -55,12 +55,19 @@ def why_too_costly(img: Image.Image, data: bytes) -> str | None:
     pixels = img.width * img.height
     if has_too_many_scans(data, pixels):
         return f"a JPEG of {_scans(data)} scans, which would take minutes; save it anew"
-    if (tile := _tile_pixels(img)) > max(_TILE_PIXELS, _TILE_SHARE * pixels):
-        return f"a TIFF whose tiles have {tile:,} pixels, more than the picture; save it anew"
+    if reason := why_tiles_cost(_tile_pixels(img), pixels):
+        return reason
     tiles: Any = getattr(img, "tile", None)
     if tiles and tiles[0].codec_name == "bmp_rle" and pixels > _RUN_LENGTH_PIXELS:
         return f"a BMP in run lengths of more than {_RUN_LENGTH_PIXELS:,} pixels; save it anew, as PNG"
     return None
+
+
+def why_tiles_cost(tile: int, pixels: int) -> str | None:
+    """Why a TIFF of so many pixels, and so many in one tile, is not decoded; None where it may be."""
+    if tile <= max(_TILE_PIXELS, _TILE_SHARE * pixels):
+        return None
+    return f"a TIFF whose tiles have {tile:,} pixels, more than the picture; save it anew"
 
 
 def has_too_many_scans(data: bytes, pixels: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from PIL import Image
 
+from crosscale.data.costly import why_tiles_cost
 from crosscale.data.decode import MAX_PIXELS, TIFF, BadImage, decode, is_dicom, open_encoded, orientation, stored_as
 from crosscale.data.dicom import read_dicom
 
@@ -15,7 +16,6 @@ NPY = b"\x93NUMPY"
 _SIXTEEN = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # the upper 8 bits, and Pillow's word for the lower ones
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Pillow's
-_TILE_PIXELS = 1 << 22  # of a TIFF's tile, which is decoded whole however little of it the picture shows
 
 
 def is_npy(data: Any) -> TypeGuard[bytes]:
@@ -129,9 +129,9 @@ def _read_tiff(data: bytes, channels: int | None, name: str, max_pixels: int) ->
         with tifffile.TiffFile(BytesIO(data)) as opened:
             series, page = opened.series[0], opened.pages.first
             _check_size(name, (page.imagelength, page.imagewidth, page.samplesperpixel), max_pixels)
-            pixels = page.imagelength * page.imagewidth
-            if page.is_tiled and page.tilelength * page.tilewidth > max(_TILE_PIXELS, 4 * pixels):
-                raise BadImage(name, "a TIFF whose tiles have more pixels than the picture; save it anew")
+            tile = page.tilelength * page.tilewidth if page.is_tiled else 0
+            if reason := why_tiles_cost(tile, page.imagelength * page.imagewidth):
+                raise BadImage(name, reason)
             axes, shape = series.axes, series.shape
             _check_size(name, tuple(side for side, axis in zip(shape, axes, strict=True) if axis in "YXSC"), max_pixels)
             return _channels_last(series.asarray(), axes, channels)

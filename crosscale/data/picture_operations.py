@@ -6,6 +6,7 @@ Levels run over 0..10. "Increasing" schedules are those in which an operation gr
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -186,6 +187,26 @@ class Applied:
         """
         resample = self.filters[int(rng.integers(len(self.filters)))] if len(self.filters) > 1 else self.filters[0]
         return OPERATIONS[name](img, level, _Draw(rng, self.fill, resample, increasing, self.affine, reach))
+
+
+@dataclass(frozen=True)
+class Policied:
+    """What applies a policy to an image has.
+
+    Attributes:
+      policy: which operations, how many and how strong.
+      fill: see `Applied`, and so for the next two.
+    """
+
+    policy: Any
+    fill: Fill
+    filters: Sequence[Image.Resampling]
+    affine: Affine = pillow_affine
+
+    @property
+    def applied(self) -> Applied:
+        """Applies one operation."""
+        return Applied(self.fill, self.filters, self.affine)
 
 
 def drawn_level(rng: np.random.Generator, magnitude: float, std: float, most: float = MAX_LEVEL) -> float:

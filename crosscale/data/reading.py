@@ -29,11 +29,18 @@ def read_picture(
     if spec.pictures > 1 or isinstance(image, tuple):
         return _each(spec, image, name, max_pixels)
     if spec.pixels == "uint8":
-        array = read_npy(image, name, max_pixels) if is_npy(image) else image
-        return decode(array, spec.channels, name, max_pixels=max_pixels)
+        return read_eight_bits(image, spec.channels, name, max_pixels=max_pixels)
     found = read_full(image, spec.channels, name, max_pixels=max_pixels)
     # Now, because what fills a picture up afterwards is the mean, which is then 0.
     return Bands((found - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32))
+
+
+def read_eight_bits(
+    image: bytes | np.ndarray | Image.Image, channels: int, name: str, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """A picture, also of a `.npy` file, as `decode` gives it. Raises BadImage, RequestError."""
+    array = read_npy(image, name, max_pixels) if is_npy(image) else image
+    return decode(array, channels, name, max_pixels=max_pixels)
 
 
 def _each(spec: InputSpec, image: Any, name: str, max_pixels: int) -> tuple[Any, ...]:

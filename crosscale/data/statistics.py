@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosscale.contracts import Pixels, Source
-from crosscale.data.decode import decode
-from crosscale.data.full_depth import is_npy, is_tiff, read_full, read_npy, read_stored
+from crosscale.data.full_depth import is_npy, is_tiff, read_full, read_stored
+from crosscale.data.reading import read_eight_bits
 from crosscale.errors import RequestError, WorkError
 
 SAMPLE = 32  # pictures that say how many channels there are, and of which depth
@@ -114,6 +114,5 @@ def _moments(source: Source, index: int, channels: int, pixels: Pixels) -> _Mome
 def _pixels(image: Any, name: str, channels: int, pixels: Pixels) -> np.ndarray:
     """(pixels, channels) float64. Raises BadImage."""
     if pixels == "uint8":
-        array = read_npy(image, name) if is_npy(image) else image
-        return np.asarray(decode(array, channels, name)).reshape(-1, channels).astype(np.float64) / 255
+        return np.asarray(read_eight_bits(image, channels, name)).reshape(-1, channels).astype(np.float64) / 255
     return read_full(image, channels, name).reshape(-1, channels).astype(np.float64)
