@@ -15,14 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from crosscale.benchmark.machine import describe_machine, load_average
 from crosscale.benchmark.ratios import summarise
 from crosscale.errors import RequestError, WorkError
-from crosscale.export.engines import EXTRAS, NEEDS
+from crosscale.export.engines import ENGINE_FORMATS
 from crosscale.export.openvino import SETTINGS
 from crosscale.models.registry import FAMILIES, create_model, get_preset, input_spec
 from crosscale.runtime import COMPILE_CACHE, MALLOC
@@ -218,13 +217,13 @@ def _official_options(model: Any) -> dict[str, Any]:
 
 def _check_engines(request: Request) -> None:
     for engine in request.engines:
-        if engine not in NEEDS:
-            raise RequestError(f"--against {engine}: the engines are {', '.join(NEEDS)}")
+        form = ENGINE_FORMATS.get(engine)
+        if form is None:
+            raise RequestError(f"--against {engine}: the engines are {', '.join(ENGINE_FORMATS)}")
         if request.mode != "infer" or request.dtype != "float32":
             raise RequestError(f"--against {engine}: goes with --mode infer and --dtype float32")
-        for package in NEEDS[engine]:
-            if find_spec(package) is None:
-                raise RequestError(f"--against {engine} needs {package}: pip install 'crosscale[{EXTRAS[engine]}]'")
+        if (package := form.missing()) is not None:
+            raise RequestError(f"--against {engine} needs {package}: pip install 'crosscale[{form.extra}]'")
 
 
 def _check_peer(request: Request) -> None:
@@ -258,22 +257,15 @@ def _turn(
     try:
         if who in request.engines:
             return _engine(message, who, folder, deadline)
-        return _torch(request, message, who, found, folder, deadline)
+        # The first eager process tries the settings out; the others take the ones that it found best.
+        trials = [answer["trial"] for answers in found.values() for answer in answers if "trial" in answer]
+        return _torch(request, {**message, "trial": trials[0] if trials else None}, who, folder, deadline)
     except WorkError as error:
         return {"error": str(error)}
 
 
-def _torch(
-    request: Request,
-    message: dict[str, Any],
-    who: str,
-    found: Mapping[str, Sequence[dict[str, Any]]],
-    folder: Path,
-    deadline: float | None,
-) -> dict[str, Any]:
-    # The first eager process tries the settings out; the others take the ones that it found best.
-    trials = [answer["trial"] for answers in found.values() for answer in answers if "trial" in answer]
-    message = {**message, "variant": who.split(" ", 1)[1], "trial": trials[0] if trials else None}
+def _torch(request: Request, message: dict[str, Any], who: str, folder: Path, deadline: float | None) -> dict[str, Any]:
+    message = {**message, "variant": who.split(" ", 1)[1]}
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"), "TRITON_CACHE_DIR": str(folder / "triton")}
     program = str(_HERE / "torch_models.py")
     return _answer([request.peer_python, program, json.dumps(message)], environment, who, deadline)

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from crosscale.errors import RequestError, WorkError
-from crosscale.export.formats import FORMATS, Run
+from crosscale.export.formats import FORMATS, Format, Run
 from crosscale.export.onnx import open_onnx
 from crosscale.export.openvino import open_openvino
 from crosscale.export.photographs import load_pictures
@@ -24,8 +23,8 @@ from crosscale.predictor import Predictor
 
 OPENERS: Mapping[str, Callable[[Path], Run]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
 ENGINES = ("jax", *OPENERS)
-NEEDS = {"onnxruntime": FORMATS["onnx"].needs, "openvino": FORMATS["openvino"].needs}
-EXTRAS = {"onnxruntime": FORMATS["onnx"].extra, "openvino": FORMATS["openvino"].extra}
+# The format whose packages an engine needs.
+ENGINE_FORMATS: Mapping[str, Format] = {"onnxruntime": FORMATS["onnx"], "openvino": FORMATS["openvino"]}
 
 TOLERANCE = 1e-4  # of the largest output
 LARGEST_TRIAL = 8  # pictures at once
@@ -173,9 +172,9 @@ class _Candidates:
 
     def checked(self, name: str) -> tuple[Run, float]:
         """An engine's program, and how far its outputs are from the model's. Raises RequestError, WorkError."""
-        for package in NEEDS[name]:
-            if find_spec(package) is None:
-                raise RequestError(f"--engine {name}: needs {package}; pip install 'crosscale[{EXTRAS[name]}]'")
+        form = ENGINE_FORMATS[name]
+        if (package := form.missing()) is not None:
+            raise RequestError(f"--engine {name}: needs {package}; pip install 'crosscale[{form.extra}]'")
         predictor = self.predictor
         task, spec = predictor.task, predictor.spec
         if len(predictor.output_shape) != 1 or task.content(spec, spec.size) is not None:

@@ -5,7 +5,6 @@ pictures reach. Only products with weights are rounded; attention's own products
 float32.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from crosscale.contracts import Source
 from crosscale.errors import WorkError
 from crosscale.export.accuracy import lost, measured
 from crosscale.export.formats import Run
+from crosscale.export.onnx import add_description
 from crosscale.export.program import Program
 
 CALIBRATION_BATCH = 8
@@ -109,10 +109,7 @@ def quantise_onnx(file: Path, target: Path, program: Program, pictures: np.ndarr
         logging.root.setLevel(level)
         ready.unlink(missing_ok=True)
     del model.metadata_props[:]
-    for key, value in config.items():
-        entry = model.metadata_props.add()
-        entry.key = key
-        entry.value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    add_description(model, config)
     onnx.save(model, os.fspath(target))
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,7 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
     del model.graph.value_info[:]
     _refuse_empty(model.graph)
     config = program.describe(format="onnx", opset=opset)
-    for key, value in config.items():
-        entry = model.metadata_props.add()
-        entry.key = key
-        entry.value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    add_description(model, config)
     file.write_bytes(model.SerializeToString())
     if opset != OPSET:
         try:
@@ -73,6 +70,18 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
         except Exception as error:  # onnxruntime's errors are of many types, below Exception alone
             raise _wrong_opset(opset, " ".join(str(error).split("\n", 1)[0].split())[-120:]) from None
     return config
+
+
+def add_description(model: Any, config: Mapping[str, Any]) -> None:
+    """Writes the description into an ONNX model's metadata properties."""
+    for key, value in config.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, as_text(value)
+
+
+def as_text(value: Any) -> str:
+    """A value of a description where only text may stand: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _one_by_one(program: Program) -> Callable[[Variables, Array], Array]:

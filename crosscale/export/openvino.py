@@ -1,6 +1,5 @@
 """OpenVINO, which reads ONNX files and runs them on a processor."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crosscale.errors import WorkError
-from crosscale.export.onnx import OPSET, write_onnx
+from crosscale.export.onnx import OPSET, as_text, write_onnx
 from crosscale.export.program import Program
 
 # On a processor with bfloat16 units OpenVINO would round to it unasked.
@@ -57,8 +56,7 @@ def onnx_to_openvino(source: Path, file: Path, config: dict[str, Any]) -> None:
         reason = " ".join(str(error).split())[-200:]
         raise WorkError(f"OpenVINO cannot read the ONNX program (... {reason}); --format onnx may do") from None
     for key, value in config.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        model.set_rt_info(text, [SECTION, key])
+        model.set_rt_info(as_text(value), [SECTION, key])
     openvino.save_model(model, os.fspath(file), compress_to_fp16=False)
 
 

@@ -16,6 +16,7 @@ from crosscale.benchmark.speed import Request, measure
 from crosscale.benchmark.stopwatch import MIN_ITERATIONS, WARM_UP, host_peak_bytes, timed
 from crosscale.cli.main import main
 from crosscale.errors import RequestError, WorkError
+from crosscale.export import formats
 from tests.conftest import TINY_CROSSVIT
 
 MESSAGE = {"model": "m", "batch_size": 4, "dtype": "float32", "mode": "infer", "tf32": True}
@@ -166,7 +167,7 @@ def test_ours_that_fails_is_an_error(processes):
 @pytest.fixture
 def installed(monkeypatch):
     """As if every engine was."""
-    monkeypatch.setattr(speed, "find_spec", lambda name: name)
+    monkeypatch.setattr(formats, "find_spec", lambda name: name)
 
 
 def test_engines_take_turns_with_the_others(processes, installed, tmp_path, capsys):

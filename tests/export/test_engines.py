@@ -12,7 +12,7 @@ from PIL import Image
 
 from crosscale.cli.main import main
 from crosscale.errors import RequestError, WorkError
-from crosscale.export import engines, stored
+from crosscale.export import engines, formats, stored
 from crosscale.export.engines import choose_engine, quickest
 from crosscale.export.program import Program
 from crosscale.export.stored import stored_onnx
@@ -51,7 +51,7 @@ def written(digits, cache, monkeypatch):
     monkeypatch.setattr(stored, "write_onnx", found.write)
     monkeypatch.setattr(stored, "version", lambda name: "1")
     monkeypatch.setattr(engines, "OPENERS", {"onnxruntime": found.open, "openvino": found.open})
-    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    monkeypatch.setattr(formats, "find_spec", lambda name: name)
     return found
 
 
@@ -112,7 +112,7 @@ def test_an_engine_that_fails_is_one_line(written, digits, monkeypatch):
 
 def test_auto_takes_the_fastest_and_says_why(written, digits, monkeypatch):
     monkeypatch.setattr(engines, "quickest", lambda runs, batch: {name: 0.1 * len(name) for name in runs})
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else name)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "openvino" else name)
     found = choose_engine(digits, "auto", batch_size=2)
     assert found.engine == "jax"
     assert found.told() == (
@@ -143,7 +143,7 @@ def test_what_cannot_be(digits, monkeypatch):
     monkeypatch.setattr(digits, "output_shape", (4, 6))
     with pytest.raises(RequestError, match="classification gives more than a row of numbers for an image"):
         choose_engine(digits, "onnxruntime")
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"needs jax2onnx; pip install 'crosscale\[onnx\]'"):
         choose_engine(digits, "onnxruntime")
 
