@@ -7,6 +7,7 @@ import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 # Large temporaries go back to the system after every step, and their pages are faulted in again by the next one.
@@ -30,6 +31,13 @@ def package_version() -> str:
         return version("crosscale")
     except PackageNotFoundError:  # run from a source tree
         return "0+source"
+
+
+def is_installed(module: str) -> bool:
+    """Whether a library can be imported; a folder of its name in the working folder, as some libraries make one for
+    their files, is found too, but as a package without a file."""
+    found = find_spec(module)
+    return found is not None and found.origin is not None
 
 
 def tell(text: str, end: str = "\n") -> None:

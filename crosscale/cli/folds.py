@@ -17,7 +17,7 @@ def train_folds(
     """Trains every fold and prints mean and deviation. Raises RequestError, WorkError."""
     from crosscale.cli.train import train_one
     from crosscale.cluster.hosts import is_first
-    from crosscale.runs.folds import run_folds
+    from crosscale.runs.folds import fold_folders, run_folds
 
     if options["extend"]:
         raise RequestError("--extend goes with one run, not with --folds; extend a fold's own folder")
@@ -30,7 +30,8 @@ def train_folds(
     if not is_first():
         return 0
     if len(result["folds"]) > 1:
-        result["report"] = _compare(Path(result["output_dir"]))
+        folder = Path(result["output_dir"])
+        result["report"] = comparing_page(fold_folders(folder), folder, spread=True)
     if as_json:
         print_json(result)
         return 0
@@ -44,12 +45,16 @@ def train_folds(
     return 0
 
 
-def _compare(folder: Path) -> str | None:
+def comparing_page(runs: Sequence[Path], folder: Path, *, spread: bool = False) -> str | None:
+    """Writes the page that compares runs into the folder that holds them; None, with a line, where that fails.
+
+    Args:
+      spread: see `write_comparison`.
+    """
     from crosscale.report.write import REPORT, write_comparison
-    from crosscale.runs.folds import fold_folders
 
     try:
-        return str(write_comparison(fold_folders(folder), folder / REPORT, spread=True))
+        return str(write_comparison(runs, folder / REPORT, spread=spread))
     except (RequestError, WorkError) as error:  # the runs are whole
         note(f"the comparing page was not written: {error}")
         return None

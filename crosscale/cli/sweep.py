@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import Parser, add_recipe_options, positive_int
+from crosscale.cli.folds import comparing_page
 from crosscale.cli.output import note, print_json, print_table
 from crosscale.cli.train import add_recipe_choice, chosen_recipe
 from crosscale.errors import RequestError, WorkError
@@ -142,17 +143,9 @@ def _command(folder: Path, best: dict[str, Any]) -> str:
 
 def _compare(result: dict[str, Any]) -> str | None:
     """The page of the runs that were validated, where there are two or more."""
-    from crosscale.report.write import REPORT, write_comparison
-
     folder = Path(result["output_dir"])
     names = [trial["run"] for trial in result["trials"] if trial["value"] is not None and trial["run"]]
-    if len(names) < 2:
-        return None
-    try:
-        return str(write_comparison([folder / name for name in names], folder / REPORT))
-    except (RequestError, WorkError) as error:  # the runs are whole
-        note(f"the comparing page was not written: {error}")
-        return None
+    return comparing_page([folder / name for name in names], folder) if len(names) > 1 else None
 
 
 def _print(result: dict[str, Any], keys: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from tensorboardX.summary import scalar
 
 from crosscale.engine.run_folder import write_text
 from crosscale.errors import RequestError
+from crosscale.runtime import is_installed
 
 IDENTITY = "trackers.json"
 """In the run folder: what the trackers call the run, so that one that goes on is the same run there."""
@@ -234,9 +234,7 @@ class Trackers:
 def check_trackers(names: Sequence[str]) -> None:
     """Raises RequestError for the first tracker whose library is not installed."""
     for name in names:
-        found = find_spec(_MODULES[name])
-        # A folder of that name in the working folder, as W&B makes one, is found as a package without a file.
-        if found is None or found.origin is None:
+        if not is_installed(_MODULES[name]):
             raise RequestError(f"train.trackers: {name} is not installed: pip install 'crosscale[{name}]'")
 
 

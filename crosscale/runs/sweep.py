@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ from crosscale.recipe import Recipe, dump, load, override
 from crosscale.runs.places import with_data_paths
 from crosscale.runs.search import Searched, check_search, distributions, overrides, parse_search
 from crosscale.runs.train import run_training
-from crosscale.runtime import tell
+from crosscale.runtime import is_installed, tell
 from crosscale.tasks.measure import check_best, score
 from crosscale.tasks.registry import task_kind
 
@@ -35,8 +34,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, on_epoch: Callable[[], No
 
 def check_optuna() -> None:
     """Raises RequestError where Optuna is not installed."""
-    found = find_spec("optuna")
-    if found is None or found.origin is None:
+    if not is_installed("optuna"):
         raise RequestError("a sweep needs Optuna, which is not installed: pip install 'crosscale[sweep]'")
 
 
