@@ -11,6 +11,7 @@ from flax import linen as nn
 import crosscale
 from crosscale.data import scenes
 from crosscale.models import registry
+from crosscale.pretrained import suggest
 from crosscale.runs import experiment
 from tests.hub_server import Hub
 from tests.pages import stand_ins
@@ -44,6 +45,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty current folder, in which every name of a model builds a narrow one."""
     for family, row in stand_ins.narrow_families().items():
         monkeypatch.setitem(registry.FAMILIES, family, row)
+    suggest._expected.cache_clear()  # it remembers the shapes of presets, by name
     monkeypatch.setattr(crosscale, "create_model", stand_ins.narrow_model, raising=False)
     for split in scenes.COUNTS:
         monkeypatch.setitem(scenes.COUNTS, split, 4)
@@ -56,4 +58,5 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     jax.config.update("jax_disable_most_optimizations", True)  # the models are too small to gain from them
     yield tmp_path
     server.close()
+    suggest._expected.cache_clear()
     jax.config.update("jax_disable_most_optimizations", False)

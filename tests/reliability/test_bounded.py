@@ -62,7 +62,8 @@ def test_a_long_run_keeps_its_size(tmp_path: Path) -> None:
     files and workers than the middle one.
 
     A leak grows in every window. The allocator takes tens of megabytes at once, now and then, and gives some back
-    (seen: 48 MiB in one step, then none for thousands), so that one step up says nothing.
+    (seen: 48 MiB in one step, then none for thousands), so that one step up says nothing. Files are open for a moment
+    while a checkpoint is written, more often on a slow disc: a leak raises the fewest that are open.
     """
     folder = tmp_path / "run"
     process = start(*SOAK, "--output-dir", str(folder))
@@ -84,8 +85,8 @@ def test_a_long_run_keeps_its_size(tmp_path: Path) -> None:
             assert last[-1][0] > 2000
             for name in ("memory", "workers' memory"):
                 assert usual_growth(samples, name) <= 4 * MIB, (name, samples[:: len(samples) // 40])
-            for name, allowed in (("files", 4), ("workers", 0)):
-                assert median(last, name) <= median(middle, name) + allowed, name
+            assert fewest(last, "files") <= fewest(middle, "files") + 4
+            assert median(last, "workers") <= median(middle, "workers")
     finally:
         process.terminate()
         process.communicate(timeout=60)
@@ -108,6 +109,10 @@ def test_a_leak_shows_and_a_step_does_not() -> None:
 
 def median(samples: list[tuple[int, dict[str, int]]], name: str) -> float:
     return statistics.median(values[name] for _, values in samples)
+
+
+def fewest(samples: list[tuple[int, dict[str, int]]], name: str) -> int:
+    return min(values[name] for _, values in samples)
 
 
 @pytest.mark.parametrize(
