@@ -19,14 +19,14 @@ from crosscale.data.coco_masks import run_lengths
 from crosscale.data.mask_sets import distinct_colours
 from crosscale.errors import RequestError
 
-COUNTS = {"train": 2400, "val": 200}
+COUNTS = {"train": 4800, "val": 200}
 SIDE = 96  # of a scene, in pixels
 DIGITS = (2, 3)  # in a scene, least and most
-SIZES = (50, 70)  # side of a digit's square
+SIZES = (36, 52)  # side of a digit's square
 TURN = 15.0  # degrees to either side
-INK = 0.3  # share of the darkest from which a pixel belongs to the digit
+INK = 0.25  # share of the darkest from which a pixel belongs to the digit
 OVERLAP = 0.15  # of the smaller square, at most
-TRIES = 30  # for a free place
+TRIES = 300  # of a size and a free place for it
 HELD_OUT = 0.2  # of the digits
 DIMMED = 0.5  # of a photograph's brightness, so that a narrow network finds the digits within minutes
 BRIGHT = (170, 255)  # of a digit's colours
@@ -151,14 +151,14 @@ def compose(
     laid: list[int] = []
     taken: list[tuple[int, int, int]] = []
     for _ in range(rng.integers(DIGITS[0], DIGITS[1] + 1)):
-        size = int(rng.integers(SIZES[0], SIZES[1] + 1))
-        place = _free_place(rng, size, taken)
+        place = _free_place(rng, taken)
         if place is None:
             continue
-        taken.append((*place, size))
+        taken.append(place)
+        top, left, size = place
         which = int(rng.integers(len(digits)))
         shape = _ink(digits[which], size, float(rng.uniform(-TURN, TURN)))
-        rows, columns = slice(place[0], place[0] + size), slice(place[1], place[1] + size)
+        rows, columns = slice(top, top + size), slice(left, left + size)
         colour = rng.uniform(*BRIGHT, 3)
         picture[rows, columns] = picture[rows, columns] * (1 - shape[..., None]) + colour * shape[..., None]
         laid.append(int(labels[which]))
@@ -174,12 +174,13 @@ def _background(rng: np.random.Generator, photographs: Sequence[Image.Image]) ->
     return np.asarray(crop, np.float64) * DIMMED
 
 
-def _free_place(rng: np.random.Generator, size: int, taken: Sequence[tuple[int, int, int]]) -> tuple[int, int] | None:
-    """Top and left of a square that hardly covers another; None where none was found."""
+def _free_place(rng: np.random.Generator, taken: Sequence[tuple[int, int, int]]) -> tuple[int, int, int] | None:
+    """Top, left and side of a square that hardly covers another; None where none was found."""
     for _ in range(TRIES):
+        size = int(rng.integers(SIZES[0], SIZES[1] + 1))
         top, left = (int(value) for value in rng.integers(0, SIDE - size + 1, 2))
         if all(_shared((top, left, size), other) <= OVERLAP for other in taken):
-            return top, left
+            return top, left, size
     return None
 
 

@@ -210,3 +210,18 @@ class TestScenes:
         found = coco_of([Scene(np.zeros((128, 128, 3), np.uint8), instances, (5, 3))])
         assert [(a["category_id"], a["bbox"], a["area"]) for a in found["annotations"]] == [(4, [7, 4, 3, 2], 6)]
         assert found["images"] == [{"id": 1, "file_name": "0000.jpg", "width": 128, "height": 128}]
+
+    def test_scenes_hold_two_or_three_digits(self):
+        from crosscale.data import scenes
+        from crosscale.data.arrays import open_digits
+
+        digits, photographs = open_digits("val", scenes.HELD_OUT, 0), scenes._photographs("val")
+        made = [
+            scenes.compose(np.random.default_rng(seed), digits.images, digits.labels, photographs)
+            for seed in range(100)
+        ]
+        counts = np.bincount([len(scene.digits) for scene in made], minlength=4)
+        assert counts[0] == 0
+        assert counts[1] <= 2  # now and then no place is left for a second one
+        assert counts[3] >= 30
+        assert len(counts) == 4

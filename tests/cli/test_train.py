@@ -1,8 +1,10 @@
-"""`crosscale train` as a process: its result, its refusals, and what kill -9 and SIGTERM leave behind."""
+"""`crosscale train` as a process: its result, its refusals, and what kill -9 leaves behind.
+
+tests/reliability has signals, and a second run in the folder of one that runs.
+"""
 
 import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.reliability.runs import SMALL, TRAIN, assert_same_run, numbers, records, train
+from tests.reliability.runs import SMALL, TRAIN, assert_same_run, records, train
 
 # Of one branch, which starts in half the time; everything random stays on.
 MODEL = [word for key, value in SMALL.items() if key.startswith("model.") for word in (f"--{key}", value)]
@@ -75,46 +77,11 @@ def test_a_killed_run_resumes_bit_for_bit(whole: tuple[Path, dict[str, Any]], tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_and_says_how_to_go_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "run"
-    process = start(*RUN, "--output-dir", str(folder))
-    wait_for(process, folder, 20)
-    process.send_signal(signal.Signals[name])
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert f"stopped by {name} at step" in errors
-    assert f"crosscale train --output-dir {folder} --resume" in errors
-    step = int(errors.split(f"stopped by {name} at step ")[1].split()[0])
-    assert (folder / "checkpoints" / str(step)).is_dir()  # nothing of the work is lost
-    done = train("--output-dir", str(folder), "--resume")
-    assert (done.returncode, done.stdout) == (0, f"{folder}\n")
-    assert numbers(folder) == numbers(whole[0])
-
-
-@pytest.mark.slow
 def test_resume_begins_a_run_where_there_is_none(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     refused = train("--output-dir", str(tmp_path / "r"), "--resume")
     assert refused.returncode == 2
     assert "holds no run; give --config" in refused.stderr
     assert whole[1]["output_dir"] == str(whole[0])  # given both, it began one
-
-
-@pytest.mark.slow
-def test_two_runs_on_one_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    first = start(*RUN, "--output-dir", str(folder))
-    try:
-        wait_for(first, folder, 4)
-        first.send_signal(signal.SIGSTOP)  # it would end before the others have begun
-        for words in (RUN, ["--resume"]):
-            second = train(*words, "--output-dir", str(folder))
-            assert second.returncode == 2
-            assert len(second.stderr.splitlines()) == 1
-            assert "another" in second.stderr
-    finally:
-        first.kill()
-        first.communicate()
 
 
 @pytest.mark.parametrize(

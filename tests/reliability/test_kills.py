@@ -138,8 +138,10 @@ def test_a_signal_is_answered_within_the_grace(short: Path, tmp_path: Path, name
         assert time.monotonic() - began < GRACE
         assert process.returncode == 0
         assert f"To go on: crosscale train --output-dir {folder} --resume" in errors.splitlines()[-1]
+        assert int(errors.split(f"stopped by {name} at step ")[1].split()[0]) == checkpoints(folder)[-1]
         assert ended(workers)
-        assert train("--output-dir", str(folder), "--resume").returncode == 0
+        done = train("--output-dir", str(folder), "--resume")
+        assert (done.returncode, done.stdout) == (0, f"{folder}\n")
         assert_same_run(folder, short)
 
 

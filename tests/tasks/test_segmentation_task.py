@@ -240,7 +240,8 @@ def test_a_result_counts_draws_and_writes() -> None:
     np.testing.assert_array_equal(np.asarray(stored), mask)
     assert stored.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
     drawn = result.draw(picture)
-    assert drawn.height > 20
+    assert drawn.width == 30 * 19  # 380 of 384 pixels for its shorter side
+    assert drawn.height > 20 * 19  # the legend
     assert drawn.getpixel((0, 0)) == (115, 115, 255)
     assert run_lengths(mask) == [2, 150, 0, 450]
 

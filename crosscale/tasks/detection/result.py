@@ -12,10 +12,10 @@ from PIL import Image
 
 from crosscale.data.box_drawing import class_colours, draw_boxes
 from crosscale.data.coco_masks import bitmap
+from crosscale.data.drawing import readable
 from crosscale.tasks.task import CaptionLine
 
 QUALITY = 92  # of the drawn JPEG
-READABLE = 384  # pixels of a drawn picture's shorter side, from which labels leave room
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,11 @@ class Detected:
     def draw(self, picture: Image.Image) -> Image.Image:
         """The boxes over the picture, and their masks, each with its class and score, in its class's colour.
 
-        A small picture is enlarged by a whole factor, pixel by pixel, so that the labels do not hide it.
+        A small picture is enlarged, so that the labels do not hide it.
         """
         if self.boxes is None:
             return picture
-        factor = max(1, READABLE // min(picture.size))
-        shown = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+        shown, factor = readable(picture)
         colours = class_colours(len(self.labels))
         texts = [f"{name} {100 * score:.0f} %" for name, score in zip(self.classes, self.scores, strict=True)]
         size = picture.height, picture.width

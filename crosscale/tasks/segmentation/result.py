@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from crosscale.data.drawing import readable
 from crosscale.tasks.task import CaptionLine
 
 OPACITY = 0.55
@@ -111,10 +112,13 @@ def coloured(picture: Image.Image, mask: np.ndarray, palette: np.ndarray) -> Ima
 
 
 def overlay(picture: Image.Image, mask: np.ndarray | None, labels: Sequence[str], palette: np.ndarray) -> Image.Image:
-    """The picture under the labels' colours, and a legend of those that are there, the largest first."""
+    """The picture under the labels' colours, and a legend of those that are there, the largest first.
+
+    A small picture is enlarged, so that the legend fits below it.
+    """
     if mask is None:
         return picture
-    drawn = coloured(picture, mask, palette)
+    drawn, _ = readable(coloured(picture, mask, palette))
     shown = Segmented("", mask, labels, palette).areas[:SHOWN]
     height = max(14, drawn.height // 40)
     font = ImageFont.load_default(height)
