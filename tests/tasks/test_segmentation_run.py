@@ -18,6 +18,7 @@ CLASSES = ("ground", "square", "disc")
 TRAIN = [
     "train", "--config", "scenes",
     "--task.scale", "[64, 64]", "--task.ratio", "[1, 1]", "--task.photometric", "false",
+    "--task.class_weights", "auto", "--train.ema_decay", "0.98", "--model.options.img_size", "64",
     "--model.options.embed_dim", "16", "--model.options.depths", "[1, 1]", "--model.options.num_heads", "[1, 2]",
     "--model.options.group_size", "8", "--model.options.interval", "[2, 1]", "--model.options.patch_size", "[4, 8]",
     "--model.options.merge_size", "[[2, 4]]", "--model.options.neck_channels", "16",
