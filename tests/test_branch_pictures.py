@@ -23,6 +23,7 @@ from crosscale.data.tag_table import open_tag_table
 from crosscale.errors import RequestError
 from crosscale.explain import describe_maps
 from crosscale.export import export
+from crosscale.export.engines import choose_engine
 from crosscale.models.registry import create_model, input_spec
 from crosscale.predictor import Predictor
 from crosscale.pretrained import parameter_shapes
@@ -225,6 +226,10 @@ def test_a_run_from_training_to_a_service(
     exported = export(predictor, tmp_path / "model.zip", format="stablehlo")
     assert exported.config["input"]["channels"] == "2 pictures, one after another: RGB"
     assert exported.config["input"]["shape"] == ["batch", *predictor.spec.size, 6]
+    pytest.importorskip("onnxruntime")
+    elsewhere = choose_engine(predictor, "onnxruntime").predictor
+    (other,) = elsewhere.predict([tuple(files)])
+    np.testing.assert_allclose(other.probabilities, found[0].probabilities, atol=1e-4)
 
     served = ServedModel(predictor, "leaves")
     served.warm_up([1])
