@@ -5,7 +5,14 @@ from PIL import Image
 READABLE = 384  # pixels of a drawn picture's shorter side, from which labels and a legend have room
 
 
+def enlargement(size: tuple[int, int]) -> int:
+    """The whole factor by which a picture of these sides is enlarged; 1 for a large one."""
+    return max(1, READABLE // min(size))
+
+
 def readable(picture: Image.Image) -> tuple[Image.Image, int]:
-    """A small picture enlarged by a whole factor, pixel by pixel, and the factor; 1 leaves a large one as it is."""
-    factor = max(1, READABLE // min(picture.size))
+    """A small picture enlarged, pixel by pixel, and the factor; a large one is given back as it is."""
+    factor = enlargement(picture.size)
+    if factor == 1:
+        return picture, 1
     return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST), factor

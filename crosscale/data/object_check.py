@@ -13,7 +13,7 @@ from crosscale.data.box_drawing import class_colours, draw_boxes
 from crosscale.data.box_transforms import scaled
 from crosscale.data.coco_masks import bitmap
 from crosscale.data.decode import BadImage, decode
-from crosscale.data.drawing import READABLE
+from crosscale.data.drawing import enlargement
 from crosscale.data.mask_meaning import spread
 from crosscale.data.object_source import ObjectSource
 
@@ -103,7 +103,7 @@ def drawn(source: ObjectSource, index: int) -> Image.Image:
     picture = decode(record.image, 3, record.id)
     objects = record.target
     size = (picture.height, picture.width)
-    factor = min(1.0, LARGEST / max(size)) if max(size) > LARGEST else max(1, READABLE // min(size))
+    factor = min(1.0, LARGEST / max(size)) if max(size) > LARGEST else enlargement(size)
     shown = (max(1, round(size[1] * factor)), max(1, round(size[0] * factor)))
     filter_ = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
     masks = None

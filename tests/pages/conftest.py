@@ -1,6 +1,7 @@
 """What the pages and the notebooks run in: an empty folder, narrow models, and a hub on loopback."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty current folder, in which every name of a model builds a narrow one."""
     for family, row in stand_ins.narrow_families().items():
         monkeypatch.setitem(registry.FAMILIES, family, row)
-    suggest._expected.cache_clear()  # it remembers the shapes of presets, by name
+    # It remembers the shapes of presets, by name.
+    monkeypatch.setattr(suggest, "_expected", cache(suggest._expected.__wrapped__))
     monkeypatch.setattr(crosscale, "create_model", stand_ins.narrow_model, raising=False)
     for split in scenes.COUNTS:
         monkeypatch.setitem(scenes.COUNTS, split, 4)
@@ -58,5 +60,4 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     jax.config.update("jax_disable_most_optimizations", True)  # the models are too small to gain from them
     yield tmp_path
     server.close()
-    suggest._expected.cache_clear()
     jax.config.update("jax_disable_most_optimizations", False)
