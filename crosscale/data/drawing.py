@@ -3,11 +3,12 @@
 from PIL import Image
 
 READABLE = 384  # pixels of a drawn picture's shorter side, from which labels and a legend have room
+LARGEST = 1600  # pixels of its longer side, beyond which nothing is enlarged: a strip would become gigabytes
 
 
 def enlargement(size: tuple[int, int]) -> int:
     """The whole factor by which a picture of these sides is enlarged; 1 for a large one."""
-    return max(1, READABLE // min(size))
+    return max(1, min(READABLE // min(size), LARGEST // max(size)))
 
 
 def readable(picture: Image.Image) -> tuple[Image.Image, int]:

@@ -13,11 +13,10 @@ from crosscale.data.box_drawing import class_colours, draw_boxes
 from crosscale.data.box_transforms import scaled
 from crosscale.data.coco_masks import bitmap
 from crosscale.data.decode import BadImage, decode
-from crosscale.data.drawing import enlargement
+from crosscale.data.drawing import LARGEST, enlargement
 from crosscale.data.mask_meaning import spread
 from crosscale.data.object_source import ObjectSource
 
-LARGEST = 1600  # pixels of a drawn picture's longer side
 AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # pixels, as COCO has them
 
 

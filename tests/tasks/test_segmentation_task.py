@@ -246,6 +246,12 @@ def test_a_result_counts_draws_and_writes() -> None:
     assert run_lengths(mask) == [2, 150, 0, 450]
 
 
+def test_a_strip_is_drawn_no_longer_than_can_be_looked_at() -> None:
+    mask = np.zeros((1, 700), np.uint8)
+    drawn = Segmented("a.png", mask, ("a",), np.zeros((1, 3), np.uint8)).draw(Image.new("RGB", (700, 1)))
+    assert drawn.width == 2 * 700  # not 384 times, for its shorter side
+
+
 def test_a_picture_that_cannot_be_used_has_no_mask() -> None:
     failed = task().failure("b.png", "broken")
     assert failed.json()["error"] == "broken"
