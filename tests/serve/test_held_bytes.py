@@ -52,11 +52,12 @@ def test_a_second_signal_ends_the_service_at_once(monkeypatch, number):
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
 def test_a_closed_terminal_stops_as_a_signal_to_end_does(name):
-    with StopSignals() as stop:
-        os.kill(os.getpid(), signal.Signals[name])
-        assert stop.requested == name
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where nohup started the tests
     try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.Signals[name])
+            assert stop.requested == name
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
         with StopSignals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.requested is None
