@@ -32,8 +32,8 @@ def describe_labels(
     """
     classes = list(sources["train"].classes)
     counts = {split: _count(source) for split, source in sources.items()}
-    total = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
-    order = sorted(range(len(classes)), key=lambda label: (total[label], label))
+    learnt = counts["train"]  # how rare a class is depends on what there is to learn from, not on the held-out part
+    order = sorted(range(len(classes)), key=lambda label: (learnt[label], label))
     notes = list(getattr(sources["train"], "notes", ()))
     if as_json:
         splits = {
@@ -48,13 +48,13 @@ def describe_labels(
     for line in notes:
         note(line)
     rows = [
-        [str(label), class_name, *(f"{numbers[label]:,}" for numbers in counts.values()), _bar(total, label)]
+        [str(label), class_name, *(f"{numbers[label]:,}" for numbers in counts.values()), _bar(learnt, label)]
         for label, class_name in enumerate(classes)
     ]
     rows.append(["", f"all {len(classes)} classes", *(f"{sum(numbers):,}" for numbers in counts.values()), ""])
     print_table(["label", "class", *sources, ""], rows, right=["label", *sources])
-    if total[order[0]] < total[order[-1]]:
-        _print_ends(classes, total, order)
+    if learnt[order[0]] < learnt[order[-1]]:
+        _print_ends(classes, learnt, order)
     if found is not None:
         _print_check(found)
 
@@ -67,19 +67,19 @@ def _count(source: "LabelledSource") -> list[int]:
     return [int(count) for count in np.bincount(labels_of(source), minlength=len(source.classes))]
 
 
-def _bar(total: Sequence[int], label: int) -> str:
-    return bar(total[label] / max(*total, 1), BAR)
+def _bar(learnt: Sequence[int], label: int) -> str:
+    return bar(learnt[label] / max(*learnt, 1), BAR)
 
 
-def _print_ends(classes: Sequence[str], total: Sequence[int], order: Sequence[int]) -> None:
+def _print_ends(classes: Sequence[str], learnt: Sequence[int], order: Sequence[int]) -> None:
     """The rarest and the commonest classes, and their ratio."""
 
     def named(labels: Sequence[int]) -> str:
-        return ", ".join(f"{classes[label]} ({total[label]:,})" for label in labels)
+        return ", ".join(f"{classes[label]} ({learnt[label]:,})" for label in labels)
 
-    print(printable(f"rarest: {named(order[:NAMED])}; commonest: {named(order[::-1][:NAMED])}"))
-    if (least := total[order[0]]) and total[order[-1]] >= 10 * least:
-        ratio = total[order[-1]] / least
+    print(printable(f"rarest to train on: {named(order[:NAMED])}; commonest: {named(order[::-1][:NAMED])}"))
+    if (least := learnt[order[0]]) and learnt[order[-1]] >= 10 * least:
+        ratio = learnt[order[-1]] / least
         print(f"{ratio:.0f} to 1: see task.class_weights and task.sampling for rare classes")
 
 

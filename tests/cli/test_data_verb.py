@@ -111,7 +111,7 @@ def test_a_table_is_described_and_its_pictures_are_checked(capsys, labelled):
     assert check["disputed"]["count"] == check["equal"]["count"] == 1
     assert main(["data", str(labelled), "--check"]) == 1
     text = capsys.readouterr().out
-    assert "rarest: rare (2), usual (8); commonest: usual (8), rare (2)" in text
+    assert "rarest to train on: rare (1), usual (7); commonest: usual (7), rare (1)" in text
     assert "1 groups of pictures that are both to train on and held out" in text
     assert "1.png (train, usual), 2.png (train, rare), 8.png (val, usual)" in text
     assert "1 of 10 pictures do not decode:" in text
@@ -127,3 +127,15 @@ def test_columns_are_for_tables(capsys, labelled):
     assert "has no column 'lable'; did you mean 'label'?" in capsys.readouterr().err
     assert main(["data", "digits", "--label-column", "label"]) == 2
     assert "--split-column are for tables, and digits is none" in capsys.readouterr().err
+
+
+def test_how_rare_a_class_is_depends_on_the_pictures_to_train_on(capsys, tmp_path):
+    """An even held-out part hides nothing."""
+    train, val = np.repeat([0, 1], [30, 3]), np.repeat([0, 1], [12, 12])
+    images = {f"{split}_images": np.zeros((len(of), 8, 8), np.uint8) for split, of in (("train", train), ("val", val))}
+    np.savez(tmp_path / "x.npz", **images, train_labels=train, val_labels=val, classes=np.array(["usual", "rare"]))
+    assert main(["data", str(tmp_path / "x.npz")]) == 0
+    text = capsys.readouterr().out
+    assert "rarest to train on: rare (3), usual (30); commonest: usual (30), rare (3)" in text
+    assert "10 to 1: see task.class_weights and task.sampling for rare classes" in text
+    assert [line.count("█") for line in text.splitlines() if "█" in line] == [20, 2]
