@@ -19,6 +19,10 @@ class WorkError(RuntimeError):
     """
 
 
+class GivenUpError(Exception):
+    """A run's caller ends it after an epoch, because others promise more. Nothing failed."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of `known`, or an empty string if none is near.
 

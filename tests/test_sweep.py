@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from crosscale.cli.main import main
-from crosscale.errors import RequestError, WorkError
+from crosscale.cli.train import train_one
+from crosscale.errors import GivenUpError, RequestError, WorkError
 from crosscale.recipe import Recipe, load
 from crosscale.runs.search import Searched, check_search, overrides, parse_search
 from crosscale.runs.sweep import read_plan, run_sweep
@@ -63,7 +64,7 @@ def test_a_wrong_range_is_one_line(text: str, line: str) -> None:
 
 def test_a_key_stands_once() -> None:
     twice = [parse_search("optimizer.lr=1e-4..1e-2"), parse_search("optimizer.lr=[0.1, 0.2]")]
-    with pytest.raises(RequestError, match=r"--over: optimizer.lr stands twice"):
+    with pytest.raises(RequestError, match=r"--over: optimizer.lr appears twice"):
         check_search(RECIPE, twice)
 
 
@@ -145,6 +146,7 @@ def test_a_run_that_fails_is_a_trial_and_a_wrong_request_ends_the_sweep(tmp_path
     assert found["trials"][1]["error"] == "step 4: the loss (nan) is not finite"
     with pytest.raises(RequestError, match="no such data"):
         run_sweep(RECIPE, LR, tmp_path / "two", trials=3, train=Trainings(lambda number: RequestError("no such data")))
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]  # a start that fails leaves nothing
     with pytest.raises(RequestError, match="already holds runs"):
         run_sweep(RECIPE, LR, tmp_path / "one", trials=3, train=trainings)
 
@@ -190,3 +192,16 @@ def test_a_small_real_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
     assert main(["validate", "--run", str(folder / found["best"]["run"]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(found["best"]["value"])
+    for trial in found["trials"]:
+        assert 'id="confusion"' in (folder / trial["run"] / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_of_a_run_that_was_given_up_says_so(tmp_path: Path) -> None:
+    def give_up() -> None:
+        raise GivenUpError("given up by Optuna's pruner")
+
+    with pytest.raises(GivenUpError):
+        train_one(load("smoke", SMALL), tmp_path / "run", ["sweep"], on_epoch=give_up)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "1 of 3 epochs are done (given up by Optuna&#39;s pruner); to go on:" in page

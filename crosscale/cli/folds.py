@@ -23,7 +23,7 @@ def train_folds(
         raise RequestError("--extend goes with one run, not with --folds; extend a fold's own folder")
 
     def train(own: "Recipe", folder: Path, resume: bool) -> dict[str, Any]:
-        return train_one(own, folder, argv, resume=resume)
+        return train_one(own, folder, ["train", *argv], resume=resume)
 
     result = run_folds(recipe, output_dir, resume=options["resume"], train=train)
     result["report"] = None
@@ -55,7 +55,7 @@ def comparing_page(runs: Sequence[Path], folder: Path, *, spread: bool = False) 
 
     try:
         return str(write_comparison(runs, folder / REPORT, spread=spread))
-    except (RequestError, WorkError) as error:  # the runs are whole
+    except (RequestError, WorkError) as error:  # the runs themselves are complete
         note(f"the comparing page was not written: {error}")
         return None
 

@@ -1,14 +1,14 @@
 """`crosscale sweep`: runs over ranges of recipe keys, proposed by Optuna; the best is a command."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import Parser, add_recipe_options, positive_int
 from crosscale.cli.folds import comparing_page
 from crosscale.cli.output import note, print_json, print_table
-from crosscale.cli.train import add_recipe_choice, chosen_recipe
+from crosscale.cli.train import add_recipe_choice, chosen_recipe, train_one
 from crosscale.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 Trains many runs, each with other values of some recipe keys, and says which was best. Optuna proposes the values, from
-what it has seen of the runs before, and ends a run early that falls behind the others.
+what it has seen of the runs before, and ends runs early that fall behind the others.
 
 --over names a key and what to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log (evenly in its logarithm), or KEY=[A, B, ...];
 it can be given several times. All else is as for crosscale train. The runs are trial-1, trial-2, ... in the sweep's
@@ -58,7 +58,9 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         trials=trials,
         pruner=pruner,
         resume=options["resume"],
-        train=_trainer(argv),
+        train=lambda own, place, again, after_epoch: train_one(
+            own, place, ["sweep", *argv], resume=again, on_epoch=after_epoch
+        ),
     )
     result["command"] = None if result["best"] is None else _command(Path(result["output_dir"]), result["best"])
     result["report"] = _compare(result)
@@ -95,7 +97,7 @@ def _parser(argv: Sequence[str]) -> Parser:
 
 
 def _plan(options: dict[str, Any], folder: Path) -> "tuple[Recipe, list[Searched], int, Any]":
-    """The recipe, what is searched, how many trials, and the pruner: as given, or of the sweep that goes on."""
+    """The recipe, what is searched, how many trials, and the pruner: as given, or as the resumed sweep has them."""
     from crosscale.runs.search import parse_search
     from crosscale.runs.sweep import read_plan
 
@@ -112,22 +114,6 @@ def _plan(options: dict[str, Any], folder: Path) -> "tuple[Recipe, list[Searched
     recipe, _, _ = chosen_recipe(options)
     searched = [parse_search(text) for text in options["over"]]
     return recipe, searched, options["trials"] or TRIALS, options["pruner"] or "median"
-
-
-def _trainer(argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
-    from crosscale.report.write import LiveReport
-    from crosscale.runs.train import run_training
-
-    def train(recipe: "Recipe", folder: Path, resume: bool, on_epoch: Callable[[], None]) -> dict[str, Any]:
-        live = LiveReport(folder, ["sweep", *argv])
-
-        def after_epoch(_: Path) -> None:
-            live.refresh()
-            on_epoch()
-
-        return run_training(recipe, folder, resume=resume, on_epoch=after_epoch)
-
-    return train
 
 
 def _command(folder: Path, best: dict[str, Any]) -> str:

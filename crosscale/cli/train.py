@@ -1,14 +1,14 @@
 """`crosscale train`: trains or fine-tunes from a recipe; leaves a complete run folder."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.arguments import Parser, add_host_options, add_recipe_options, host_options, recipe_overrides
 from crosscale.cli.output import note, print_json
-from crosscale.errors import RequestError, WorkError
+from crosscale.errors import GivenUpError, RequestError, WorkError
 
 if TYPE_CHECKING:
     from crosscale.recipe import Recipe
@@ -72,7 +72,8 @@ def _run(options: dict[str, Any], argv: Sequence[str], *, as_json: bool) -> int:
             return train_folds(recipe, output_dir, options, argv, as_json=as_json)
         from crosscale.cluster.hosts import is_first
 
-        result = train_one(recipe, output_dir, argv, resume=options["resume"], extend=options["extend"], splits=splits)
+        how = {name: options[name] for name in ("resume", "extend")}
+        result = train_one(recipe, output_dir, ["train", *argv], splits=splits, **how)
         if is_first() and as_json:
             print_json(result)
         elif is_first():
@@ -98,28 +99,41 @@ def _next(folder: str) -> str:
     return "\n".join(lines)
 
 
-def train_one(recipe: "Recipe", output_dir: Path, argv: Sequence[str], **how: Any) -> dict[str, Any]:
+def train_one(
+    recipe: "Recipe",
+    output_dir: Path,
+    command: Sequence[str],
+    *,
+    on_epoch: Callable[[], None] = lambda: None,
+    **how: Any,
+) -> dict[str, Any]:
     """Trains one run, with a page that is kept up to date.
 
     Args:
-      argv: the command's words, for the page.
+      command: its words, for the page.
+      on_epoch: called after every epoch, with the page written; raises GivenUpError to end the run.
       **how: see `run_training`.
 
     Returns:
       What `run_training` does.
 
-    Raises RequestError, WorkError.
+    Raises GivenUpError, RequestError, WorkError.
     """
     from crosscale.engine.run_folder import holds_run
     from crosscale.report.write import LiveReport
     from crosscale.runs.train import run_training
 
-    live = LiveReport(output_dir.expanduser().resolve(), ["train", *argv])
+    live = LiveReport(output_dir.expanduser().resolve(), command)
+
+    def after_epoch(_: Path) -> None:
+        live.refresh()
+        on_epoch()
+
     try:
-        result = run_training(recipe, output_dir, on_epoch=lambda folder: live.refresh(), **how)
-    except WorkError as error:
+        result = run_training(recipe, output_dir, on_epoch=after_epoch, **how)
+    except (GivenUpError, WorkError) as error:
         if holds_run(output_dir.expanduser()):  # a start that failed has left nothing
-            live.refresh(ended=f"ended by an error: {error}")
+            live.refresh(ended=str(error) if isinstance(error, GivenUpError) else f"ended by an error: {error}")
         raise
     if result["stopped"] is None:
         live.refresh(final=True)
@@ -130,17 +144,17 @@ def train_one(recipe: "Recipe", output_dir: Path, argv: Sequence[str], **how: An
 
 @contextmanager
 def _output_dir(given: str | None, name: str) -> Iterator[Path]:
-    """The folder that was given, or runs/<name>-<n>, which goes again where nothing was begun in it."""
+    """The folder that was given, or runs/<name>-<n>, which is removed again if nothing began in it."""
     from crosscale.cluster.hosts import is_first
 
     if given:
         yield Path(given)
         return
-    folder = _next_folder(name) if is_first() else Path("runs")  # the first one's holds for all
+    folder = _next_folder(name) if is_first() else Path("runs")  # all use the first process's folder
     try:
         yield folder
     finally:
-        with suppress(OSError):  # not empty, but for a start that failed
+        with suppress(OSError):  # only a start that failed leaves it empty
             folder.rmdir()
             folder.parent.rmdir()
 
@@ -241,7 +255,7 @@ def chosen_recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]
 
 
 def _start(given: dict[str, str]) -> "Start | None":
-    """What fits the weights or the data, where one of them was given."""
+    """The recipe that fits the weights or the data, where one of them was given."""
     if given.get("model.pretrained", "false") != "false":
         from crosscale.runs.starting import from_weights
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from crosscale.engine.run_folder import METRICS, RECIPE, holds_run, locked, write_text
-from crosscale.errors import RequestError, WorkError
+from crosscale.engine.run_folder import METRICS, RECIPE, holds_run, started, write_text
+from crosscale.errors import GivenUpError, RequestError, WorkError
 from crosscale.recipe import Recipe, dump, load, override
 from crosscale.runs.places import with_data_paths
 from crosscale.runs.search import Searched, check_search, distributions, overrides, parse_search
@@ -22,10 +22,6 @@ PLAN, STUDY = "sweep.json", "study.journal"
 Pruner = Literal["median", "hyperband", "none"]
 # (recipe, folder, whether a run there goes on, what to call after each epoch) -> as `run_training`
 Train = Callable[[Recipe, Path, bool, Callable[[], None]], dict[str, Any]]
-
-
-class GivenUpError(Exception):
-    """Ends a run that Optuna gives up."""
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool, on_epoch: Callable[[], None]) -> dict[str, Any]:
@@ -90,7 +86,7 @@ def run_sweep(
         )
     kind = task_kind(recipe.task.name)
     measure = check_best(recipe.validate.best, kind.measures, kind.best)
-    with locked(folder):
+    with started(folder, lambda: any(map(holds_run, folder.glob("trial-*")))):
         plan = {"over": [item.text for item in searched], "trials": trials, "pruner": pruner}
         write_text(folder / RECIPE, dump(with_data_paths(recipe)))
         write_text(folder / PLAN, json.dumps(plan))
@@ -115,12 +111,12 @@ class _Sweep:
         self._measure, self._train = measure, train
 
     def ended(self) -> "list[optuna.trial.FrozenTrial]":
-        """The trials that are over, but for those that a later one took up."""
+        """The trials that are over, except those that a later one took up."""
         over = (trial for trial in self._study.get_trials() if trial.state.is_finished())
         return [trial for trial in over if trial.state.name != "FAIL" or "error" in trial.user_attrs]
 
     def take_up(self) -> None:
-        """Has the trials that were under way when the sweep ended come first again, in the same folders."""
+        """Queues the trials that were under way when the sweep ended, before all others and in the same folders."""
         for trial in self._study.get_trials():
             if trial.state.name != "RUNNING":
                 continue
@@ -168,10 +164,10 @@ class _Sweep:
                 if value is not None:
                     trial.report(value, record["step"])
         if trial.should_prune():
-            raise GivenUpError(f"{place.name}: given up by Optuna's pruner")
+            raise GivenUpError("given up by Optuna's pruner")
 
     def _signed(self, metrics: dict[str, Any]) -> float | None:
-        """What Optuna makes large; None where there is no such number."""
+        """What Optuna maximises; None where there is no such number."""
         if metrics.get(self._measure) is None:
             return None
         kind = task_kind(self._recipe.task.name)
