@@ -42,7 +42,7 @@ _HOMES = {
     "save_pretrained": "pretrained",
     "save_weights": "pretrained",
 }
-_MODULES = ("compat", "explain", "measure", "predictor", "data")
+_MODULES = ("compat", "explain", "measure", "predictor", "data", "export")
 
 
 def __getattr__(name: str) -> Any:

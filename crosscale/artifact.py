@@ -71,7 +71,7 @@ class Artifact:
       extra: keys for other programs (timm's, "names", "license"), which are kept and not looked into.
 
     Raises:
-      RequestError: a value of the wrong type or out of range, by its key on disc; of the options a number above
+      RequestError: a value of the wrong type or out of range, by its key on disc; among the options a number above
         65,536, an image side above 8192 pixels, more than 512 blocks, or anything that JSON does not hold.
     """
 
@@ -113,7 +113,7 @@ class Artifact:
 
 
 def best_folder(path: str | Path) -> Path:
-    """The folder that holds a run's best weights: `path/best`, or `path` where that is it already.
+    """The folder that holds a run's best weights: `path/best`, or `path` where that is such a folder itself.
 
     Raises:
       RequestError: neither holds `config.json` and `model.safetensors`.
@@ -140,6 +140,17 @@ def file_digest(file: Path) -> str:
     """BLAKE2b of 16 bytes in hexadecimal digits, of a file's contents. Raises OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def whole_weights(folder: Path, artifact: Artifact) -> Path:
+    """The weights beside an artifact. Raises RequestError where they are not what was written with it."""
+    file = folder / WEIGHTS
+    if artifact.weights_digest not in ("", file_digest(file)):
+        raise RequestError(
+            f"{file}: damaged, it is not what was written with {CONFIG}; copy the folder again, or to "
+            f"take other weights there remove 'weights_digest' from {CONFIG}"
+        )
+    return file
 
 
 def read_artifact(place: str | Path) -> Artifact:
@@ -265,7 +276,7 @@ def _check_labels(labels: tuple[str, ...], count: int) -> None:
     seen: set[str] = set()
     for label in labels:
         if label in seen:
-            raise RequestError(f"classes: {_shown(label)} stands twice; every class needs a name of its own")
+            raise RequestError(f"classes: {_shown(label)} appears twice; every class needs a name of its own")
         seen.add(label)
         _check_text("classes", label)
 
@@ -327,7 +338,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
     if not 0 <= known.get("val_fraction", 0.5) < 1:
         raise RequestError(f"data.val_fraction: {known['val_fraction']} is not in 0 <= value < 1")
     if "folds" in known and not 1 <= known.get("fold", 0) <= known["folds"] <= MAX_FOLDS:
-        raise RequestError(f"data.fold: is none of the folds 1..{_shown(known['folds'])}")
+        raise RequestError(f"data.fold: is not one of the folds 1..{_shown(known['folds'])}")
     if not 0 <= known.get("seed", 0) < 2**31:
         raise RequestError(f"data.seed: {_shown(known['seed'])} lies outside 0..2^31 - 1")
     if not 1 <= known.get("batch_size", 1) <= MAX_BATCH:
@@ -362,7 +373,7 @@ def _check_text(key: str, text: str) -> None:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """The value and, of lists and mappings, everything within."""
+    """The value and, for lists and mappings, everything within."""
     yield value
     if isinstance(value, dict):
         for item in value.values():

@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Pixels = Literal["uint8", "float32"]
-CropMode = Literal["center", "pad", "squash"]  # timm's words, but for "border", which here is "pad"
+CropMode = Literal["center", "pad", "squash"]  # timm's words, except "border", which here is "pad"
 
 
 def as_variables(params: Any, batch_stats: Any = None) -> Variables:
@@ -117,7 +117,7 @@ class Record:
     Attributes:
       id: stable and unique within the source: a path relative to the root, or "name/index".
       image: encoded file bytes, or a decoded (H, W) or (H, W, C) array; a tuple of several pictures.
-      target: what is to be learnt of it, as the source's task understands it: of a classification the class index,
+      target: what to learn from it, as the source's task understands it: for a classification, the class index,
         0..len(classes)-1.
     """
 
@@ -130,7 +130,7 @@ class Record:
 class Source(Protocol):
     """Random access to the examples of one split. Must be picklable (loader workers).
 
-    What its targets are, and what else it tells of them (such as `classes`, the names in label order), is between the
+    What its targets are, and what else it says of them (such as `classes`, the names in label order), is between the
     source and the task that opens it.
     """
 
@@ -161,7 +161,7 @@ class Examples(Protocol):
         ...
 
     def blank(self) -> dict[str, np.ndarray]:
-        """What stands where an example does not count: padding, or a picture that does not decode."""
+        """The stand-in for an example that does not count: padding, or a picture that does not decode."""
         ...
 
 

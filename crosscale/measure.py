@@ -67,7 +67,7 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
     matrix, which is how the branches' fixed bicubic rescale runs. FLOPs are about twice this number.
 
     Raises:
-      RequestError: a matrix product stands in a loop whose length only the running program knows.
+      RequestError: a matrix product is in a loop whose length only the running program knows.
     """
     try:
         return _remembered_costs(model, spec, batch, asked())
@@ -138,7 +138,7 @@ def count_function_macs(function: Callable[..., Any], *arguments: Any) -> int:
 def measure_memory(model: nn.Module, spec: InputSpec, batch: int = 1) -> Memory | None:
     """Compiles one deterministic forward of `batch` images for the default device and asks what it needs.
 
-    Slow (it compiles), but nothing is computed. None where the backend does not tell.
+    Slow (it compiles), but nothing is computed. None where the backend does not say.
     """
     lowered = jax.jit(partial(_forward, model)).lower(
         variable_shapes(model, spec.size, spec.channels), _images(spec, batch)
@@ -162,7 +162,7 @@ def _images(spec: InputSpec, batch: int) -> jax.ShapeDtypeStruct:
 
 
 def _macs(jaxpr: core.Jaxpr, constant_inputs: Sequence[bool] = ()) -> int:
-    """Multiply-accumulates of a program, of whose inputs those marked are known to be constant arrays."""
+    """Multiply-accumulates of a program whose marked inputs are known to be constant arrays."""
     constants = {*jaxpr.constvars, *compress(jaxpr.invars, constant_inputs)}
     total = 0
     for equation in jaxpr.eqns:

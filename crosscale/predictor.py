@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from crosscale.artifact import CONFIG, WEIGHTS, best_folder, read_artifact
+from crosscale.artifact import CONFIG, best_folder, read_artifact, whole_weights
 from crosscale.contracts import Array, InputSpec, Variables
 from crosscale.data import BadImage
 from crosscale.data.decode import MAX_PIXELS
@@ -20,9 +20,10 @@ from crosscale.data.reading import read_picture
 from crosscale.engine.forward import forward, inferred
 from crosscale.engine.read_ahead import checked_pictures, read_ahead
 from crosscale.engine.sharding import local_mesh, replicated, split_batch
-from crosscale.errors import WorkError
+from crosscale.errors import RequestError, WorkError
 from crosscale.models.registry import create_model, input_spec
 from crosscale.pretrained import load_weights, restore_model, restore_task
+from crosscale.pretrained.loading import other_classes
 from crosscale.tasks.checks import check_result_options
 from crosscale.tasks.registry import own_task, plain_task
 from crosscale.tasks.task import Result, Task
@@ -55,7 +56,7 @@ class Predictor:
           spec: the input the weights were trained for.
           classes: of a classification, names in label order; None calls them "0", "1", ...
           source: the file the variables came from, which errors about them name; None names the model.
-          task: what the outputs mean; None is a classification of `classes`, of a detector their detection.
+          task: what the outputs mean; None is a classification of `classes`, or for a detector their detection.
 
         Raises:
           RequestError: the outputs are not the task's, such as one class more than there are names.
@@ -83,7 +84,7 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the outputs are called, in order: of a classification the class names."""
+        """What the outputs are called, in order: for a classification, the class names."""
         return self.task.labels
 
     @classmethod
@@ -100,7 +101,7 @@ class Predictor:
         folder = best_folder(path)
         artifact = read_artifact(folder)
         task = restore_task(artifact, folder / CONFIG).with_options(task_options or {})
-        model, file = restore_model(artifact, folder / CONFIG), folder / WEIGHTS
+        model, file = restore_model(artifact, folder / CONFIG), whole_weights(folder, artifact)
         return cls(model, load_weights(file, model), artifact.input_spec, source=file, task=task)
 
     @classmethod
@@ -119,7 +120,7 @@ class Predictor:
           model_name: as `list_models()` spells it, or an alias.
           file: weights under any of the names that `load_weights` reads.
           classes: names in label order; they also set the number of classes, which is otherwise the preset's.
-          key: of several sets of weights in the file, which to take; see `load_weights`.
+          key: which of several sets of weights in the file to take; see `load_weights`.
           **overrides: the model's fields that differ from the preset's.
 
         Raises:
@@ -127,7 +128,11 @@ class Predictor:
         """
         decided = {} if classes is None else plain_task(classes).model_options({})
         model = create_model(model_name, **{**decided, **overrides})
-        return cls(model, load_weights(file, model, key=key), input_spec(model_name, model), classes, source=file)
+        try:
+            variables = load_weights(file, model, key=key)
+        except RequestError as error:
+            raise other_classes(error, file, model, key=key, named=classes is not None) from None
+        return cls(model, variables, input_spec(model_name, model), classes, source=file)
 
     def run_by(self, run: Callable[[np.ndarray], np.ndarray], engine: str) -> "Predictor":
         """The same predictor with another program in place of JAX's, as `crosscale.export.engines` makes them.
@@ -193,7 +198,7 @@ class Predictor:
         return self._outputs(variables, *(put if rows is None else jax.device_put(put, rows)))
 
     def contents(self, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:
-        """(B, 2) height and width of pictures of these sizes within what is fed; None of a task without such."""
+        """(B, 2) height and width of pictures of these sizes within what is fed; None for a task without these."""
         found = [self.task.content(self.spec, (int(height), int(width))) for height, width in sizes]
         return None if None in found else np.array(found, np.int32)
 
@@ -204,16 +209,16 @@ class Predictor:
 
         Args:
           sources: the pictures' names.
-          sizes: the (height, width) of each as `read` gives it; None where these are of no account.
+          sizes: the (height, width) of each as `read` gives it; None where these do not matter.
           **options: the task's own, such as `top_k`.
 
         Raises:
-          WorkError: an output is NaN or infinite, of which nothing follows.
+          WorkError: an output is NaN or infinite, from which nothing follows.
         """
         return self.task.results(self.finite(np.asarray(outputs, np.float32)), sources, sizes, **options)
 
     def finite(self, outputs: np.ndarray) -> np.ndarray:
-        """The outputs. Raises WorkError where one is NaN or infinite, of which nothing follows."""
+        """The outputs. Raises WorkError where one is NaN or infinite, from which nothing follows."""
         if not np.isfinite(outputs).all():
             raise WorkError(
                 f"{self.source}: the model's outputs are not finite (NaN or infinite); "
@@ -227,7 +232,7 @@ class Predictor:
         Args:
           pictures: pictures as `prepare` takes them, or a single one. An array (N, H, W) is N grey pictures, one
             (N, H, W, C) N pictures.
-          **options: the task's own; of a classification `top_k` (5), how many classes to name.
+          **options: the task's own; for a classification `top_k` (5), how many classes to name.
           batch_size: pictures per forward, split over the devices of this process and brought up to a multiple of
             their number. The last batch is filled up, so that one shape is compiled.
 

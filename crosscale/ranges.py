@@ -18,7 +18,7 @@ class Range:
 
     Attributes:
       words: as the error says it, such as "must be positive".
-      holds: whether a value does; of a tuple it is asked for every entry.
+      holds: whether a value does; for a tuple, every entry is asked.
       whole: a tuple is asked as one value.
       brackets: the error shows a tuple as a list.
     """

@@ -122,7 +122,7 @@ class DataSettings:
 
     @property
     def declared(self) -> DeclaredData:
-        """The sizes to count with where the data is not at hand."""
+        """The sizes to assume where the data is not at hand."""
         return DeclaredData(self.train_images, self.val_images, self.num_classes, self.classes)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Recipe:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    task: Any = field(default_factory=lambda: TASKS[DEFAULT].Options())  # the options of the task that its name says
+    task: Any = field(default_factory=lambda: TASKS[DEFAULT].Options())  # the options of the task that its name gives
     augment: Augment = field(default_factory=Augment)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -222,7 +222,7 @@ def load(name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe
     Args:
       name: a path, or the name of a shipped recipe.
       overrides: dotted key ("optimizer.lr", "model.options.depth") -> its value, as YAML writes it. With another
-        model.name, the recipe's options of its own model are left out, but for the rates of dropping.
+        model.name, the recipe's options of its own model are left out, except the rates of dropping.
 
     Raises:
       RequestError: no such recipe, not YAML, an unknown key, or a value of the wrong type or range. One
@@ -317,7 +317,7 @@ def _check_counted(sections: Mapping[str, Any], overrides: Mapping[str, str]) ->
         steps = sections.get(section, {}).get(name)
         if key in overrides and steps is not None:
             raise RequestError(
-                f"{key}={overrides[key]} means nothing beside {other}={steps}; give --{other} null with it, or change "
+                f"{key}={overrides[key]} means nothing with {other}={steps}; give --{other} null with it, or change "
                 f"{other}"
             )
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TextIO
 
 # Large temporaries go back to the system after every step, and their pages are faulted in again by the next one.
 # These keep them: no block is mapped by itself, so that all come from the heap, whose top is never trimmed and grows by
@@ -40,14 +41,36 @@ def is_installed(module: str) -> bool:
     return found is not None and found.origin is not None
 
 
+class Lasting:
+    """A stream whose writing never fails, for displays on a terminal that may go away before the work is done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            # What is left in the stream, and all that follows, needs a place to go.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return len(text)
+
+    def flush(self) -> None:
+        pass  # `write` has done so
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def tell(text: str, end: str = "\n") -> None:
-    """Prints text on standard error. Work goes on where nobody reads it any more, as behind `2>&1 | head`."""
-    try:
-        print(text, end=end, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        # What is left in the stream, and all that follows, needs a place to go.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    """Prints text on standard error. Work goes on where that takes nothing any more.
+
+    As behind `2>&1 | head`, in a file on a full disc, or on a terminal that is gone.
+    """
+    if sys.stderr is not None:  # or closed from the beginning
+        Lasting(sys.stderr).write(text + end)
 
 
 def shown_duration(seconds: float) -> str:
@@ -69,7 +92,7 @@ def cache_folder() -> Path:
 
 
 def keep_compiled_programs(environment: MutableMapping[str, str] | None = None) -> Path | None:
-    """Has JAX keep what it compiles in the user's cache folder, up to `COMPILE_CACHE_BYTES`, oldest use first out.
+    """Has JAX keep what it compiles in the user's cache folder, up to `COMPILE_CACHE_BYTES`, least recently used out.
 
     Has to come before JAX is imported. Child processes inherit it. JAX's own variable for the folder goes first, and
     then nothing is touched.

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 MOST_VALUES = 1_000_000  # in a YAML file, aliases written out
 MOST_DEEP = 100  # sections and lists in one another
-_TOO_DEEP = "brackets or sections stand too deep in one another"
+_TOO_DEEP = "brackets or sections are nested too deeply"
 
 _MAPPINGS = (dict, Mapping)  # origins of dict[str, ...] and Mapping[str, ...]
 
@@ -32,14 +32,14 @@ _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, with 1e-4 as a number and a key that stands twice as an error."""
+    """Safe YAML, with 1e-4 as a number and a key that appears twice as an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' appears twice", problem_mark=key_node.start_mark)
             seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
 
@@ -55,14 +55,14 @@ def _count(node: yaml.Node, counts: dict[int, int], around: set[int]) -> int:
     if len(around) > MOST_DEEP:
         raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark)
     if id(node) in around:
-        raise yaml.MarkedYAMLError(problem="an alias stands inside what it names", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(problem="an alias lies inside what it names", problem_mark=node.start_mark)
     if id(node) not in counts:
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
         parts = [part for pair in inner for part in (pair if isinstance(pair, tuple) else (pair,))]
         counts[id(node)] = 1 + sum(_count(part, counts, around | {id(node)}) for part in parts)
     if counts[id(node)] > MOST_VALUES:
         raise yaml.MarkedYAMLError(
-            problem=f"aliases make more than {MOST_VALUES:,} values of it", problem_mark=node.start_mark
+            problem=f"aliases turn it into more than {MOST_VALUES:,} values", problem_mark=node.start_mark
         )
     return counts[id(node)]
 
@@ -125,7 +125,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_scalar(kind: Any, text: str) -> Any:
-    """A command-line value as YAML reads it, but as it stands where `kind` is a text."""
+    """A command-line value as YAML reads it, or as it is where `kind` is a text."""
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     plain_text = str in choices and not _is_null(kind, text) and not _is_bool(kind, text)
     if plain_text:

@@ -110,15 +110,12 @@ def browser_page(address: str, viewport: dict[str, int]) -> Iterator[Any]:
             browser.close()
 
 
-def sections(file: Path, first: str, behind: str, name: str, width: int = 900) -> None:
-    """A picture of a page from the heading with one id to the heading with another."""
+def sections(file: Path, first: str | None, behind: str, name: str, width: int = 1000) -> None:
+    """A picture of a page from the heading with one id, or its top, to before the heading with another."""
     with browser_page(file.resolve().as_uri(), {"width": width, "height": 900}) as page:
-        top, end = (page.locator(f"#{id}").bounding_box()["y"] for id in (first, behind))
-        page.screenshot(
-            path=IMAGES / name,
-            full_page=True,
-            clip={"x": 0, "y": top - 12, "width": width, "height": end - top - 12},
-        )
+        top, end = (page.locator(f"#{id}").bounding_box()["y"] - 12 if id else 0 for id in (first, behind))
+        area = {"x": 0, "y": top, "width": width, "height": end - top}
+        page.screenshot(path=IMAGES / name, full_page=True, clip=area)
 
 
 @contextlib.contextmanager
@@ -167,16 +164,17 @@ def explained(run: Path, picture: Path, name: str, *words: str) -> None:
 
 def explain() -> None:
     explained(photos(), KEPT / "photos-images" / "chelsea" / "07.jpg", "explain_crossvit.png")
+    run = demo("segment")
     scene = sorted((KEPT / "segment-images" / "images" / "val").glob("*"))[0]
-    explained(demo("segment"), scene, "explain_crossformer.png", "--position", "0.5,0.5")
+    explained(run, scene, "explain_crossformer.png", "--position", "0.5,0.5")
 
 
 def report() -> None:
-    sections(digits() / "report.html", "confusion", "repeat", "report.png")
+    sections(digits() / "report.html", None, "intervals", "report.png")
     other = trained("smoke", "--config", "smoke", "--train.epochs", "20")
     page = KEPT / "compared.html"
     crosscale("report", digits(), other, "--output", page)
-    sections(page, "results", "differences", "report_compare.png")
+    sections(page, None, "published", "report_compare.png")
 
 
 def serve() -> None:
@@ -208,10 +206,10 @@ def metrics() -> None:
     run = KEPT / "calibrated"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(rare("rare"), run)
-    sections(run / "report.html", "calibration", "curves", "metrics_before.png", width=1000)
+    sections(run / "report.html", "calibration", "curves", "metrics_before.png")
     crosscale("calibrate", "--run", run, "--coverage", "0.8")
     crosscale("report", run)
-    sections(run / "report.html", "calibration", "curves", "metrics_after.png", width=1000)
+    sections(run / "report.html", "calibration", "curves", "metrics_after.png")
 
 
 def segmentation() -> None:

@@ -132,7 +132,7 @@ def test_a_training_is_refused_before_it_begins() -> None:
     """Not after its first validation, when there is something to write."""
     names = {"data.train_images": "8", "data.val_images": "8", "data.dir": "null", "train.batch_size": "8"}
     recipe = load("smoke", {**names, "data.classes": "[cat, dog, cat]", "data.num_classes": "3"})
-    with pytest.raises(RequestError, match='classes: "cat" stands twice'):
+    with pytest.raises(RequestError, match='classes: "cat" appears twice'):
         build(recipe, without_data=True)
 
 
@@ -242,7 +242,7 @@ MALFORMED = {
     "classes a text": (changed(classes="abc"), "classes: expected a list, each a text, got 'abc'"),
     "a class of a million numbers": (changed(classes=[[1] * 10**6]), "classes[0]: expected a text, got [1, 1, 1,"),
     "classes numbers": (changed(classes=[*"012345678", 9]), "classes[9]: expected a text, got 9"),
-    "a class twice": (changed(classes=[*"012345678", "0"]), 'classes: "0" stands twice'),
+    "a class twice": (changed(classes=[*"012345678", "0"]), 'classes: "0" appears twice'),
     "half a character": (changed(classes=[*"012345678", "\ud800"]), "half a character"),
     "fewer classes": (changed(num_classes=11), "classes: 10 names, but num_classes is 11"),
     "num_classes negative": (changed(num_classes=-1, classes=[]), "num_classes: -1 lies outside 0..1,000,000"),

@@ -130,7 +130,7 @@ def test_the_model_is_built_for_the_table(recipe: Callable[..., Recipe], tmp_pat
     ("changes", "line"),
     [
         ({"model__options__pictures": "1"}, r"model\.options\.pictures=1, but a row of the table has 2 pictures"),
-        ({"data__decode": "fast"}, r"data\.decode=fast: is for one JPEG"),
+        ({"data__decode": "fast"}, r"data\.decode=fast: works on one 8-bit JPEG"),
         ({"data__mean": "[0.1, 0.2]"}, r"data\.mean=\[0\.1, 0\.2\]: the model takes 6 channels"),
     ],
 )

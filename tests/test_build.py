@@ -129,7 +129,7 @@ def test_a_folder_that_is_being_written_is_refused(tmp_path: Path) -> None:
 
 def test_other_classes_than_the_run_s_are_refused(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", ["cat", "dog"])
-    with pytest.raises(RequestError, match="the class 'cat' is none of the 10"):
+    with pytest.raises(RequestError, match="the class 'cat' is not one of the 10"):
         evaluate_run(run=run[0], data_dir=tmp_path / "data")
 
 

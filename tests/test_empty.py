@@ -1,4 +1,4 @@
-"""Nothing is no success: no picture held out, none that decodes, one class alone, an empty batch."""
+"""Nothing is no success: no picture held out, none that decodes, only one class, an empty batch."""
 
 import json
 
@@ -87,13 +87,13 @@ def test_one_class_alone_is_refused_with_what_was_meant(tmp_path, capsys):
     data = folder(tmp_path / "table", [f"images/{i}.png" for i in range(4)])
     (data / "labels.csv").write_text("path,y\nimages/0.png,1\n")
     train(data, tmp_path / "run", status=2)
-    assert f"--data-dir {data / 'labels.csv'} --task.name regression" in capsys.readouterr().err
+    assert f"give --data-dir {data / 'labels.csv'}, and for numbers --task.name" in capsys.readouterr().err
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 16, 16, 3), np.uint8), labels=np.zeros(4, np.int64))
     train(tmp_path / "x.npz", tmp_path / "run", status=2)
-    assert "one class alone, '0'; a classification needs two classes or more" in capsys.readouterr().err
+    assert "only one class, '0'; a classification needs two classes or more" in capsys.readouterr().err
     data = folder(tmp_path / "plain", [f"train/cat/{i}.png" for i in range(3)] + ["val/cat/0.png"])
     train(data, tmp_path / "run", status=2)
-    assert f"{data}: has one class alone, 'cat'" in capsys.readouterr().err
+    assert f"{data}: has only one class, 'cat'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -125,7 +125,7 @@ def test_other_classes_and_tasks_are_refused_in_one_line(tiny_run, other, tmp_pa
     artifact = read_artifact(tmp_path / "run" / "best")
     for labels, difference in (
         ((*"123456789", "ten"), "the class '0' is missing"),
-        ((*"1234567890",), "the classes stand in another order"),
+        ((*"1234567890",), "the classes are in another order"),
     ):
         write_artifact(tmp_path / "run" / "best", replace(artifact, labels=labels))
         assert main(["predict", "--run", str(tiny_run), "--run", str(tmp_path / "run"), str(tmp_path / "a.png")]) == 2

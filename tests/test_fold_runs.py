@@ -88,6 +88,7 @@ def test_a_start_that_fails_can_be_begun_again(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(RequestError, match="no such data"):
             run_folds(RECIPE, tmp_path / "run", train=refuse)
+        assert not any(tmp_path.iterdir())
 
 
 def test_a_results_file_that_was_torn_costs_the_folds_alone(tmp_path: Path) -> None:

@@ -195,8 +195,16 @@ def test_from_weights(tiny_run, arrays):
     assert (loaded.spec.size, loaded.spec.channels) == ((16, 16), 1)
     direct = Predictor(model, variables, loaded.spec, list("abcdefghij"))
     assert list(loaded.predict(arrays[:2])) == list(direct.predict(arrays[:2]))
-    with pytest.raises(RequestError, match=r"model\.safetensors"):
-        Predictor.from_weights("crossvit", file, **options)  # a head of 1000 classes
+    with pytest.raises(
+        RequestError, match=r"model\.safetensors: weights of 10 classes, and the preset has 1,000; give --cl"
+    ):
+        Predictor.from_weights("crossvit", file, **options)
+    with pytest.raises(
+        RequestError, match=r"weights of 10 classes, and --classes names 2; give --classes FILE with 10 "
+    ):
+        Predictor.from_weights("crossvit", file, classes=["a", "b"], **options)
+    with pytest.raises(RequestError, match="not weights of this model"):
+        Predictor.from_weights("crossformer_tiny_224", file)
 
 
 class Tensor:
@@ -277,6 +285,13 @@ def test_what_is_no_picture_is_named(predictor, arrays, value):
     bad, good = predictor.predict([value, arrays[0]])
     assert f"an object of type {type(value).__name__} is not a picture" in bad.error
     assert good.error is None
+
+
+@pytest.mark.parametrize("form", [list, np.ravel, np.max, lambda a: {"image": a}, lambda a: a[..., 0].tolist()])
+def test_numbers_and_mappings_are_no_lists_of_pictures(predictor, arrays, form):
+    value = form(arrays[0]) if form is not list else [1, 2, 3]
+    with pytest.raises(RequestError, match=r"is neither a picture nor a list of them"):
+        predictor.predict(value)
 
 
 def test_files_that_cannot_be_read_are_named(predictor, tmp_path):

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
+from crosscale.artifact import file_digest, read_artifact, write_artifact
 from crosscale.cli.main import main
 from crosscale.data.listing import listing
 from crosscale.data.sources import open_source
@@ -89,6 +93,33 @@ def test_a_start_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys, g
     assert main([*words, *sizes, *(["--output-dir", given] if given else [])]) != 0
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.safetensors", "there"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_a_wrong_request(run, tmp_path, capsys, place):
+    (tmp_path / "file").touch()
+    words = ["train", "--config=smoke", "--data-dir", str(run / "photos"), *MODEL, "--train.batch_size=4"]
+    assert main([*words, "--validate.batch_size=2", "--output-dir", str(tmp_path / place)]) == 2
+    assert "not a folder; choose another --output-dir" in capsys.readouterr().err
+
+
+def test_another_teacher_is_told(run, tmp_path, capsys):
+    folder, teacher = tmp_path / "taught", tmp_path / "teacher"
+    shutil.copytree(run / "run" / "best", teacher)
+    words = ["train", "--config=smoke", "--data-dir", str(run / "photos"), "--output-dir", str(folder), *MODEL]
+    sizes = ["--train.batch_size=4", "--validate.batch_size=2", "--train.epochs=1", "--schedule.warmup_epochs=0"]
+    assert main([*words, *sizes, "--distill.teacher", str(teacher)]) == 0
+    assert main(["train", "--output-dir", str(folder), "--resume"]) == 0
+    file = teacher / "model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+    artifact = read_artifact(teacher)
+    write_artifact(teacher, replace(artifact, weights_digest=file_digest(file)))
+    capsys.readouterr()
+    assert main(["train", "--output-dir", str(folder), "--resume"]) == 2
+    assert f"was begun with another teacher: {teacher} has other weights now" in capsys.readouterr().err
+    shutil.rmtree(teacher)
+    assert main(["train", "--output-dir", str(folder), "--resume"]) == 2
+    assert f"distill.teacher: {teacher}: no such run folder" in capsys.readouterr().err
 
 
 def test_runs_that_begin_at_once_get_a_number_each(tmp_path):

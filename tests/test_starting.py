@@ -57,6 +57,15 @@ def test_what_is_given_stays(photos):
     assert "(as given)" in lines[0]
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [("1", 0.2), ("2", 0.4), ("300", 2)])
+def test_a_first_look_of_few_epochs_has_a_short_warm_up(photos, epochs, warmup):
+    given = {"data.dir": str(photos), "train.epochs": epochs, "model.name": "crossvit"}
+    given |= {f"model.options.{name}": json.dumps(value) for name, value in TINY_CROSSVIT.items()}
+    recipe = starting.from_data(given)[0]
+    assert (recipe.train.epochs, recipe.schedule.warmup_epochs) == (int(epochs), warmup)
+    assert starting.from_data(given | {"schedule.warmup_epochs": "0.5"})[0].schedule.warmup_epochs == 0.5
+
+
 @pytest.mark.slow
 def test_it_trains(photos, tmp_path, capsys):
     out = tmp_path / "run"

@@ -146,9 +146,18 @@ def test_a_run_that_fails_is_a_trial_and_a_wrong_request_ends_the_sweep(tmp_path
     assert found["trials"][1]["error"] == "step 4: the loss (nan) is not finite"
     with pytest.raises(RequestError, match="no such data"):
         run_sweep(RECIPE, LR, tmp_path / "two", trials=3, train=Trainings(lambda number: RequestError("no such data")))
-    assert [path.name for path in tmp_path.iterdir()] == ["one"]  # a start that fails leaves nothing
     with pytest.raises(RequestError, match="already holds runs"):
         run_sweep(RECIPE, LR, tmp_path / "one", trials=3, train=trainings)
+
+
+@optuna
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def refuse(recipe: Recipe, folder: Path, resume: bool, on_epoch: Callable[[], None]) -> dict[str, Any]:
+        raise RequestError("no such data")
+
+    with pytest.raises(RequestError, match="no such data"):
+        run_sweep(RECIPE, LR, tmp_path / "sweeps" / "one", trials=3, train=refuse)
+    assert not any(tmp_path.iterdir())
 
 
 @optuna

@@ -140,7 +140,7 @@ def _own_turns(source: Source, request: Request) -> dict[tuple[str, str], Turn]:
     if request.fast:
         for stage, augment in (("crop", plain), ("recipe", Augment())):
             turns[stage, "crosscale, fast"] = _fast_turn(source, fast_train_transform(spec, augment))
-            if can_decode_parts():  # what that alone brings
+            if can_decode_parts():  # what that option brings by itself
                 whole = fast_train_transform(spec, augment, parts=False)
                 turns[stage, "crosscale, fast, whole pictures"] = _fast_turn(source, whole)
         turns["loader", "crosscale, fast"] = _timed(lambda: _load(source, spec, Augment(), request, "fast"))

@@ -1,7 +1,7 @@
 """Whether a training step waits for its pictures: a short, real run of `crosscale train`, read from what it logged.
 
 The run is a process of its own, in a folder that is gone afterwards: the real loader, the real step, the real loop.
-Beside its share of waiting stands what its loader delivers with nobody else at work, for a step can only be kept
+Its share of waiting comes with what its loader delivers with nobody else at work, for a step can only be kept
 waiting by a loader that is slower than it.
 """
 
@@ -114,6 +114,6 @@ def _train(folder: Path, run: Path, request: FeedRequest) -> None:
 
 
 def _windows(file: Path) -> list[dict[str, Any]]:
-    """The records between two lines of the log, without the first where it holds the compiling step alone."""
+    """The records between two lines of the log, without the first where it holds only the compiling step."""
     records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
     return [record for record in records if record["kind"] == "train" and record["images_per_second"] > 0]

@@ -47,7 +47,7 @@ class Request:
       rounds: processes of each contender.
       seconds: of each measurement, after the warm-up.
       against: the peer in torch; None goes without.
-      engines: "onnxruntime", "openvino": these run our model's ONNX program, in float32 on the CPU, inference alone.
+      engines: "onnxruntime", "openvino": these run our model's ONNX program, in float32 on the CPU, inference only.
       limit: seconds after which no more is measured; None for as long as it takes.
       variants: of the peer.
       peer_python: its Python.
@@ -55,7 +55,7 @@ class Request:
       platform: of JAX ("cpu", "cuda"), and "cpu" keeps torch off the GPU too; None takes the best there is.
       tf32: lets both sides round the factors of float32 products where the device offers it.
       matmul: side of the square matrices whose product tells the CPU's peak.
-      options: constructor fields of our models besides the preset's.
+      options: constructor fields of our models beyond the preset's.
     """
 
     mode: Literal["infer", "train"]
@@ -249,7 +249,7 @@ def _turn(
     folder: Path,
     deadline: float | None,
 ) -> dict[str, Any]:
-    """One process's answer; a peer that has failed once is not tried again. Raises WorkError of ours, _TimeUp."""
+    """One process's answer; a peer that has failed once is not tried again. Raises WorkError for ours, _TimeUp."""
     if who == OURS:
         return _ours(message, folder, deadline)
     if found[who] and "error" in found[who][0]:

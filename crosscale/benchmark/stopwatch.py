@@ -51,7 +51,7 @@ def first_call(step: Callable[[], None]) -> float:
 
 
 def host_peak_bytes() -> int | None:
-    """The most memory this process ever had resident; None where the system does not tell."""
+    """The most memory this process ever had resident; None where the system does not say."""
     try:
         with open("/proc/self/status", encoding="ascii") as lines:
             for line in lines:

@@ -19,8 +19,8 @@ exit status:
   2  the request was wrong (unknown option, missing file, value that cannot work)"""
 
 
-ENGINES = ("jax", "onnxruntime", "openvino", "auto")  # as `crosscale.export.engines` has them; importing it takes JAX
-_LITERAL = "\0"  # no word of a command line holds it
+ENGINES = ("jax", "onnxruntime", "openvino", "auto")  # as in `crosscale.export.engines`, whose import takes JAX
+_LITERAL = "\0"  # no command-line word contains it
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,13 +36,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parses options and positional words in any order; after a bare "--" all are words. Raises RequestError."""
+        """Parses options and positional words in any order; after a bare "--" only words. Raises RequestError."""
         words = list(argv)
         end = words.index("--") if "--" in words else len(words)
         if not {"-h", "--help"}.isdisjoint(words[:end]):
             self.print_help()
             self.exit(0)
-        # argparse, which drops the words after "--" here, gets them marked as what no option looks like.
+        # argparse drops the words after "--" here, so it gets them with a mark that no option has.
         marked = [*words[:end], *(f"{_LITERAL}{word}" for word in words[end + 1 :])]
         options, rest = self.parse_known_intermixed_args(marked)
         for name, value in vars(options).items():
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def known_options(self) -> list[str]:
-        """Every spelling that the parser takes, those of its groups among them; argparse has no public name for it."""
+        """Every spelling that the parser takes, those of its groups included; argparse has no public name for this."""
         return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
@@ -91,6 +91,17 @@ def fraction(text: str) -> float:
         value = 0.0
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got '{text}'")
+    return value
+
+
+def held_out_share(text: str) -> float:
+    """An argparse type: a number from 0, which holds nothing out, to below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got '{text}'")
     return value
 
 
@@ -127,7 +138,7 @@ def add_recipe_options(parser: Parser, argv: Sequence[str], *, explained: bool =
     for old, new in RENAMED.items():
         help_text = f"older name of --{new}" if explained else argparse.SUPPRESS
         parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=help_text)
-    for word in argv:  # a model's fields are known to the model alone
+    for word in argv:  # only the model knows its fields
         option = word.split("=", 1)[0]
         if option.startswith("--model.options.") and option not in parser.known_options():
             dest = option[2:].replace("-", "_")
@@ -140,7 +151,7 @@ def recipe_overrides(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def add_host_options(parser: Parser) -> None:
-    """Adds the ways to be one of several processes: `--distributed`, or three options that say it."""
+    """Adds the ways to be one of several processes: `--distributed`, or three options that say the same."""
     group = parser.add_argument_group("several processes (docs/clusters.md)")
     group.add_argument(
         "--distributed", action="store_true", help="find the others by Slurm, Open MPI, Kubernetes or Cloud TPU"
@@ -151,7 +162,7 @@ def add_host_options(parser: Parser) -> None:
 
 
 def host_options(options: argparse.Namespace) -> "Start | None":
-    """What the options of `add_host_options` say; None for a process alone. Raises RequestError."""
+    """What the options of `add_host_options` say; None for a single process. Raises RequestError."""
     three = {
         "--coordinator": options.coordinator,
         "--num-processes": options.num_processes,
@@ -161,7 +172,7 @@ def host_options(options: argparse.Namespace) -> "Start | None":
     if len(missing) == len(three) and not options.distributed:
         return None
     if options.distributed and len(missing) < len(three):
-        raise RequestError("--distributed finds all three itself; give it alone, or --coordinator and its two others")
+        raise RequestError("--distributed finds all three itself; give it alone, or --coordinator and the other two")
     if missing and not options.distributed:
         raise RequestError(f"{missing[0]} is missing: {', '.join(three)} go together")
     from crosscale.cluster.hosts import Start
@@ -180,7 +191,7 @@ def add_model_options(parser: Parser, *, class_names: bool, several: bool = Fals
     group = parser.add_argument_group("the model")
     choice = group.add_mutually_exclusive_group(required=True)
     run = "a run folder of `crosscale train`, or its best/ folder"
-    more = "; several times: the mean of their probabilities"
+    more = "; given several times: the mean of their probabilities"
     action = "append" if several else "store"
     choice.add_argument("--run", metavar="RUN", action=action, help=f"{run}{more if several else ''}")
     choice.add_argument("--model", metavar="M", help="a preset (see `crosscale models`), with --weights")
@@ -201,7 +212,7 @@ def add_weights_key(parser: "argparse._ActionsContainer") -> None:
 
 
 def add_result_options(parser: Parser, defaults: Mapping[str, int] | None = None) -> None:
-    """Adds how much a result tells, of every task: `--top-k K` and the like, None where not given.
+    """Adds every task's options for how much a result says: `--top-k K` and the like, None where not given.
 
     Args:
       defaults: the verb's own, in place of the task's, for the help.
@@ -261,9 +272,9 @@ def test_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_model_options(options: argparse.Namespace) -> None:
-    """Refuses halves of the two ways to choose a model, before anything heavy is imported."""
+    """Refuses half of either way to choose a model, before anything heavy is imported."""
     if options.model is not None and Path(options.model).is_dir():
-        raise RequestError(f"--model {options.model}: is a folder; a run goes by --run RUN")
+        raise RequestError(f"--model {options.model}: is a folder; give a run as --run RUN")
     if options.model is not None and options.weights is None:
         raise RequestError("--model needs --weights FILE; an untrained model has nothing to say")
     if options.run is not None:
@@ -304,7 +315,7 @@ def add_engine_option(parser: "argparse._ActionsContainer") -> None:
 
 
 def with_engine(options: argparse.Namespace, predictor: "Predictor", batch_size: int, verb: str) -> "Predictor":
-    """The predictor with the engine that `--engine` asks for, of which a line tells. Raises RequestError, WorkError."""
+    """The predictor with the engine that `--engine` asks for, which a line names. Raises RequestError, WorkError."""
     if options.engine == "jax":
         return predictor
     from crosscale.cli.output import note, progress_bar

@@ -65,7 +65,7 @@ MODES = ("infer", "train", "growth", "start-up", "data")
 _MODEL_MODES = ("infer", "train")
 _TORCH = ("timm", "official")
 _ENGINES = ("onnxruntime", "openvino")
-_QUICK = 50.0  # seconds, beside which printing and the check of the peer have room in a minute
+_QUICK = 50.0  # seconds; the check of the peer and the printing also fit into the minute
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
@@ -75,7 +75,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     options = _parser().parse(argv)
     if options.mode not in MODES:
         hint = did_you_mean(options.mode, MODES)
-        raise RequestError(f"--mode {options.mode} is none of {', '.join(MODES)}{hint}")
+        raise RequestError(f"--mode {options.mode} is not one of {', '.join(MODES)}{hint}")
     _check_options(options)
     if options.mode == "data":
         result, show = _data(options), tables.print_data
@@ -96,7 +96,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     else:
         show(result)
     if stopped := result.get("stopped"):
-        note(f"crosscale bench: ended before its time: {stopped}; these are the rounds until then")
+        note(f"crosscale bench: ended early: {stopped}; these are the rounds until then")
         return INTERRUPTED if stopped == "interrupted" else 1
     return 0
 
@@ -215,12 +215,12 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """What `timeout` and batch systems send ends the measuring as Ctrl-C does, with what there is."""
+    """SIGTERM, which `timeout` and batch systems send, ends the measuring as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # handlers belong to it
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -9,7 +9,7 @@ Result = Mapping[str, Any]
 
 
 def print_speed(result: Result) -> None:
-    """Of --mode infer and --mode train: contenders, then ratios."""
+    """The tables of --mode infer and --mode train: contenders, then ratios."""
     columns = ["model", "batch", "", "images/s", "best", "ms/step", "range", "cold s", "warm s", "MB", "of matmul peak"]
     print_table(columns, [speed_cells(row) for row in result["rows"]], right=columns[3:], title=_title(result))
     missing = [row for row in result["rows"] if row["error"]]
@@ -58,7 +58,7 @@ def _against(row: Result) -> str:
 
 
 def print_growth(result: Result) -> None:
-    """Of --mode growth: what was doubled, and what that did to time and memory."""
+    """The table of --mode growth: what was doubled, and what that did to time and memory."""
     columns = ["series", "", "GMACs", "ms", "MB of activations", "MACs grow", "time grows", "activations grow"]
     print_table(
         columns, growth_cells(result["rows"]), right=columns[2:], title=f"batch 1 of {result['dtype']} pictures"
@@ -66,7 +66,7 @@ def print_growth(result: Result) -> None:
 
 
 def growth_cells(rows: Sequence[Result]) -> list[list[str]]:
-    """The growth table as text; factors are on the row before, within a series."""
+    """The growth table as text; each factor compares with the row before in its series."""
     cells, before = [], None
     for row in rows:
         same = before is not None and before["series"] == row["series"]
@@ -80,7 +80,7 @@ def growth_cells(rows: Sequence[Result]) -> list[list[str]]:
 
 
 def print_start_up(result: Result) -> None:
-    """Of --mode start-up: seconds, with and without compiled programs in the cache."""
+    """The table of --mode start-up: seconds, with and without compiled programs in the cache."""
     columns = ["", "cold s", "warm s", "cache off s"]
     print_table(columns, start_up_cells(result), right=columns[1:], title=result["model"])
 
@@ -104,7 +104,7 @@ def start_up_cells(result: Result) -> list[list[str]]:
 
 
 def print_data(result: Result) -> None:
-    """Of --mode data: stages, ratios, and the training that is fed."""
+    """The tables of --mode data: stages, ratios, and the training that is fed."""
     from crosscale.benchmark.data import STAGES
 
     rows = [

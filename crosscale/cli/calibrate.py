@@ -10,7 +10,7 @@ Chooses a temperature on held-out pictures, so that a probability of 0.9 is righ
 with the run's best weights: predict, serve, export and the report use it. The most probable class stays the same.
 
 With --precision or --coverage it also chooses the least probability that counts as an answer; below it the answer is
-"unknown". Calibrate on pictures that the run did not train on, best on some that did not choose the weights either
+"unknown". Calibrate on pictures that the run did not train on, ideally on some that did not choose the weights either
 (--data-dir)."""
 
 EPILOG = f"""\
@@ -30,7 +30,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser = Parser("calibrate", description=HELP, epilog=EPILOG)
     parser.add_argument("--run", metavar="RUN", required=True, help="a run folder of `crosscale train`")
     wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("--precision", metavar="P", type=fraction, help="answer only so that this share is right")
+    wanted.add_argument("--precision", metavar="P", type=fraction, help="share of the answers that must be right")
     wanted.add_argument("--coverage", metavar="P", type=share, help="answer at least this share of the pictures")
     group = parser.add_argument_group("the data")
     group.add_argument("--data-dir", metavar="D", help="labelled pictures (default: what the run held out)")

@@ -77,7 +77,7 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line in label order (--folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    for word in argv:  # a model's fields are known to the model alone
+    for word in argv:  # only the model knows its fields
         name = word.split("=", 1)[0]
         if name.startswith(_FIELD) and name not in parser.known_options():
             dest = name[2:].replace("-", "_")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from crosscale.cli.arguments import EXIT_STATUS, Parser, fraction, positive_int
+from crosscale.cli.arguments import EXIT_STATUS, Parser, held_out_share, positive_int
 from crosscale.cli.data_labels import describe_labels
 from crosscale.cli.data_masks import describe_masks
 from crosscale.cli.data_objects import describe_objects
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from crosscale.data.picture_check import PictureCheck
 
 HELP = """\
-Describes a data set as training sees it: the splits, the classes in label order, the images of each.
+Describes a data set as training sees it: the splits, the classes in label order, the pictures of each.
 
 DATA is labelled pictures, as `crosscale train --data-dir` takes them: "digits" (the handwritten digits that
 ship with scikit-learn), a folder with train/<class>/ and val/<class>/, a folder of class folders (of which
 a part is held out for validation), a table of paths and labels (.csv, .tsv, .jsonl, .parquet), a folder of .tar
 or .parquet shards, hf:owner/name, or an .npz file. --check reads every picture: sizes and modes, pictures of
-equal content, those of them that are both to train on and held out, and files that do not decode (exit status 1).
---statistics measures mean and deviation of each channel of the pictures to train on, also of 16 bits, many channels
-and .npy, and prints the recipe's lines for them.
+equal content, which of them are both to train on and held out, and files that do not decode (exit status 1).
+--statistics measures the mean and deviation of each channel over the pictures to train on, 16 bits, many channels and
+.npy included, and prints the recipe's lines for them.
 For a folder of pictures with masks it prints the layout and the classes; --check reads every picture and mask,
 prints each class's share of the pixels, and names the files that cannot be used (exit status 1).
 For pictures with boxes (COCO, YOLO, Pascal VOC, parquet) it prints the layout, the objects of each class and
@@ -90,7 +90,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--val-fraction",
         metavar="P",
-        type=fraction,
+        type=held_out_share,
         default=0.2,
         help="share of each class held out where the data has no val/ (default 0.2)",
     )
@@ -104,7 +104,7 @@ def _parser() -> Parser:
         type=positive_int,
         help="draw N pictures with their boxes and masks into OUT (default: NAME-drawn)",
     )
-    parser.add_argument("--check", action="store_true", help="read every picture, and mask, and tell what is wrong")
+    parser.add_argument("--check", action="store_true", help="read every picture and mask, and say what is wrong")
     parser.add_argument(
         "--statistics",
         action="store_true",
@@ -131,7 +131,7 @@ def _open(options: argparse.Namespace) -> "dict[str, LabelledSource]":
     columns = TableColumns(path=options.path_column, split=options.split_column, label=options.label_column)
     if columns != TableColumns() and not is_table(options.data):
         raise RequestError(
-            f"--path-column, --label-column and --split-column are for tables, and {options.data} is none"
+            f"--path-column, --label-column and --split-column are for tables, and {options.data} is not one"
         )
     how: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": options.seed}
     with read_once():
@@ -186,7 +186,7 @@ def _objects(options: argparse.Namespace, as_json: bool) -> int:
 
 
 def _has_objects(options: argparse.Namespace) -> bool:
-    """Whether the data is of pictures with boxes; raises RequestError for options that do not go with it."""
+    """Whether the data holds pictures with boxes; raises RequestError for options that do not go with it."""
     from crosscale.data.mask_folder import has_masks
     from crosscale.data.mask_layouts import find_layout
     from crosscale.data.object_layouts import KNOWN, has_objects
@@ -194,7 +194,7 @@ def _has_objects(options: argparse.Namespace) -> bool:
     found = has_objects(options.data) or (options.boxes and options.data.startswith("hf:"))
     if found and not options.boxes and has_masks(options.data):
         try:
-            # Boxes lie in folders of the same names, so that only a pair of picture and mask tells.
+            # Data with boxes uses the same folder names, so only a pair of picture and mask tells.
             found = not find_layout(Path(options.data).expanduser()).parts
         except RequestError:
             found = True
@@ -207,7 +207,7 @@ def _has_objects(options: argparse.Namespace) -> bool:
 
 
 def _has_masks(options: argparse.Namespace) -> bool:
-    """Whether the data is of pictures with masks; raises RequestError for options that do not go with it."""
+    """Whether the data holds pictures with masks; raises RequestError for options that do not go with it."""
     from crosscale.data.mask_folder import has_masks
     from crosscale.data.mask_layouts import KNOWN
 

@@ -1,4 +1,4 @@
-"""What `crosscale data` tells of pictures with masks, and of what is wrong with them."""
+"""`crosscale data` on pictures with masks: what they hold, and what is wrong with them."""
 
 from collections.abc import Mapping
 from functools import partial, reduce
@@ -42,7 +42,7 @@ def _check(sources: "Mapping[str, MaskSource]") -> "MaskCheck":
             before = sum(part.pictures for part in parts)
             parts.append(check_masks(source, partial(_report_after, report, before, total)))
     whole = reduce(add, parts)
-    # Both parts of data that comes as one tell the same files without a counterpart.
+    # Where data comes as one part, both splits name the same files without a counterpart.
     problems = tuple(dict.fromkeys(whole.problems))
     return type(whole)(whole.pictures, whole.pixels, whole.masks, whole.ignored, whole.sizes, problems)
 

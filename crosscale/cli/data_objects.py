@@ -1,4 +1,4 @@
-"""What `crosscale data` tells of pictures with boxes, what is wrong with them, and some of them drawn."""
+"""`crosscale data` on pictures with boxes: what they hold, what is wrong with them, and some drawn."""
 
 from collections.abc import Mapping
 from pathlib import Path

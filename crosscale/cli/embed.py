@@ -46,7 +46,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse(argv)
     check_model_options(options)
-    files = find_images(options.images)
+    files = find_images(options.images, "embed")
     from crosscale.runs.embed import check_suffix, embed, write_embedded
 
     check_suffix(options.output)

@@ -60,7 +60,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Writes the pictures; returns 1 if a file could not be used. Raises RequestError, WorkError."""
     options = _parser().parse(argv)
     check_model_options(options)
-    files = find_images(options.images)
+    files = find_images(options.images, "explain")
     folder = _output_folder(options.output)
 
     predictor = open_predictor(options)
@@ -145,7 +145,7 @@ def _explain_files(
     options: argparse.Namespace,
     said: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
-    """Per file, in order, its result as "json" and "rows"; the PNG is written before."""
+    """Each file's result as "json" and "rows", in order, after its PNG is written."""
     taken: set[str] = set()
     remaining = iter(files)
     while chunk := list(islice(remaining, options.batch_size)):
@@ -168,7 +168,7 @@ def _explain_files(
 
 
 def _load(predictor: "Predictor", file: Found) -> "_Read | str":
-    """(H, W, C) as the model is to see it, and the picture's own height and width, or why not."""
+    """(H, W, C) as the model sees it, and the picture's own height and width; or why it cannot be used."""
     from crosscale.data import BadImage
 
     try:

@@ -32,8 +32,8 @@ The file takes uint8 pictures (batch, height, width, channels) of the model's si
 the batch is open. What was written is loaded again and compared with the model on real photographs; if the
 outputs differ by more than --tolerance, nothing is left behind.
 
---int8 (onnx, openvino) rounds the products with weights to 8 bits, calibrated on training pictures of the run. It is
-judged on the held-out ones: where the task's best measure, such as top-1, falls by more than --max-drop, nothing is
+--int8 (onnx, openvino) rounds the products with weights to 8 bits, calibrated on training pictures of the run and
+judged on held-out ones: where the task's best measure, such as top-1, falls by more than --max-drop, nothing is
 left behind. --compare writes nothing: it exports every format that is installed and prints size, deviation, accuracy
 and images/s of each."""
 
@@ -56,9 +56,9 @@ exit status:
   1  the outputs differ, int8 loses too much, or the work failed
   2  the request was wrong (unknown option, missing file, an axis that the model cannot leave open)"""
 
-FORMATS = ("stablehlo", "onnx", "openvino", "litert")  # as `crosscale.export.formats` has them; importing it takes JAX
+FORMATS = ("stablehlo", "onnx", "openvino", "litert")  # as in `crosscale.export.formats`; importing it takes JAX
 _PLATFORMS = "cpu,cuda,tpu"
-_HELD_OUT = 500  # examples that --compare takes where it is not told
+_HELD_OUT = 500  # examples that --compare takes by default
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
@@ -218,7 +218,7 @@ def _parser() -> Parser:
         "--max-drop",
         metavar="P",
         type=_points,
-        help="points of the task's best measure that int8 may lose, percent of one that is no share (default 1)",
+        help="points of the task's best measure that int8 may lose; percent where it is no share (default 1)",
     )
     data.add_argument(
         "--calibration", metavar="N", type=positive_int, help="training pictures to calibrate on (default 128)"

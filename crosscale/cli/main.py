@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, cast
 from crosscale.cli.arguments import EXIT_STATUS
 from crosscale.cli.output import note
 from crosscale.errors import RequestError, WorkError, did_you_mean
-from crosscale.runtime import keep_compiled_programs, keep_memory, package_version
+from crosscale.runtime import keep_compiled_programs, keep_memory, package_version, tell
 
 
 class Verb(NamedTuple):
@@ -56,6 +56,16 @@ VERBS = {
     "recipe": Verb("crosscale.cli.recipe", "list, print, explain and check the recipes that `train` takes"),
 }
 
+# Settings of JAX that forbid what Flax's layers do: adding a bias to a batch, making arrays of numbers.
+_GUARDS = ("disallow", "disallow_explicit")
+_MODES = {
+    "JAX_NUMPY_RANK_PROMOTION": ("raise",),
+    "JAX_TRANSFER_GUARD": _GUARDS,
+    "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": _GUARDS,
+    "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": _GUARDS,
+    "JAX_TRANSFER_GUARD_DEVICE_TO_HOST": _GUARDS,
+}
+
 EXAMPLES = """\
 examples:
   crosscale demo
@@ -82,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     words, as_json = _take_json(words)
     if not words:
-        print(_help(), file=sys.stderr)
+        tell(_help())
         return 2
     if words[0] in ("-h", "--help", "help") and len(words) == 1:
         return _guarded("", lambda: _print(_help()))
@@ -100,6 +110,7 @@ def _dispatch(words: list[str], as_json: bool) -> int:
         hint = did_you_mean(name, [*VERBS, "--help", "--version"])
         raise RequestError(f"unknown {kind} '{name}'{hint or '; one of: ' + ', '.join(VERBS)}")
     _silence_backend_probing()
+    _leave_out_modes()
     keep_compiled_programs()
     keep_memory()
     verb = cast(VerbModule, importlib.import_module(VERBS[name].module))
@@ -132,11 +143,25 @@ def _guarded(verb: str, work: Callable[[], int]) -> int:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (WorkError, MemoryError, OSError, RuntimeError) as error:
-        message = _work_failure(error)
-        return _unforeseen(verb, error) if message is None else _fail(verb, message, 1)
     except Exception as error:
-        return _unforeseen(verb, error)
+        message = _work_failure(error)
+        if message is not None:
+            return _fail(verb, message, 1)
+        wrong = _wrong_surroundings(error)
+        return _unforeseen(verb, error) if wrong is None else _fail(verb, wrong, 2)
+
+
+def _wrong_surroundings(error: Exception) -> str | None:
+    """What is wrong with the environment that the command was given; None where that is not what failed."""
+    if isinstance(error, RuntimeError) and "determine home" in str(error):
+        return "~: there is no such user, or no home folder; write the path in full"
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked and (jax := sys.modules.get("jax")) is not None:
+        try:
+            jax.devices()
+        except Exception:  # JAX has an error of its own for each platform, and for some an assertion without words
+            return f"JAX_PLATFORMS={asked}: no such device was found; JAX_PLATFORMS=cpu, or none, finds what there is"
+    return None
 
 
 def _unforeseen(verb: str, error: Exception) -> int:
@@ -177,10 +202,23 @@ def _fail(verb: str, message: str, status: int) -> int:
 
 
 def _never_refuse_to_print() -> None:
-    """Spells out what the terminal's encoding lacks: work that is done must not be lost while its name is printed."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Spells out what the terminal's encoding lacks: work that is done must not be lost while its name is printed.
+
+    A stream that was closed before the start (`>&-`, a service without a terminal) takes everything and shows nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _leave_out_modes() -> None:
+    """Takes JAX's modes for finding errors out of the environment where no program of Flax's runs in them."""
+    for name, value in _MODES.items():
+        if os.environ.get(name, "").lower() in value:
+            note(f"crosscale: {name}={os.environ.pop(name)} is left out: these programs do not run in that mode")
 
 
 def _silence_backend_probing() -> None:

@@ -143,7 +143,7 @@ def _published_macs(published: dict[str, Any]) -> str:
 
 def _published(published: dict[str, Any]) -> str:
     if "miou" in published:
-        return f"mIoU {_number(published['miou'])}, of several scales {_number(published['miou_multi_scale'])}"
+        return f"mIoU {_number(published['miou'])}, at several scales {_number(published['miou_multi_scale'])}"
     if "box_ap" in published:
         return f"AP of boxes {_number(published['box_ap'])}, of masks {_number(published['mask_ap']) or 'none'}"
     return f"top-1 {_number(published['top1'])}, top-5 {_number(published['top5'])}"

@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
-from crosscale.runtime import tell
+from crosscale.runtime import Lasting, tell
 
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
-PROBLEMS = 10  # of data, that are printed
+PROBLEMS = 10  # of a data set, that are printed
 
 
 def print_json(result: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ def print_table(
     if left_out:
         kept = [place for place, name in enumerate(columns) if name not in left_out]
         columns, rows = [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
-        note(f"left out, there is no room: {', '.join(left_out)}; a wider terminal, a pipe and --json have all")
+        note(f"no room for {', '.join(left_out)}; a wider terminal, a pipe and --json have all")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
@@ -62,13 +62,13 @@ def print_table(
 
 
 def _table_width(columns: Sequence[str], rows: Sequence[Sequence[str]], left_out: Sequence[str]) -> int:
-    """Columns of a terminal that a table needs whose cells are not folded: two between its columns."""
+    """Terminal columns that a table needs to fold no cell, with two between its columns."""
     widths = [max(map(len, [name, *cells])) for name, *cells in zip(columns, *rows, strict=True)]
     return sum(width + 2 for name, width in zip(columns, widths, strict=True) if name not in left_out)
 
 
 class Report(Protocol):
-    """Tells a progress display how far the work is, and what it is at where that changes."""
+    """Tells a progress display how far the work is, and its phase where that changes."""
 
     def __call__(self, done: int, total: int, what: str | None = None) -> None: ...
 
@@ -97,7 +97,8 @@ def progress_bar(what: str, *, verb: str | None = None) -> Iterator[Report]:
 
     clock = TimeRemainingColumn() if verb is None else TimeElapsedColumn()
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), clock
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(file=cast(TextIO, Lasting(sys.stderr)))
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def report(done: int, total: int, what: str | None = None) -> None:
@@ -142,7 +143,7 @@ def note(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey (escapes in a file's name), and bytes that are no text, spelt out."""
+    """The text with control characters (escapes in a file's name) and bytes that are no text spelt out."""
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
         for letter in text
@@ -165,7 +166,7 @@ def _plain(value: Any) -> Any:
 
 
 def free_name(stem: str, taken: set[str]) -> str:
-    """`stem`, or `stem`-2 and so on where that name is `taken` already, in whatever case; it is added there."""
+    """`stem`, or `stem`-2 and so on where that name is `taken` already, in any case; adds it to `taken`."""
     name, count = stem, 1
     while name.casefold() in taken:
         count += 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from crosscale.contracts import InputSpec
     from crosscale.tasks.task import Result, Task
 
-# What a command reads a picture from: a path or standard input. As Any, for what follows asks of both the same.
+# What a command reads a picture from: a path or standard input. As Any, since the code below treats both alike.
 Found: TypeAlias = Any
 
 HELP = """\
@@ -81,9 +81,9 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         metavar="PLACE",
         type=Path,
         help="a .csv, .parquet or .jsonl file, a row for each image, written as they come; or a folder for results.csv "
-        "and what a result has for files of its own, such as a mask",
+        "and each result's own files, such as a mask",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the file of --output, where a run stopped")
+    parser.add_argument("--resume", action="store_true", help="go on with the file of --output where a run stopped")
     parser.add_argument(
         "--sort-into",
         metavar="DIR",
@@ -106,7 +106,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     start = host_options(options)
     if WORD in options.images and (start is not None or options.sort_into is not None):
         why = "--sort-into copies files" if start is None else "several processes read files"
-        raise RequestError(f"-: {why}, and standard input is none; give the file's name")
+        raise RequestError(f"-: {why}, and standard input is not one; give the file's name")
     files = find_images(options.images)
     from crosscale.cluster.hosts import together
 
@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace, files: list[Found], *, as_json: bool) -> i
 
 
 def _predict_share(options: argparse.Namespace, files: list[Found]) -> "tuple[Task, list[dict[str, Any]]]":
-    """The task and this process's results, as "json" and "rows": of several, each takes one file in turn."""
+    """The task and this process's results, as "json" and "rows"; several processes take files in turn."""
     import jax
 
     folder = _made(options.output)
@@ -176,8 +176,8 @@ def _made(folder: "Path | None") -> "Path | None":
 
 
 def _write(prediction: "Result", file: Found, start: Path, spec: "InputSpec") -> list[str]:
-    """Writes what a result has for files, each named `start` and its own end; the paths. Raises WorkError."""
-    if prediction.error is not None or spec.pixels != "uint8" or spec.pictures > 1:  # no task with files takes these
+    """Writes a result's files, each named `start` plus its own ending; returns the paths. Raises WorkError."""
+    if prediction.error is not None or spec.pixels != "uint8" or spec.pictures > 1:  # no task writes files for them
         return []
     from crosscale.data.decode import decode
     from crosscale.data.pictures import decodable
@@ -230,10 +230,13 @@ def _gather(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [parts[turn % len(parts)][turn // len(parts)] for turn in turns]
 
 
-def find_images(words: Sequence[str]) -> list[Found]:
+def find_images(words: Sequence[str], verb: str = "predict") -> list[Found]:
     """The files that are named, those of named tables, and the image files at any depth of named folders, in order.
 
     A name that does not exist stays in the list, to be reported in its place. "-" is what standard input holds.
+
+    Args:
+      verb: that a line on what is passed over names.
 
     Raises:
       RequestError: none of the names exists, a folder holds no image, or standard input no picture.
@@ -262,20 +265,20 @@ def find_images(words: Sequence[str]) -> list[Found]:
             but = f", {passed_over_text(others)}" if others else ""
             raise RequestError(f"{path}: holds no images (files ending in {', '.join(sorted(extensions()))}){but}")
         if others:
-            note(f"crosscale predict: {path}: {passed_over_text(others)}")
+            note(f"crosscale {verb}: {path}: {passed_over_text(others)}")
         files += found
     return files
 
 
 def _exists(path: Path) -> bool:
-    """Whether one of the pictures is there that a path names."""
+    """Whether one of the pictures that a path names is there."""
     from crosscale.data.pictures import SEPARATOR
 
     return any(Path(part).exists() for part in (str(path), *str(path).split(SEPARATOR)))
 
 
 def _walk(root: Path) -> list[Path]:
-    """The files below a folder, sorted by path, but what is hidden or left behind by other programs."""
+    """The files below a folder, sorted by path, except those hidden or left behind by other programs."""
 
     def refuse(error: OSError) -> None:
         raise RequestError(f"{error.filename}: cannot be listed ({error.strerror})")
@@ -284,7 +287,7 @@ def _walk(root: Path) -> list[Path]:
 
     files = []
     seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):  # as training follows them
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):  # training follows links, too
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:  # a link back to where the walk has been
             folders.clear()

@@ -1,4 +1,4 @@
-"""`crosscale predict --output FILE`: results of any number of pictures, of which none is kept in memory."""
+"""`crosscale predict --output FILE`: results of any number of pictures, none of them kept in memory."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crosscale.runs.results_file import ResultsFile
     from crosscale.tasks.task import Task
 
-_TELL_SECONDS = 60.0  # between lines on how far the work is, where no terminal shows a bar
+_TELL_SECONDS = 60.0  # between lines of progress, where no terminal shows a bar
 _NOT_WRITTEN = (".json", ".ndjson", ".tsv", ".txt", ".xls", ".xlsx", ".npz", ".pq")
 
 
@@ -33,7 +33,7 @@ def is_one_file(place: Path) -> bool:
 
 
 def open_predictors(options: argparse.Namespace, batch_size: int) -> "Predictor | Ensemble":
-    """The model, or of several runs or views their mean, with the engine that is asked for.
+    """The model, or the mean of several runs or views, with the engine that is asked for.
 
     Args:
       batch_size: pictures per forward.
@@ -77,7 +77,7 @@ def predict_to_file(options: argparse.Namespace, files: list[Any], *, as_json: b
     about = _about(predictor, {**said, **test_options(options), "tta": options.tta})
     begun = options.output.with_name(f"{options.output.name}.partial").exists()
     if options.resume and not begun and options.output.exists():
-        note(f"crosscale predict: {options.output} is whole; without --resume it is written anew")
+        note(f"crosscale predict: {options.output} is complete; without --resume it is written anew")
         return _told(options.output, as_json, images=None, predicted=0, failed=None)
     with ResultsFile(options.output, about, resume=options.resume, part=batch_size) as results:
         left = results.remaining(files)
@@ -132,7 +132,7 @@ def _about(predictor: "Predictor | Ensemble", options: dict[str, Any]) -> dict[s
 
     models = [predictor] if isinstance(predictor, Predictor) else predictor.predictors
     engines = [model.engine for model in models]
-    if set(engines) != {"jax"}:  # files of before there were others say nothing
+    if set(engines) != {"jax"}:  # files older than the other engines name none
         options = {**options, "engine": engines}
     return {
         "weights": [file_digest(Path(model.source)) for model in models],

@@ -107,13 +107,15 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
 
 def _hosts(address: str, allowed: Sequence[str]) -> tuple[str, ...]:
-    """The names that requests may use: on an address of this machine alone its own, and those that are allowed."""
-    return (*LOOPBACK, *(name.lower() for name in allowed)) if address in LOOPBACK else tuple(allowed)
+    """The names that requests may use: those that are allowed, and on a loopback address its own."""
+    names = tuple(name.lower() for name in allowed)
+    return (*LOOPBACK, *names) if address in LOOPBACK else names
 
 
 def _token(file: str | None) -> str | None:
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE)
+        given = os.environ.get(TOKEN_VARIABLE)
+        return None if given is None else given.strip()
     try:
         token = Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -144,14 +146,14 @@ def _parser() -> Parser:
         metavar="NAME",
         action="append",
         default=[],
-        help="a name by which it may be addressed, besides localhost, where --host is this machine alone; '*' is any",
+        help="another name than localhost that requests may use where --host is a loopback address; '*' is any",
     )
     batch = parser.add_argument_group("batching")
     batch.add_argument(
         "--max-batch", metavar="N", type=positive_int, default=16, help="pictures per forward (default 16)"
     )
     batch.add_argument(
-        "--max-delay-ms", metavar="MS", type=count, default=5, help="wait so many ms for other pictures (default 5)"
+        "--max-delay-ms", metavar="MS", type=count, default=5, help="wait this many ms for other pictures (default 5)"
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(

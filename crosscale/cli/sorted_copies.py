@@ -37,7 +37,7 @@ class SortedCopies:
           files: all pictures.
 
         Raises:
-          RequestError: the task has no one class of a picture, or the next search would find the copies.
+          RequestError: the task gives a picture no single class, or the next search would find the copies.
         """
         if "class" not in task.cells(task.failure("", "").json()):
             raise RequestError(f"--sort-into {folder}: a result of the task {task.name} is not one class")
@@ -49,7 +49,7 @@ class SortedCopies:
                     "choose a folder outside"
                 )
         self._folder, self._task, self.count = folder.expanduser(), task, 0
-        # The pictures of a class that is called unknown are told from those without an answer.
+        # Pictures of a class called unknown stay apart from those without an answer.
         taken: set[str] = set()
         self._folders = {name: free_name(_safe(name), taken) for name in task.labels}
         self._unknown = free_name(UNKNOWN, taken)
@@ -83,7 +83,7 @@ class SortedCopies:
 
 
 def _copy(file: Path, place: Path) -> None:
-    """Whole or not at all. What a killed run left of a copy is written over by the run that goes on."""
+    """Copies whole or not at all. The run that goes on overwrites what a killed run left of a copy."""
     picture = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:12]
     temporary = place.with_name(f".{place.name}.{picture}")
     try:
@@ -104,5 +104,5 @@ def _places(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _safe(name: str) -> str:
-    """As a folder may be called anywhere; hidden or upward it is not."""
+    """A name that a folder may have on any system, neither hidden nor pointing upward."""
     return _UNSAFE.sub("_", name).strip(" .") or "_"

@@ -22,7 +22,7 @@ class StandardInput(BytesIO):
 
 
 def read_standard_input() -> StandardInput:
-    """All of it. Raises RequestError where there is none, or no end of it."""
+    """All bytes of it. Raises RequestError where there are none, or too many."""
     stream: Any = sys.stdin
     if stream is None or stream.closed:
         raise RequestError("-: there is no standard input; send a picture, as in crosscale predict - < photo.jpg")
@@ -36,7 +36,7 @@ def read_standard_input() -> StandardInput:
     except OSError as error:
         raise RequestError(f"-: standard input cannot be read ({error.strerror or error})") from None
     if not data:
-        raise RequestError("-: nothing came on standard input; what was to send the picture may have failed")
+        raise RequestError("-: nothing came on standard input; the command that sends the picture may have failed")
     if len(data) > _MOST_BYTES:
-        raise RequestError(f"-: more than {_MOST_BYTES >> 20} MiB came on standard input, which is to be one picture")
+        raise RequestError(f"-: more than {_MOST_BYTES >> 20} MiB came on standard input, which must be one picture")
     return StandardInput(data)

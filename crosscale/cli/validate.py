@@ -11,7 +11,7 @@ from crosscale.cli.arguments import (
     add_model_options,
     add_test_options,
     check_model_options,
-    fraction,
+    held_out_share,
     host_options,
     positive_int,
     share,
@@ -23,6 +23,8 @@ from crosscale.errors import RequestError
 if TYPE_CHECKING:
     from crosscale.tasks.measure import Measure
     from crosscale.tasks.sections import Table
+
+_NAMED = 20  # pictures that did not decode
 
 HELP = """\
 Measures a model on labelled pictures: cross-entropy loss, top-1 and top-5 accuracy, images per second.
@@ -67,7 +69,7 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
     from crosscale.cluster.hosts import is_first
     from crosscale.runs.validate import evaluate_run
 
-    result, task, tables = evaluate_run(
+    result, task, tables, errors = evaluate_run(
         run=options.run,
         model=options.model,
         weights=options.weights,
@@ -95,6 +97,8 @@ def _run(options: argparse.Namespace, *, as_json: bool) -> int:
         _print(result, task.measures)
         for table in tables if options.details else ():
             print_table(table.columns, table.rows, right=[table.columns[i] for i in table.numeric], title=table.title)
+    for error in errors[:_NAMED]:
+        note(f"crosscale validate: left out: {error}")
     if result["skipped"]:
         total = result["skipped"] + result["examples"]
         note(f"crosscale validate: left out {result['skipped']} of {total} pictures that did not decode")
@@ -113,7 +117,9 @@ def _parser() -> Parser:
         default="val",
         help="which part; all is everything in data of one part (default val)",
     )
-    group.add_argument("--val-fraction", metavar="P", type=fraction, help="share held out (default: the run's, or 0.2)")
+    group.add_argument(
+        "--val-fraction", metavar="P", type=held_out_share, help="share held out (default: the run's, or 0.2)"
+    )
     group.add_argument("--seed", metavar="N", type=int, help="of the held-out part (default: the run's, or 0)")
     group.add_argument(
         "--on-bad-image",

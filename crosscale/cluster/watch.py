@@ -41,7 +41,7 @@ class Watch:
 
     def failed(self, error: BaseException) -> None:
         """Tells the others why this process ends; does not return where another one failed before."""
-        # A computation that broke off is most likely another process's end, of which the threads will learn.
+        # A computation that broke off most likely means another process's end, which the threads will learn of.
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             time.sleep(SILENT_SECONDS + 10 * POLL_SECONDS)
         with self._ending:
@@ -54,7 +54,7 @@ class Watch:
         self._close()
 
     def finish(self) -> None:
-        """Leaves, once all have come here; the others' end is no failure any more."""
+        """Leaves, once all have come here; the others' end is no longer a failure."""
         client().wait_at_barrier("crosscale/end", LONG_MS)
         self._done.set()
         client().wait_at_barrier("crosscale/left", LONG_MS)  # nobody goes before everybody knows that
@@ -138,7 +138,7 @@ def explain_abort() -> None:
 
 
 def client() -> Any:
-    """The table's."""
+    """The client of the table."""
     return _state().client
 
 

@@ -18,7 +18,7 @@ class Annotated:
     Attributes:
       pictures: what each picture is called: a path relative to the data set's folder, or a row's name.
       table: their objects, N pictures.
-      sizes: (N, 2) int32, height and width as the annotations say them; 0 where they do not.
+      sizes: (N, 2) int32, height and width as the annotations give them; 0 where they do not.
       image_ids: (N,) int64, as the annotations number the pictures.
       classes: names, in label order.
       category_ids: what the annotations call each class.
@@ -49,7 +49,7 @@ class Annotated:
         return self.where if self.files is None else self.files[index]
 
     def entry(self, index: int, row: int) -> str:
-        """Where an object stands: the file, the entry, its picture.
+        """Where an object is found: the file, the entry, its picture.
 
         Args:
           index: of the picture.
@@ -113,7 +113,7 @@ class Annotated:
                 if names
             )
             raise RequestError(
-                f"{self.place()}: other classes than to train on: {differ}; both parts need the same list of classes"
+                f"{self.place()}: not the classes to train on: {differ}; both parts need the same list of classes"
             )
         positions = {name: label for label, name in enumerate(classes)}
         order = [positions[name] for name in self.classes]

@@ -58,7 +58,7 @@ def open_digits(split: str, val_fraction: float, seed: int) -> ArraySource:
     table = _digits_table()
     pixels, target = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     images = np.rint(pixels * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
-    # In the order in which the same pictures stand in an image folder, so that both train alike.
+    # In the order that the same pictures have in an image folder, so that both train alike.
     order = np.argsort(target, kind="stable")
     ids = [f"digits/{index:04d}" for index in order]
     whole = ArraySource([str(name) for name in range(10)], ids, images[order], target[order])

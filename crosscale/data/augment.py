@@ -31,7 +31,7 @@ class Augment:
     vflip: Annotated[float, CHANCE] = 0.0
     """Chance of a top-bottom flip."""
     color_jitter: Annotated[float, NOT_NEGATIVE] = 0.4
-    """Largest relative change of brightness, contrast and saturation; unused where auto_augment is set, but for 3a."""
+    """Largest relative change of brightness, contrast and saturation; unused with auto_augment, except 3a."""
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     """A policy in timm's words: RandAugment (rand-m9-mstd0.5-inc1), AutoAugment (original, originalr, v0, v0r),
     3-Augment (3a) or AugMix (augmix-m3-w3); null for none."""

@@ -40,7 +40,7 @@ def draw_boxes(
       boxes: (N, 4) x0 y0 x1 y1 in the picture's pixels.
       texts: of each; "" for none.
       colours: of each.
-      dashed: of each, whether its line is broken, as that of a crowd; None: none is.
+      dashed: whether each one's line is broken, as a crowd's is; None: none is.
       masks: (height, width) bool of each, or None for it; laid over the picture, below all boxes.
     """
     drawn = picture.convert("RGB")

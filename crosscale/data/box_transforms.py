@@ -1,6 +1,6 @@
 """A picture and its objects, changed together: resize, crop, flip, mosaic; and the picture's colours.
 
-The picture's resize is Pillow's bilinear one, which averages where it makes smaller; masks are taken at
+The picture's resize is Pillow's bilinear one, which averages where it shrinks; masks are taken at
 floor(i * in / out), whole. Four pictures around a point are the mosaic of Bochkovskiy et al., YOLOv4 (2020), section
 3.4; a wide range of scales is the jitter of Ghiasi et al., Simple Copy-Paste (2021), section 3.
 """
@@ -24,7 +24,7 @@ MIDDLE = (0.25, 0.75)  # of the sides, where a mosaic's four pictures meet
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture and what of its objects is seen in it.
+    """A picture and the visible parts of its objects.
 
     Attributes:
       image: (h, w, C) uint8.
@@ -41,7 +41,7 @@ class Shown:
     bitmaps: np.ndarray | None
 
     def largest(self, most: int) -> "Shown":
-        """No more than so many of its objects: the largest boxes, in the order in which they are."""
+        """At most so many of its objects: the largest boxes, in the order in which they are."""
         if len(self.labels) <= most:
             return self
         areas = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)
@@ -96,8 +96,8 @@ class BoxTransform:
     ) -> Shown:
         """One picture, resized, cropped and flipped as is drawn.
 
-        An object of which less than a pixel's width or height is seen, or no pixel of its mask, is left out; the box of
-        one that is cut is that of its mask's rest, or without masks that of its box's.
+        An object that shows less than a pixel's width or height, or no pixel of its mask, is left out; the box of one
+        that is cut is that of what remains of its mask, or without masks of its box.
 
         Args:
           img: mode "L" or "RGB".

@@ -1,4 +1,4 @@
-"""Classes of a labelled source renamed, merged, ignored, or counted in another order."""
+"""Classes of a labelled source renamed, merged, ignored, or numbered in another order."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -12,7 +12,7 @@ from crosscale.errors import RequestError, did_you_mean
 
 
 class Relabelled:
-    """A source of which some examples are left out, or whose labels count other classes.
+    """A source with some examples left out, or whose labels number other classes.
 
     Attributes:
       source: with its own labels.
@@ -65,9 +65,9 @@ def labels_of(source: Any) -> np.ndarray:
 def map_classes(
     source: LabelledSource, mapping: Mapping[str, str | None], where: str, *, lenient: bool = False
 ) -> LabelledSource:
-    """The source with its classes called as the mapping says; those that get one name become one.
+    """The source with its classes called as the mapping says; those that get the same name become one.
 
-    The new classes stand in the order of their first old ones.
+    The new classes are in the order of their first old ones.
 
     Args:
       mapping: old name -> new one, or None for a class whose pictures are left out. Classes it does not name stay.
@@ -75,7 +75,7 @@ def map_classes(
       lenient: names of classes that the source does not have are passed over.
 
     Raises:
-      RequestError: a name is none of the classes, or nothing is left.
+      RequestError: a name is not one of the classes, or nothing is left.
     """
     if not mapping:
         return source
@@ -83,7 +83,7 @@ def map_classes(
         if name not in source.classes and not lenient:
             known = ", ".join(source.classes[:10]) + (", ..." if len(source.classes) > 10 else "")
             raise RequestError(
-                f"task.class_map: '{name}' is none of the classes of {where}"
+                f"task.class_map: '{name}' is not one of the classes of {where}"
                 f"{did_you_mean(name, source.classes) or f'; they are {known}'}"
             )
     names = [mapping.get(name, name) for name in source.classes]

@@ -43,7 +43,7 @@ class ClassTable:
 
 
 def find_class_table(root: Path) -> ClassTable | None:
-    """What a folder says of its classes, by the first of these that is there: classes.csv, labelmap.txt, classes.txt.
+    """A folder's word on its classes, by the first of these that is there: classes.csv, labelmap.txt, classes.txt.
 
     Raises:
       RequestError: the file cannot be read, or a line of it makes no sense; the line is named.
@@ -87,7 +87,7 @@ def _from_label_map(file: Path) -> ClassTable:
 
 
 def _is_heading(cells: Sequence[str]) -> bool:
-    """Whether the first line is of headings: words where numbers would stand, or the word name alone."""
+    """Whether the first line holds headings: words where numbers would stand, or the word name alone."""
     if len(cells) == 1:
         return cells[0].lower() in ("name", "names", "class", "classes", "label", "labels")
     return not any(cell.isdigit() for cell in cells[1:])
@@ -101,7 +101,7 @@ def _coloured(file: Path, rows: Sequence[tuple[int, str, Sequence[str]]]) -> Cla
             raise RequestError(f"{file}: line {number} is not of the form name,r,g,b with numbers 0..255")
         colour = int(cells[0]), int(cells[1]), int(cells[2])
         if colour in colours:
-            raise RequestError(f"{file}: line {number}: the colour {colour} stands twice")
+            raise RequestError(f"{file}: line {number}: the colour {colour} appears twice")
         if name.lower() == IGNORE:
             colours[colour] = IGNORED
             continue

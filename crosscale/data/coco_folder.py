@@ -48,7 +48,7 @@ def read_part(root: Path, file: Path, masks: bool, *, lenient: bool) -> Annotate
 
     Args:
       root: the data set's folder, which the file is in.
-      lenient: without the pictures that are missing, which `refused` tells.
+      lenient: leaves out missing pictures, which `refused` names.
 
     Raises:
       RequestError: what `read_coco` refuses, or none of the pictures is there.
@@ -86,7 +86,7 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, Path]:
             continue
         if split in found:
             raise RequestError(
-                f"{root}: {found[split].name} and {file.name} are both of the part {split}; leave one of them there"
+                f"{root}: {found[split].name} and {file.name} are both of the part {split}; keep one of them"
             )
         found[split] = file
     return found if set(found) != {"test"} else {}

@@ -22,9 +22,9 @@ from crosscale.errors import RequestError
 
 PARTS = ("images", "annotations", "categories")
 
-_FEW = 8  # boxes: of fewer nothing is concluded
-_BEYOND = 0.2  # share of boxes that reach beyond their pictures, from which on corners are suspected
-_LARGEST = 1e12  # of a number that means something
+_FEW = 8  # boxes: fewer allow no conclusion
+_BEYOND = 0.2  # from this share of boxes beyond their pictures on, corners are suspected
+_LARGEST = 1e12  # the largest number that means something
 _SHOWN = 12  # category ids in a line
 
 Entries = list[dict[str, Any]]
@@ -40,7 +40,7 @@ def read_coco(file: Path, masks: bool) -> Annotated:
       masks: whether segmentations are kept, if there are any.
 
     Raises:
-      RequestError: no JSON, not of COCO's form, or an id or name that stands twice.
+      RequestError: no JSON, not of COCO's form, or an id or name that appears twice.
     """
     # The search for cycles, which JSON has none of, takes as long as all the rest of a large file.
     was_on = gc.isenabled()
@@ -101,7 +101,7 @@ def _objects(
     faults[labels < 0] |= int(Fault.UNUSABLE)
     refused += more
     refused += [
-        f"{told[i]}: category_id {annotations[i].get('category_id')!r} is none of the categories' ids "
+        f"{told[i]}: category_id {annotations[i].get('category_id')!r} is not one of the categories' ids "
         f"({_listed(category_ids)}); declare it there or correct the annotation"
         for i in np.flatnonzero(labels < 0).tolist()
     ]
@@ -127,13 +127,13 @@ def _objects(
 
 
 def _doubled(annotations: Entries, pictures: Sequence[str], where: str) -> list[str]:
-    """A line for each id that stands again: COCO's evaluation would take the last object for all of them."""
+    """A line for each id that appears again: COCO's evaluation would take the last object for all of them."""
     first: dict[Any, int] = {}
     refused = []
     for i, number in enumerate(_key(entry.get("id")) for entry in annotations):
         if number is not None and first.setdefault(number, i) != i:
             refused.append(
-                f"{where}: annotation id {number} stands twice, for objects of {pictures[first[number]]!r} and "
+                f"{where}: annotation id {number} appears twice, for objects of {pictures[first[number]]!r} and "
                 f"{pictures[i]!r}; give each annotation its own"
             )
     return refused
@@ -151,7 +151,7 @@ def _boxes(annotations: Entries, sizes: np.ndarray, told: Sequence[str]) -> tupl
         else:
             unusable[i] = int(Fault.UNUSABLE)
             refused.append(
-                f"{told[i]}: bbox is {json.dumps(box)[:60]}; it is four numbers: x, y, width, height in pixels"
+                f"{told[i]}: bbox is {json.dumps(box)[:60]}; it must be four numbers: x, y, width, height in pixels"
             )
     faults = np.where(unusable > 0, unusable, box_faults(boxes, sizes))
     without_area = np.array([_is_number(entry.get("area")) and entry["area"] <= 0 for entry in annotations], bool)
@@ -194,7 +194,7 @@ def _classes(
         if not isinstance(number, int) or not isinstance(name, str) or not name.strip():
             raise RequestError(f"{where}: a category {json.dumps(entry)[:80]}; each has a whole number id and a name")
         if number in found:
-            raise RequestError(f"{where}: category id {number} stands twice ('{found[number]}', '{name}'); number anew")
+            raise RequestError(f"{where}: category id {number} appears twice ('{found[number]}', '{name}'); renumber")
         if name.strip() in found.values():
             raise RequestError(f"{where}: two categories are called '{name}'; give them different names")
         found[number] = name.strip()
@@ -235,7 +235,7 @@ def _entries(whole: Mapping[str, Any], part: str, where: str) -> Entries:
 
 
 def _positions(images: Entries, where: str) -> dict[Any, int]:
-    """Image id -> position. Raises RequestError for an id that is missing or stands twice."""
+    """Image id -> position. Raises RequestError for an id that is missing or appears twice."""
     found: dict[Any, int] = {}
     for position, image in enumerate(images):
         number = _key(image.get("id"))
@@ -243,7 +243,7 @@ def _positions(images: Entries, where: str) -> dict[Any, int]:
             raise RequestError(f"{where}: image {position} of the list ({image.get('file_name')!r}) has no id")
         if number in found:
             files = " and ".join(repr(images[i].get("file_name")) for i in (found[number], position))
-            raise RequestError(f"{where}: image id {number} stands twice, for {files}; give each picture its own")
+            raise RequestError(f"{where}: image id {number} appears twice, for {files}; give each picture its own")
         found[number] = position
     return found
 
@@ -256,14 +256,14 @@ def _file_name(image: Mapping[str, Any], where: str) -> str:
 
 
 def read_segmentation(found: Any) -> Segmentation | None:
-    """What an annotation has as its "segmentation": polygons or run lengths; None of nothing that is either."""
+    """What an annotation has as its "segmentation": polygons or run lengths; None where it is neither."""
     if isinstance(found, dict):
         size = found.get("size")
         is_mask = isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
         return found if is_mask else None
     if not isinstance(found, list):
         return None
-    # What is no polygon stays as an empty one, to be told.
+    # What is no polygon stays as an empty one, for a check to report.
     return [polygon if _are_numbers(polygon) else [] for polygon in found] or None
 
 
@@ -273,7 +273,7 @@ def read_area(area: Any, segmentation: Segmentation | None) -> float:
 
 
 def area_of(segmentation: Segmentation | None) -> float:
-    """What polygons (in their own unit) or run lengths enclose; NaN where there is nothing or it is damaged.
+    """The area that polygons (in their own unit) or run lengths enclose; NaN where there is nothing or it is damaged.
 
     Raises RequestError where packed run lengths need a library that is not installed.
     """

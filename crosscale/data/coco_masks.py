@@ -73,7 +73,7 @@ def compressed(
 
 
 def as_compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
-    """What COCO's evaluation makes of an annotation's segmentation; of none a mask without pixels.
+    """What COCO's evaluation makes of an annotation's segmentation; without one, a mask without pixels.
 
     Raises RequestError and ValueError as `bitmap` does.
     """

@@ -14,6 +14,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # of what has a length, 
 _SEGMENTS = 20_000
 _TILE_PIXELS = 1 << 22  # of a TIFF's tile, which is decoded whole however little of it the picture shows
 _TILE_SHARE = 4
+_TILES = 100_000  # that a file may be cut into: Pillow decodes them one by one, some microseconds each
 _RUN_LENGTH_PIXELS = 1 << 23  # of a BMP in run lengths, which Pillow reads one by one: some seconds
 _READS = 1_000_000  # of a file's pieces, one by one: about a second
 _PROFILES = 4  # colour profiles of a PNG, each of which is unfolded, to 16 MB at most
@@ -22,9 +23,9 @@ Work = Callable[[], Exception]
 
 
 class Pieces(BytesIO):
-    """A file's bytes for Pillow, which walks through headers piece by piece: at some number that is refused.
+    """A file's bytes for Pillow, which walks through headers piece by piece; too many are refused.
 
-    A file of 16 MB may consist of millions of empty blocks, comments or bytes that only fill up, at each of which
+    A file of 16 MB may consist of millions of empty blocks, comments or padding bytes, at each of which
     Python stops.
     """
 
@@ -38,7 +39,7 @@ class Pieces(BytesIO):
         self._refused = refused
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of every file, so many times."""
+        """As for every file, but only so many times."""
         self._left -= 1
         if self._left < 0:
             raise self._refused()
@@ -51,13 +52,15 @@ def has_too_many_profiles(data: bytes) -> bool:
 
 
 def why_too_costly(img: Image.Image, data: bytes) -> str | None:
-    """Why a picture, of which only the header is read, is not decoded; None where it may be."""
+    """Why a picture with only its header read is not decoded; None where it may be."""
     pixels = img.width * img.height
     if has_too_many_scans(data, pixels):
         return f"a JPEG of {_scans(data)} scans, which would take minutes; save it anew"
     if reason := why_tiles_cost(_tile_pixels(img), pixels):
         return reason
     tiles: Any = getattr(img, "tile", None)
+    if tiles and len(tiles) > _TILES:
+        return f"a picture in {len(tiles):,} strips; save it anew"
     if tiles and tiles[0].codec_name == "bmp_rle" and pixels > _RUN_LENGTH_PIXELS:
         return f"a BMP in run lengths of more than {_RUN_LENGTH_PIXELS:,} pixels; save it anew, as PNG"
     return None
@@ -82,9 +85,9 @@ def has_too_many_scans(data: bytes, pixels: int) -> bool:
 
 
 def _scans(data: bytes) -> int:
-    """The scans of a JPEG up to its end; a thumbnail in its header and a film behind it, as of phones, have their own.
+    """The scans of a JPEG up to its end; a thumbnail in its header and a film behind it (phones) have their own.
 
-    Behind `_SEGMENTS` parts every mark counts.
+    After `_SEGMENTS` parts every mark counts.
     """
     scans, place = 0, 2
     for _ in range(_SEGMENTS):

@@ -36,7 +36,7 @@ def decode_part(data: bytes, top: int, left: int, height: int, width: int) -> np
       for the decoders of whole pictures to describe.
     """
     library = _library()
-    if library is None or not data.endswith(b"\xff\xd9"):  # it decodes what stands before a cut without a word
+    if library is None or not data.endswith(b"\xff\xd9"):  # it silently decodes what comes before a cut
         return None
     stream = library.CodeStream(data)
     region = library.Region(top, left, top + height, left + width)
@@ -45,7 +45,7 @@ def decode_part(data: bytes, top: int, left: int, height: int, width: int) -> np
 
 
 def _decoder(library: Any) -> Any:
-    """One for each thread: a decoder works off one call at a time."""
+    """One for each thread: a decoder handles one call at a time."""
     if not hasattr(_own, "decoder"):
         _own.params = library.DecodeParams(
             apply_exif_orientation=False, sample_format=library.SampleFormat.I_RGB, allow_any_depth=False
@@ -66,10 +66,10 @@ def _library() -> Any | None:
 
 @lru_cache(maxsize=1)
 def _imported() -> Any | None:
-    """The package with its JPEG codec alone: the others complain on standard error that a GPU's libraries lack."""
+    """The package with only its JPEG codec: the others complain on standard error of missing GPU libraries."""
     try:
         found = find_spec("nvidia.nvimgcodec")
-    except ModuleNotFoundError:  # no package of the name space
+    except ModuleNotFoundError:  # no package of that namespace
         return None
     if found is None or not found.submodule_search_locations:
         return None

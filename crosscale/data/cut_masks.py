@@ -21,7 +21,7 @@ def cut_out(bitmaps: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, np.ndarr
 
     Returns:
       (N, side, ceil(side / 8)) uint8, the cells packed along their rows, and (N, 4) float32, x0 y0 x1 y1 in pixels of
-      the picture, what they show: of an axis of n pixels the first min(n, side) cells. Zeros of a mask without pixels.
+      the picture, what they show: of an axis of n pixels the first min(n, side) cells. Zeros for a mask without pixels.
     """
     cells = np.zeros((len(bitmaps), side, side), bool)
     frames = np.zeros((len(bitmaps), 4), np.float32)

@@ -1,4 +1,4 @@
-"""A source of which only the size is known: what a recipe is meant for, where its data is not at hand."""
+"""A source with only its size known: what a recipe is meant for, where its data is not at hand."""
 
 from collections.abc import Sequence
 

@@ -150,7 +150,7 @@ def in_pieces(data: bytes, name: str) -> BytesIO:
 
 
 def open_encoded(data: bytes, name: str) -> Image.Image:
-    """A picture of which only the header is read yet. Raises BadImage."""
+    """A picture with only its header read. Raises BadImage."""
     if not data:
         raise BadImage(name, "the file is empty (0 bytes)")
     if _is_heif(data) and not register_heif():
@@ -217,7 +217,7 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
 
 
 def orientation(img: Image.Image) -> int:
-    """How the stored picture stands, by its EXIF or XMP: 1 upright (also where nothing or nonsense is said), to 8."""
+    """The stored picture's orientation, 1 to 8, by its EXIF or XMP; 1, upright, where these say nothing or nonsense."""
     try:
         value = img.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata around sound pixels
@@ -314,17 +314,21 @@ def _over_white(img: Image.Image) -> Image.Image:
     return result
 
 
-_dark: list[str] = []  # the first picture of 16 bits that looks like one of 8
+_TWELVE_BIT = 4095
+_dark: list[str] = []  # the first picture of 16 bits that looks like one of fewer
 
 
 def _say_dark(name: str, largest: int) -> None:
     if not _dark:
         _dark.append(name)
+        bits = max(8, largest.bit_length())
         log.warning(
-            "%s: pixels of 16 bits, none above %d, are read as 0..65535 and come out black; save such pictures with 8 "
-            "bits if 255 is meant to be white (said once)",
+            "%s: pixels of 16 bits, none above %d, are read as 0..65535 and come out %s; if %d is meant to be white, "
+            "save such pictures with 8 bits or scale them (said once)",
             name,
             largest,
+            "black" if bits == 8 else "nearly black",
+            2**bits - 1,
         )
 
 
@@ -333,7 +337,7 @@ def _sixteen_to_eight(img: Image.Image, name: str) -> Image.Image:
     least, largest = int(pixels.min()), int(pixels.max())
     if least < 0 or largest > 65535:
         raise BadImage(name, "32-bit pixels beyond 0..65535 have no fixed range; save it with 8 or 16 bits")
-    if 0 < largest <= 255:
+    if 0 < largest <= _TWELVE_BIT:  # cameras and scanners put 10 and 12 bits into files of 16
         _say_dark(name, largest)
     scaled = np.empty(pixels.shape, np.uint8)
     rows = max(1, _BAND // pixels.shape[1])  # a band at a time: whole, the wider numbers would take many times the room

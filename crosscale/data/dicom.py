@@ -1,4 +1,4 @@
-"""DICOM pictures by pydicom's own lookup tables and windows; of several frames the first."""
+"""DICOM pictures by pydicom's own lookup tables and windows; the first of several frames."""
 
 from io import BytesIO
 from typing import Any

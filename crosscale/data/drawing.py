@@ -1,4 +1,4 @@
-"""How large pictures are drawn on which labels or a legend stand."""
+"""How large pictures are drawn that carry labels or a legend."""
 
 from PIL import Image
 

@@ -1,6 +1,6 @@
 """The quick, inexact training path: JPEGs decoded in part or smaller, OpenCV's resize and affine transforms.
 
-For training only, and only where a recipe asks for it: the pixels differ from Pillow's by what resampling filters
+For training only, and only where a recipe asks for it: the pixels differ from Pillow's as far as resampling filters
 differ (the benchmark of `crosscale bench --mode data` states by how much). The crops, flips, operations and
 strengths are drawn as on the exact path.
 """
@@ -85,7 +85,7 @@ class FastTransform:
             whole: np.ndarray = simplejpeg.decode_jpeg(
                 data, min_height=height // factor, min_width=width // factor, min_factor=1 if factor == 1 else 2
             )
-        except ValueError:  # let the exact path find the words
+        except ValueError:  # the exact path words the error
             whole = to_array(decode(data, 3, name))
         to_y, to_x = whole.shape[0] / height, whole.shape[1] / width
         return _cut(whole, box if to_y == 1 else _scaled(box, to_y, to_x, whole.shape))

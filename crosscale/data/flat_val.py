@@ -1,6 +1,7 @@
 """ImageNet's validation pictures as they are published: one flat folder and a text file of labels."""
 
 import csv
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from crosscale.data.names import is_picture
 from crosscale.data.scan import entries, is_dir
 from crosscale.data.text_lists import check_distinct, read_lines
 from crosscale.errors import RequestError, did_you_mean
+
+log = logging.getLogger("crosscale.data")
 
 _NAMES = (
     "{val}.txt",
@@ -44,8 +47,8 @@ def open_flat(
     its folder "<class>/", or a number counted from 0 in the classes' order.
 
     Raises:
-      RequestError: a picture without a label, an unknown class, a number outside the range or one that is the name
-        of one class and the position of another; with the line.
+      RequestError: a picture without a label or with two, an unknown class, a number outside the range or one that is
+        the name of one class and the position of another; with the line.
     """
     folder = root / val_name
     names = sorted(entry.name for entry in entries(folder) if is_picture(entry.name) and not is_dir(entry))
@@ -54,20 +57,24 @@ def open_flat(
     lines = lines[boxes:]
     if not names or not lines:
         raise RequestError(f"{labels if names else folder}: holds no {'labels' if names else 'images'}")
-    found = _by_file_name(lines, {_stem(name) for name in names}, boxes=boxes)
+    found, others = _by_file_name(labels, lines, {_stem(name) for name in names}, boxes=boxes)
     position = {name: label for label, name in enumerate(classes)}
     alone = all(text in position or len(re.split(r"[\s,]+", text)) == 1 for _, text in lines)
     if found or not alone:
         missing = next((name for name in names if _stem(name) not in found), None)
         if missing is not None:
             raise RequestError(f"{labels}: has no line for {folder / missing}")
+        if others:
+            count = f"{len(others)} of {len(lines)} lines"
+            log.warning("%s: %s name no picture of %s, the first '%s'", labels, count, folder, others[0])
         texts = [found[_stem(name)] for name in names]
     elif len(lines) != len(names):
         raise RequestError(f"{labels}: has {len(lines)} labels, but {folder} has {len(names)} images")
     else:
         _refuse_kit_numbers(labels, lines)
         texts = lines
-    numbers = [_label(labels, line, text, position, train_name) for line, text in texts]
+    named = {int(name): name for name in classes if name.isdecimal()}
+    numbers = [_label(labels, line, text, position, named, train_name) for line, text in texts]
     return [f"{val_name}/{name}" for name in names], np.asarray(numbers, np.int32)
 
 
@@ -77,7 +84,7 @@ def read_class_list(folder: Path) -> tuple[str, ...] | None:
     A line of classes.txt or labels.txt is one name as a whole.
 
     Raises:
-      RequestError: a name stands twice.
+      RequestError: a name appears twice.
     """
     for name in _CLASS_LISTS:
         file = folder / name
@@ -90,16 +97,27 @@ def read_class_list(folder: Path) -> tuple[str, ...] | None:
     return None
 
 
-def _by_file_name(lines: Sequence[tuple[int, str]], stems: set[str], *, boxes: bool) -> dict[str, tuple[int, str]]:
-    """Stem of a picture -> (line, label), of the lines that name one of the pictures; names may hold spaces."""
+def _by_file_name(
+    labels: Path, lines: Sequence[tuple[int, str]], stems: set[str], *, boxes: bool
+) -> tuple[dict[str, tuple[int, str]], list[str]]:
+    """Stem of a picture -> (line, label), of the lines that name one of the pictures, and the other lines.
+
+    Names may hold spaces. Raises RequestError for a picture with two labels.
+    """
     found: dict[str, tuple[int, str]] = {}
+    others: list[str] = []
     for number, text in lines:
         for name, label in _parted(text):
             stem = _stem(name) if is_picture(name) else re.split(r"[/\\]", name)[-1]  # the suffix may be left out
             if label and stem in stems:
-                found[stem] = (number, label.split()[0] if boxes else label)
+                said = label.split()[0] if boxes else label
+                line, before = found.setdefault(stem, (number, said))
+                if before != said:
+                    raise RequestError(f"{labels}:{number}: '{stem}' is '{said}' here and '{before}' in line {line}")
                 break
-    return found
+        else:
+            others.append(text)
+    return found, others
 
 
 def _parted(text: str) -> Iterator[tuple[str, str]]:
@@ -127,20 +145,21 @@ def _refuse_kit_numbers(labels: Path, lines: Sequence[tuple[int, str]]) -> None:
         )
 
 
-def _label(labels: Path, line: int, text: str, position: dict[str, int], train_name: str) -> int:
+def _label(labels: Path, line: int, text: str, position: dict[str, int], named: dict[int, str], train_name: str) -> int:
     if text.endswith("/") and text[:-1] in position:
         return position[text[:-1]]
+    name = text if text in position else named.get(int(text), "") if text.isdecimal() else ""  # "1" may be "01"
+    if name and text.isdecimal() and int(text) < len(position) and position[name] != int(text):
+        raise RequestError(
+            f"{labels}:{line}: the label {text} is the class folder '{name}' or, counted from 0, the folder "
+            f"'{list(position)[int(text)]}'; write '{name}/' for the folder, or give the folders names that are no "
+            "numbers"
+        )
     if text in position:
-        if text.isdecimal() and int(text) < len(position) and position[text] != int(text):
-            raise RequestError(
-                f"{labels}:{line}: the label {text} is the class folder '{text}' or, counted from 0, the folder "
-                f"'{list(position)[int(text)]}'; write '{text}/' for the folder, or give the folders names that are no "
-                "numbers"
-            )
         return position[text]
     if text.lstrip("-").isdigit():
         if 0 <= int(text) < len(position):
             return int(text)
         raise RequestError(f"{labels}:{line}: the label {text} lies outside 0..{len(position) - 1}")
     hint = did_you_mean(text, position)
-    raise RequestError(f"{labels}:{line}: '{text}' is none of the {len(position)} classes of {train_name}/{hint}")
+    raise RequestError(f"{labels}:{line}: '{text}' is not one of the {len(position)} classes of {train_name}/{hint}")

@@ -1,7 +1,7 @@
 """Cross-validation: a source cut into folds of equal size, each of which is held out once (Kohavi, 1995).
 
-The cutting is scikit-learn's: of each class a fold has its share (`StratifiedKFold`), and of pictures that belong
-together, such as those of one patient, all are in one fold (`StratifiedGroupKFold`).
+The cutting is scikit-learn's: a fold has its share of each class (`StratifiedKFold`), and pictures that belong
+together, such as those of one patient, are all in one fold (`StratifiedGroupKFold`).
 """
 
 import warnings
@@ -53,7 +53,7 @@ def cut(source: Any, fold: Fold, seed: int) -> tuple[Any, Any]:
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     splitter = kind(fold.count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer pictures than folds, which some folds lack
+        warnings.simplefilter("ignore", UserWarning)  # on a class with fewer pictures than folds, which some folds lack
         try:
             parts = list(splitter.split(np.zeros(len(source)), classes, groups))
         except ValueError:  # no class has as many pictures as there are folds
@@ -73,7 +73,7 @@ def _groups(source: Any, column: str, path_column: str | None) -> Sequence[str]:
     rows = source.rows if isinstance(source, Relabelled) else range(len(source))
     file = getattr(inner, "table", None)
     if file is None or not hasattr(inner, "paths"):
-        raise RequestError(f"data.folds_by={column}: is for a table of pictures, and the data is none")
+        raise RequestError(f"data.folds_by={column}: is for a table of pictures, and the data is not one")
     table = read_table(file, "labels")
     place = table.column(column)
     assert place is not None

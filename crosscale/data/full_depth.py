@@ -193,7 +193,7 @@ def _read_pillow(image: bytes | Image.Image, channels: int | None, name: str, ma
 
 
 def _sixteen_bit_colours(data: bytes, opened: Image.Image, name: str, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) or (H, W, 4) uint16 of a PNG, of which Pillow gives one byte of two at a time."""
+    """(H, W, 3) or (H, W, 4) uint16 of a PNG, from which Pillow gives one byte of two at a time."""
     _check_size(name, (opened.height, opened.width), max_pixels)
     again: Any = open_encoded(data, name)
     again.tile = [again.tile[0]._replace(args=_SIXTEEN[stored_as(opened)])]

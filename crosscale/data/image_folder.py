@@ -12,13 +12,23 @@ from PIL import Image
 from crosscale.contracts import LabelledSource, Record
 from crosscale.data.decode import decode, open_image
 from crosscale.data.flat_val import find_labels, open_flat
-from crosscale.data.names import HELD_OUT, count_extensions, is_left_behind, is_picture, passed_over_text, split_of
+from crosscale.data.names import (
+    HELD_OUT,
+    count_extensions,
+    is_left_behind,
+    is_picture,
+    passed_over_text,
+    split_of,
+    split_words,
+)
 from crosscale.data.scan import entries, is_dir, scan, subfolders
 from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
+
+_LONGEST = 255  # bytes of a folder's name on most file systems
 
 
 class ImageFolder:
@@ -63,25 +73,27 @@ def open_folder(root: Path, split: str, val_fraction: float, seed: int) -> Image
     if train_name is not None and val_name is not None:
         if split == "all":
             raise RequestError(
-                f"{root}: has {train_name}/ and {val_name}/, so there is no one part that is all of it; "
+                f"{root}: has {train_name}/ and {val_name}/, so no one part is all of it; "
                 f"give {root / train_name} or {root / val_name}"
             )
         return _open_split(root, train_name, val_name, split)
     if folders and all(map(split_of, folders)):
         _refuse_half(root, folders, train_name)
+    _check_inner(root, folders)
     whole = _class_folders(root, "", folders)
     return part_of(whole, whole.paths, whole.labels, split, val_fraction, seed, str(root))
 
 
 def split_folders(root: Path, folders: Sequence[str]) -> tuple[str | None, str | None]:
-    """Which of `folders` is to train on and which is held out, by their names; None for none.
+    """Which of `folders` is for training and which is held out, by their names; None for none.
 
     Raises:
       RequestError: two have the same claim, such as train/ and training/.
     """
-    train = [name for name in folders if split_of(name) == "train"]
-    held_out = sorted((name for name in folders if name.casefold() in HELD_OUT), key=_claim)
-    for same in (train, [name for name in held_out if _claim(name) == _claim(held_out[0])]):
+    words = split_words(folders)
+    train = [name for name, word in words.items() if split_of(word) == "train"]
+    held_out = sorted((name for name, word in words.items() if word in HELD_OUT), key=lambda name: _claim(words[name]))
+    for same in (train, [name for name in held_out if words[name] == words[held_out[0]]]):
         if len(same) > 1:
             raise RequestError(f"{root}: has {' and '.join(f'{name}/' for name in same)}; merge or rename one of them")
     return next(iter(train), None), next(iter(held_out), None)
@@ -101,6 +113,35 @@ def _refuse_half(root: Path, folders: Sequence[str], train_name: str | None) -> 
         f"{root}: has {held} but no train/; add train/<class>/, or to measure all of {name}/ alone give "
         f"--data-dir {root / name} --split all"
     )
+
+
+def _check_inner(root: Path, folders: Sequence[str]) -> None:
+    """Refuses folders of classes that are parts of the data or hold such: they would be learnt from without a word.
+
+    Two folders tell, which hold folders of the same names themselves.
+    """
+    named = sorted(folders, key=lambda name: not split_of(name))[:2]
+    inner = [subfolders(root / name) for name in named]
+    if len(named) < 2 or not (common := sorted(set(inner[0]) & set(inner[1]))):
+        return
+    first, second = named
+    train_name, val_name = split_folders(root / first, common)
+    if train_name is not None and val_name is not None:
+        raise RequestError(
+            f"{root}: its class folders hold {train_name}/ and {val_name}/; put these first: {train_name}/<class>/, "
+            f"{val_name}/<class>/"
+        )
+    if split_of(first):
+        raise RequestError(
+            f"{root}: has {first}/ and {second}/, which hold the same folders ({', '.join(common[:3])}); call them "
+            f"train/ and val/, or give {root / first} to hold out a part of it"
+        )
+    if len(common) > 1 and inner[0] == inner[1]:
+        _say_once(
+            root,
+            f"takes {first}/ and {second}/ for classes, and they hold the same folders ({', '.join(common[:3])}); if "
+            "these are the classes, call the others train/ and val/",
+        )
 
 
 def write_image_folder(
@@ -141,7 +182,7 @@ def _save(img: Image.Image, path: Path) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)  # half a picture is worse than none
         raise WorkError(
-            f"{path}: cannot be written ({error.strerror or error}); what stands before it is whole"
+            f"{path}: cannot be written ({error.strerror or error}); the files before it are whole"
         ) from None
 
 
@@ -213,12 +254,17 @@ def _class_folders(
     return ImageFolder(root, classes, found.paths, labels)
 
 
+def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
+    """Logs once how many files below a folder are not read, and why."""
+    if counts:
+        _say_once(where, passed_over_text(counts))
+
+
 _said: set[tuple[str, str]] = set()  # the parts of one folder are opened one after another
 
 
-def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
-    """Logs once how many files below a folder are not read, and why."""
-    if counts and (line := (str(where), passed_over_text(counts))) not in _said:
+def _say_once(where: Path, text: str) -> None:
+    if (line := (str(where), text)) not in _said:
         _said.add(line)
         log.warning("%s: %s", *line)
 
@@ -240,6 +286,8 @@ def _check_names(base: Path, classes: Sequence[str]) -> None:
     for name in classes:
         if not name or name in (".", "..") or any(letter in name for letter in "/\\\0") or name != name.strip():
             raise RequestError(f"{base}: the class {name!r} cannot be the name of a folder; rename it")
+        if len(os.fsencode(name)) > _LONGEST:
+            raise RequestError(f"{base}: the class {name[:30]!r}... has too long a name for a folder; shorten it")
         if is_left_behind(name):
             raise RequestError(f"{base}: a folder {name!r} would be passed over; rename the class")
         try:

@@ -16,16 +16,16 @@ from crosscale.runtime import cache_folder, tell
 
 log = logging.getLogger("crosscale.data")
 
-# Below this, building the index anew is quicker than the question whether to trust the stored one is worth.
+# Below this, building the index anew is quicker than finding out whether to trust the stored one.
 CACHED_FROM = 10_000
 # File systems stamp times in steps of up to 2 s: what changed so shortly before it was read may change again
 # without a new stamp.
 RACY_NS = 2_000_000_000
-_VERSION = 2
+_VERSION = 3
 
 
 def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:
-    """The arrays stored for a place (a path and what else tells it apart); None if there are none to be read."""
+    """The arrays stored for a place (a path and what else identifies it); None if there are none to be read."""
     try:
         with np.load(_file(kind, place), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

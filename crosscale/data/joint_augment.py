@@ -24,7 +24,7 @@ class JointAugment:
     ratio: Annotated[tuple[float, float], RESIZE] = (0.5, 2.0)
     """The scale is multiplied by a number drawn between these, (least, most)."""
     max_class_share: Annotated[float, ABOVE_ZERO] = 0.75
-    """A crop of which one class covers this much is drawn again, up to ten times; 1 takes the first."""
+    """A crop that one class covers by this much is drawn again, up to ten times; 1 takes the first."""
     hflip: Annotated[float, CHANCE] = 0.5
     """Chance of a left-right flip."""
     photometric: bool = True

@@ -1,7 +1,7 @@
 """A picture and its labels, changed together: resize, crop, flip; and the picture's colours.
 
 The steps, their order and ranges are those of the released ADE20K recipes. The picture's resize is Pillow's bilinear
-one, which averages where it makes smaller; labels are taken at floor(i * in / out), whole.
+one, which averages where it shrinks; labels are taken at floor(i * in / out), whole.
 """
 
 from collections.abc import Sequence
@@ -160,7 +160,7 @@ def _colours(img: Image.Image, saturation: float, hue: int) -> Image.Image:
 
 
 def _value_and_chroma(planes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Of (H, W) uint8 planes: the largest of each pixel, and its distance to the smallest; (H, W) uint8."""
+    """The largest of (H, W) uint8 planes at each pixel, and its distance to the smallest; (H, W) uint8."""
     value = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
     return value, value - np.minimum(np.minimum(planes[0], planes[1]), planes[2])
 

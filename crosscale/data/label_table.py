@@ -18,6 +18,7 @@ from crosscale.data.table_rows import (
     TableColumns,
     check_files,
     first_of,
+    one_spelling,
     read_table,
     row_splits,
 )
@@ -121,7 +122,7 @@ def open_label_table(
 
 
 def label_column(table: Table, taken: set[int | None], wanted: str | None) -> int:
-    """The position of the column of labels: of this name, of a usual one, or the only one left. Raises RequestError."""
+    """The position of the column of labels: by this name, by a usual one, or the only one left. Raises RequestError."""
     found = table.column(wanted, LABEL_NAMES)
     left = [i for i in range(len(table.headings)) if i not in taken]
     if found is None and len(left) == 1:
@@ -162,7 +163,7 @@ def once(table: Table, paths: Sequence[str], labels: Sequence[object]) -> tuple[
     first: dict[str, int] = {}
     again, twice = 0, []
     for i, path in enumerate(paths):
-        before = first.setdefault(path, i)
+        before = first.setdefault(one_spelling(path), i)
         if before != i and labels[before] == labels[i]:
             again += 1
         elif before != i:
@@ -178,7 +179,7 @@ def _words(label: object) -> str:
 
 
 def _check_classes(table: Table, labels: Sequence[str], classes: Sequence[str], parts: np.ndarray | None) -> None:
-    """Refuses rows without a label and classes that are held out alone; names classes that may be one."""
+    """Refuses rows without a label and classes only held out; names classes that may be one."""
     empty = [f"row {row.number}" for row, label in zip(table.rows, labels, strict=True) if not label]
     if empty:
         raise RequestError(
@@ -213,7 +214,7 @@ def say_once(message: str, *words: str) -> None:
 
 
 def warn_alike(where: str, classes: Sequence[str], counts: "Counter[str]") -> None:
-    """Logs once the classes that differ in case or white space alone, which are mostly meant to be one."""
+    """Logs once the classes that differ only in case or white space, which are mostly meant to be one."""
     spelt: dict[str, list[str]] = {}
     for name in classes:
         spelt.setdefault(" ".join(name.casefold().split()), []).append(name)
@@ -223,7 +224,7 @@ def warn_alike(where: str, classes: Sequence[str], counts: "Counter[str]") -> No
             common = max(names, key=counts.__getitem__)
             rest = ", ".join(f"'{name}': '{common}'" for name in names if name != common)
             say_once(
-                "%s: the classes %s differ in case or white space alone; if they are one: task.class_map: {%s}",
+                "%s: the classes %s differ only in case or white space; if they are one: task.class_map: {%s}",
                 where,
                 told,
                 rest,

@@ -17,7 +17,7 @@ from crosscale.errors import RequestError
 
 
 class Masks(Protocol):
-    """A source of pictures with masks, as this file asks of it (`mask_folder.MaskSource`)."""
+    """A source of pictures with masks, as this file needs it (`mask_folder.MaskSource`)."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -109,7 +109,7 @@ def check_sample(source: Masks, count: int) -> None:
 
 
 def _is_binary(source: Masks, found: MaskCheck) -> bool:
-    """Whether the second class was meant by 255: where values are labels, and there are only 0 and 255."""
+    """Whether 255 was meant as the second class: where values are labels, and there are only 0 and 255."""
     as_they_are = source.reading.colours is None and source.reading.labels[0] == 0
     return as_they_are and bool(found.ignored) and bool(found.pixels[0]) and not found.pixels[1:].any()
 

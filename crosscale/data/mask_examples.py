@@ -25,7 +25,7 @@ ShapeKey = tuple[Size, Size]  # the network's size, the canvas
 class SegmentationExamples:
     """A picture and its labels, prepared for a network.
 
-    Training examples are crops of one size. In validation a picture keeps its ratio, but for what `step` rounds, and
+    Training examples are crops of one size. In validation a picture keeps its ratio, except for what `step` rounds, and
     its labels keep their own resolution: the shapes depend on the picture's size alone (`shape_key`).
     """
 
@@ -104,7 +104,7 @@ class SegmentationExamples:
         return self.network_size(size), self.canvas(size)
 
     def blank(self, shape_key: ShapeKey | None = None) -> dict[str, np.ndarray]:
-        """What stands where an example does not count: a picture of zeros, labels that are all ignored.
+        """The stand-in for an example that does not count: a picture of zeros, labels that are all ignored.
 
         Args:
           shape_key: of a validation batch; None is a training example.

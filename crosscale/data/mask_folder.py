@@ -133,7 +133,7 @@ class MaskSource:
 
     @property
     def blocks(self) -> np.ndarray | None:
-        """Where blocks of examples begin that are read together, for an order that reads each once; None for files."""
+        """Where blocks of examples that are read together begin, for an order that reads each once; None for files."""
         return getattr(self.pairs, "blocks", None)
 
     def size(self, index: int) -> tuple[int, int]:
@@ -180,8 +180,8 @@ def open_masks(
     """One split of a data set of pictures and masks.
 
     The layouts are those of `mask_layouts.KNOWN`, or parquet shards with a column of pictures and one of masks. Class
-    names come from classes.csv, labelmap.txt or classes.txt beside the folders, from the public set that the layout is
-    of, or are the values 0..max that the masks hold.
+    names come from classes.csv, labelmap.txt or classes.txt beside the folders, from the layout's public
+    set, or are the values 0..max that the masks hold.
 
     Args:
       place: a folder, or "hf:owner/name[@revision]".
@@ -205,7 +205,7 @@ def open_masks(
     given = None if classes is None else tuple(classes)
     found = _recognised(root, reduce_zero_label, given, not checked)
     if split == "all" and "all" not in found.parts:
-        raise RequestError(f"{root}: has two parts, so there is no one that is all of it; say train or val")
+        raise RequestError(f"{root}: has two parts, so neither is all of it; say train or val")
     part = "all" if "all" in found.parts else split
     pairs, meaning = found.parts[part], found.meaning
     decided = meaning.classes, meaning.palette, meaning.reading
@@ -221,7 +221,7 @@ def open_masks(
 
 
 def has_masks(place: str | Path) -> bool:
-    """Whether a data set on the disc is of pictures and masks, by its folders' names or its shards' columns."""
+    """Whether a data set on the disc holds pictures and masks, by its folders' names or its shards' columns."""
     root = Path(place).expanduser()
     return is_mask_folder(root) or (root.is_dir() and has_shards(root, ".parquet") and has_mask_shards(root))
 

@@ -53,7 +53,7 @@ class Layout:
       parts: "train" and "val", or "all" where the data comes as one part.
       known: the public set that it is.
       label_ids: the masks are Cityscapes' *_labelIds.png.
-      note: what else is to be said of it.
+      note: what else there is to say about it.
     """
 
     root: Path
@@ -75,7 +75,7 @@ def find_layout(root: Path) -> Layout:
     """Recognises a folder's layout and pairs its pictures with its masks.
 
     Raises:
-      RequestError: there is no such folder, its layout is none of those known, or it holds no pair.
+      RequestError: there is no such folder, its layout is not one of those known, or it holds no pair.
     """
     if not root.is_dir():
         raise RequestError(f"{root}: {'a file' if root.exists() else 'no such folder'}; give one with {KNOWN}")
@@ -136,7 +136,7 @@ def _folders(root: Path) -> Layout:
     common = {split: (of_pictures[split], of_masks[split]) for split in of_pictures if split in of_masks}
     if "train" not in common:
         every = ", ".join([*of_pictures.values(), *of_masks.values()])
-        raise RequestError(f"{root}: has {every}, so that nothing is to train on; both need a folder train")
+        raise RequestError(f"{root}: has {every}, so there is nothing to train on; both need a folder train")
     held_out = "val" if "val" in common else "test" if "test" in common else ""
     if not held_out and ("val" in of_pictures or "val" in of_masks):
         lonely, other = (of_pictures, masks) if "val" in of_pictures else (of_masks, pictures)

@@ -15,10 +15,10 @@ from crosscale.data.mask_read import IGNORED, MOST_CLASSES, MaskReading, Stored,
 from crosscale.data.mask_sets import ADE20K, CITYSCAPES_IDS, CITYSCAPES_LABELS, KnownSet, distinct_colours
 from crosscale.errors import RequestError
 
-PROBED = 32  # masks of which the kind is looked at
+PROBED = 32  # masks whose kind is looked at
 SCANNED = 2000  # masks whose values are looked at where nothing names the classes
 SCANNED_PIXELS = 1_000_000_000  # of all of these together: some ten seconds
-SMOOTHED = 200  # different values, from which on they are taken for the greys of a picture
+SMOOTHED = 200  # from so many different values on, they are taken for the greys of a picture
 
 Reader = Callable[[int], tuple[str, Stored]]  # index -> name of a mask's file, what it holds; raises BadImage
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _ANY_VALUE = MaskReading.of_values(MOST_CLASSES)
 
 BINARY = (
-    "the masks hold 0 and 255 alone, and 255 is ignored, so that the object would not be learnt; save the object as 1, "
+    "the masks hold only 0 and 255, and 255 is ignored, so the object would not be learnt; save the object as 1, "
     "or write classes.csv with the lines background,0,0,0 and object,255,255,255"
 )
 
@@ -76,7 +76,7 @@ def meaning_of(
       lenient: masks that cannot be read are passed over, as long as there are others.
 
     Raises:
-      RequestError: the classes cannot be told, or fit no mask of 8 bits.
+      RequestError: the classes cannot be found, or fit no mask of 8 bits.
     """
     some = _Some(masks, count, lenient)
     if table is not None:
@@ -195,7 +195,7 @@ def _of_values(place: Path, masks: "_Some", reduce_zero_label: bool) -> Meaning:
     number = int(found.max()) + 1 - first if found.size else 0
     if number < 2:
         values = listed(np.flatnonzero(counts))
-        raise RequestError(f"{place}: the masks hold {values} alone, so that there are no two classes to tell apart")
+        raise RequestError(f"{place}: the masks hold only {values}, so there are no two classes to tell apart")
     which = f"all {len(looked_at):,}" if len(looked_at) == masks.count else f"{len(looked_at):,} of {masks.count:,}"
     note = f"{number} classes, because {found.max()} is the largest value in {which} masks; classes.txt would name them"
     absent = sorted(set(range(first, number + first)) - set(found.tolist()))
@@ -214,7 +214,7 @@ def _values_in(name: str, stored: Stored) -> np.ndarray:
 
 def _check_number(file: Path, number: int) -> None:
     if number < 2:
-        raise RequestError(f"{file}: one class alone; name the background too, as the class of the value 0")
+        raise RequestError(f"{file}: only one class; name the background too, as the class of the value 0")
 
 
 def spread(count: int, most: int) -> list[int]:

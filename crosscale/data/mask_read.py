@@ -75,7 +75,7 @@ def read_stored(data: bytes, name: str) -> Stored:
 def _wide_values(img: Image.Image) -> str:
     try:
         least, most = np.asarray(img).min(), np.asarray(img).max()
-    except Exception:  # what its values are is not what is wrong
+    except Exception:  # its values are not what is wrong
         return img.mode
     return f"values {least:g}..{most:g}"
 

@@ -3,14 +3,14 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 
-# Split -> what its folder, shard, column or array is called; of several, the first that is there counts.
+# Split -> what its folder, shard, column or array is called; the first that is there counts.
 SPLITS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
 HELD_OUT = (*SPLITS["val"], *SPLITS["test"])  # "test" stands in where nothing is called validation
@@ -45,9 +45,26 @@ def split_of(folder: str) -> str:
 
 def split_in(name: str) -> str:
     """The split that is a word of a file's name, such as "photos-train-0001.tar"; "" for none."""
-    for split, words in SPLITS.items():
-        if re.search(rf"(^|[-_./])({'|'.join(words)})([-_./0-9]|$)", name.lower()):
-            return split
+    return split_of(_word_in(name))
+
+
+def split_words(folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> the word that says its split, "" for none.
+
+    That is its whole name, or, where the folders are all of splits, a part of it: training_set/ and test_set/.
+    """
+    parts = {name: _word_in(name) for name in folders}
+    splits = {split_of(word) for word in parts.values()}
+    if "train" in splits and len(splits) > 1 and "" not in splits:
+        return parts
+    return {name: name.casefold() if split_of(name) else "" for name in folders}
+
+
+def _word_in(name: str) -> str:
+    for words in SPLITS.values():
+        found = re.search(rf"(^|[-_./])({'|'.join(words)})([-_./0-9]|$)", name.lower())
+        if found is not None:
+            return found[2]
     return ""
 
 
@@ -85,7 +102,7 @@ def reads_dicom() -> bool:
 
 
 def why_passed_over(name: str) -> str:
-    """The reason for which a file that is not taken for a picture is none."""
+    """Why a file is not taken for a picture."""
     extension = os.path.splitext(name)[1].lower()
     optional = dict.fromkeys(_HEIF, _HEIF_REASON) | dict.fromkeys(_DICOM, DICOM_REASON)
     return optional.get(extension) or _OTHER_REASONS.get(extension, _NO_PICTURE)

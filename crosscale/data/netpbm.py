@@ -12,13 +12,13 @@ _COMMENT = re.compile(rb"#[^\r\n]*")
 
 
 def is_read_one_by_one(img: Image.Image) -> bool:
-    """Whether a picture, of which the header is read, is one of these."""
+    """Whether a picture whose header is read is one of these."""
     tiles = getattr(img, "tile", [])
     return bool(tiles) and tiles[0].codec_name in _ONE_BY_ONE
 
 
 def read_netpbm(img: Image.Image, data: bytes) -> Image.Image:
-    """The pixels of a picture of which Pillow has read the header, as Pillow would decode them.
+    """The pixels of a picture whose header Pillow has read, as Pillow would decode them.
 
     Raises:
       ValueError: too few numbers; in a plain picture something else among them, or one above the header's largest.

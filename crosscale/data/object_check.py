@@ -68,14 +68,14 @@ def check_objects(
         pictures=len(seen),
         sizes=np.array([one.size for one in seen if one.size], np.int32).reshape(-1, 2),
         areas={name: int(((areas >= least) & (areas < most)).sum()) for name, (least, most) in AREAS.items()},
-        problems=tuple(dict.fromkeys(problems)),  # parts of one file tell the same lines
+        problems=tuple(dict.fromkeys(problems)),  # parts of one file give the same lines
     )
 
 
 def drawn_objects(sources: Mapping[str, ObjectSource], count: int) -> Iterator[tuple[str, Image.Image]]:
     """Some pictures with their boxes and masks, spread over those with objects: (the part and its id, the picture).
 
-    What is to train on comes first; what cannot be decoded is passed over.
+    Training pictures come first; what cannot be decoded is passed over.
 
     Args:
       count: how many at most.
@@ -132,7 +132,7 @@ def _look(source: ObjectSource, index: int) -> _Seen:
 
 
 def _damaged(source: ObjectSource, index: int, size: tuple[int, int]) -> Iterator[str]:
-    """A line for each mask whose run lengths are none, or of another size."""
+    """A line for each mask whose run lengths are damaged, or of another size."""
     table = source.annotated.table
     if table.masks is None:
         return

@@ -59,7 +59,7 @@ class ObjectExamples:
             refused.
           masks: whether training examples have masks.
           shapes: validation pictures are filled up to one of a "few" sizes, or to the "least" that multiples of 32
-            give, as an evaluation beside mmdetection's wants it: what is filled up takes part in the attention.
+            give, as a comparison with mmdetection needs it: what is filled up takes part in the attention.
           batches: training pictures are filled up to `spec.size` ("mixed"), or to the scale's own sides, raised to
             multiples of 32, as landscape or portrait ("oriented"): a batch holds those of one orientation.
           source: where a mosaic takes its other pictures from.
@@ -201,7 +201,7 @@ class ObjectExamples:
         return self.network_size(size)
 
     def blank(self, shape_key: Size | None = None) -> dict[str, np.ndarray]:
-        """What stands where an example does not count: a picture of zeros without objects.
+        """The stand-in for an example that does not count: a picture of zeros without objects.
 
         Args:
           shape_key: of a validation batch; None is a training example of the first shape.

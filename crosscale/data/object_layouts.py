@@ -99,7 +99,7 @@ Parts = dict[str, tuple[PictureReader, Annotated]]
 
 
 def has_objects(place: str | Path) -> bool:
-    """Whether a data set on the disc is of pictures with boxes, by its files' names or its shards' columns."""
+    """Whether a data set on the disc holds pictures with boxes, by its files' names or its shards' columns."""
     root = Path(place).expanduser()
     return any(fits(root) for _, fits, _ in LAYOUTS)
 
@@ -110,7 +110,7 @@ def read_parts(root: Path, masks: bool, lenient: bool) -> tuple[str, Parts]:
 
     Args:
       masks: whether segmentations are kept.
-      lenient: pictures that are missing are left out, which the parts' `refused` tells.
+      lenient: pictures that are missing are left out, which the parts' `refused` names.
 
     Raises:
       RequestError: no such layout, or files that are damaged.
@@ -125,7 +125,7 @@ def read_parts(root: Path, masks: bool, lenient: bool) -> tuple[str, Parts]:
             if "all" in parts:
                 return name, {"all": parts["all"]}
             if "train" not in parts:
-                raise RequestError(f"{root}: has the parts {', '.join(parts)}, so that nothing is to train on")
+                raise RequestError(f"{root}: has the parts {', '.join(parts)}, so there is nothing to train on")
             if held_out is None:
                 return name, {"all": parts["train"]}
             return name, {"train": parts["train"], "val": parts[held_out]}

@@ -24,7 +24,7 @@ CATEGORIES = ("category", "categories", "category_id", "label", "labels", "class
 
 MASKS = ("segmentation", "segmentations")
 
-_FEW = 8  # boxes: of fewer nothing is concluded
+_FEW = 8  # boxes: fewer allow no conclusion
 
 
 class _Columns(NamedTuple):
@@ -142,7 +142,7 @@ def _usable(
 def _tables(
     files: Sequence[Path],
 ) -> tuple[list[tuple[int, int, int]], list[Any], _Columns, tuple[str, ...] | None]:
-    """Row groups, the columns but the pictures of each file, which columns are what, and the classes' names."""
+    """Row groups, each file's columns except the pictures, which columns are what, and the classes' names."""
     pq = import_parquet()
     rows: list[tuple[int, int, int]] = []
     tables: list[Any] = []
@@ -246,7 +246,7 @@ def _classes(given: Sequence[Any], names: tuple[str, ...] | None, file: Path) ->
         classes = names or tuple(str(number) for number in range(max(labels, default=-1) + 1))
     wrong = next((value for value, label in zip(given, labels, strict=True) if not 0 <= label < len(classes)), None)
     if wrong is not None:
-        raise RequestError(f"{file}: the category {wrong!r} is none of the {len(classes)} classes that the shard names")
+        raise RequestError(f"{file}: the category {wrong!r} is not one of the shard's {len(classes)} classes")
     if not classes:
         raise RequestError(f"{file}: there are no objects, and no names of classes")
     return classes, np.array(labels, np.int64)

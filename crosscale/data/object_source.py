@@ -33,7 +33,7 @@ class ObjectSource:
       reader: the pictures.
       annotated: their objects.
       layout: what the data was recognised as.
-      learn: whether it is to train on.
+      learn: whether it is for training.
     """
 
     reader: PictureReader
@@ -108,7 +108,7 @@ class ObjectSource:
 
     @property
     def blocks(self) -> np.ndarray | None:
-        """Where blocks of examples begin that are read together, for an order that reads each once; None for files."""
+        """Where blocks of examples that are read together begin, for an order that reads each once; None for files."""
         return getattr(self.reader, "blocks", None)
 
     def record_id(self, index: int) -> str:
@@ -171,8 +171,8 @@ def open_objects(
       seed: of that choice.
       masks: whether masks are read; None where there are some. With masks, objects without one are not learnt.
       classes: the names to learn by, as a trained model has them; None as the data says.
-      checked: how many pictures are compared with what the annotations say of them; 0 compares none, and lets pass what
-        cannot be used, for `check_objects` to tell.
+      checked: how many pictures are compared with what the annotations say of them; 0 compares none, and leaves what
+        cannot be used for `check_objects` to report.
 
     Raises:
       RequestError: no such layout, an annotation that cannot be used, or other classes held out than to train on.
@@ -187,7 +187,7 @@ def open_objects(
     root = download(str(place)) if str(place).startswith(HUB) else Path(place).expanduser()
     layout, parts = read_parts(root, masks is not False, not checked)
     if split == "all" and "all" not in parts:
-        raise RequestError(f"{root}: has two parts, so there is no one that is all of it; say train or val")
+        raise RequestError(f"{root}: has two parts, so neither is all of it; say train or val")
     reader, annotated = parts["all" if "all" in parts else split]
     if classes is not None:
         annotated = annotated.with_classes(classes)

@@ -176,7 +176,7 @@ def make_table(
     crowds = np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool)
     texts = None
     if masks is not None:
-        # No mask is learnt of a crowd, so that it needs none.
+        # A crowd's mask is not learnt, so a crowd needs none.
         told = [
             0 if is_crowd and not mask else _mask_faults(mask) for mask, is_crowd in zip(masks, crowds, strict=True)
         ]

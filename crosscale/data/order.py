@@ -117,7 +117,7 @@ class BalancedOrder(EpochOrder):
 
     The whole run is a row of places that the groups take in turn. Each group goes through its own examples, shuffled
     anew whenever all have been seen, so that every example of a group comes equally often too; each epoch's places are
-    shuffled. A position alone tells the example, as in any order here.
+    shuffled. The position alone decides the example, as in any order here.
     """
 
     def __init__(self, groups: np.ndarray, per_epoch: int, seed: int, repeats: int) -> None:
@@ -153,7 +153,7 @@ class ShapedOrder(EpochOrder):
         """
         Args:
           shapes: (N,) whole numbers.
-          batch_size: of which `per_epoch` is a multiple.
+          batch_size: `per_epoch` is a multiple of it.
         """
         super().__init__(len(shapes), per_epoch, seed, 1, blocks)
         self.batch_size = batch_size
@@ -176,7 +176,7 @@ class ShapedOrder(EpochOrder):
         """(count,) which shape each of the run's first batches has: a shape of the share s has its k-th at about
         (k + 1/2) / s."""
         shares = [len(members) / self.size for members in self.members]
-        # Enough of each that what comes later changes nothing of the first ones.
+        # Enough of each that later batches change none of the first ones.
         times = [(np.arange(int((count + len(shares)) * share) + 2) + 0.5) / share for share in shares]
         owners = np.repeat(np.arange(len(times)), [len(own) for own in times])
         return owners[np.argsort(np.concatenate(times), kind="stable")[:count]]

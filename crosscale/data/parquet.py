@@ -26,7 +26,7 @@ CACHED_BYTES = 256 << 20
 
 
 class RowGroups:
-    """Rows of parquet files, of which some row groups stay in memory. Picklable; threads may share it.
+    """Rows of parquet files, with some row groups kept in memory. Picklable; threads may share it.
 
     Attributes:
       files: the shards.
@@ -178,7 +178,7 @@ def import_parquet() -> Any:
 
 
 def first_schema(root: Path) -> Any | None:
-    """The columns of the first parquet shard in a folder; None where there is none, or reading will tell its damage.
+    """The columns of the first parquet shard in a folder; None where there is none, or reading it will report damage.
 
     Raises:
       RequestError: pyarrow is not installed.
@@ -224,7 +224,7 @@ def _read(files: Sequence[Path]) -> tuple[Any, np.ndarray, np.ndarray | list[str
 
 
 def _whole(values: list[Any], place: Path) -> np.ndarray:
-    """Labels as whole numbers. Raises RequestError for one that is none."""
+    """Labels as whole numbers. Raises RequestError for one that is not."""
     for index, value in enumerate(values):
         if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
             raise RequestError(

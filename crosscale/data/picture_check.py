@@ -105,7 +105,7 @@ def _look(source: Any, split: str, index: int) -> _Seen:
 
 
 def _content(image: Any, name: str) -> tuple[bytes, tuple[int, int], str]:
-    """What makes a picture another one, its height and width, and its mode. Raises BadImage."""
+    """What tells the picture from others, its height and width, and its mode. Raises BadImage."""
     if isinstance(image, np.ndarray):
         decode(image, 3, name)
         mode = "L" if image.ndim == 2 or image.shape[2] == 1 else "RGB"

@@ -20,7 +20,7 @@ REACH = 0.45
 
 @dataclass(frozen=True)
 class _Draw:
-    """What an operation may use beside its level: randomness, the fill colour, the resampling filter, and how far
+    """What an operation may use besides its level: randomness, the fill colour, the resampling filter, and how far
     the highest level moves a picture."""
 
     rng: np.random.Generator

@@ -46,7 +46,7 @@ def is_one_picture(value: Any, channels: int) -> bool:
 
 
 def picture_name(picture: Picture, otherwise: str) -> str:
-    """The file that a picture comes from, or `otherwise`; of several pictures all names."""
+    """The file that a picture comes from, or `otherwise`; for several pictures, all names."""
     if isinstance(picture, tuple):
         return SEPARATOR.join(picture_name(part, otherwise) for part in picture)
     if isinstance(picture, (str, os.PathLike)):
@@ -56,10 +56,10 @@ def picture_name(picture: Picture, otherwise: str) -> str:
 
 
 def decodable(picture: Picture, name: str) -> Any:
-    """The picture in a form that `read_picture` takes; of several, a tuple or paths with "::" between them, a tuple.
+    """The picture in a form that `read_picture` takes; for several (a tuple, or paths with "::" between), a tuple.
 
     Raises:
-      BadImage: it cannot be read, or is nothing of what a picture can be.
+      BadImage: it cannot be read, or is nothing that can be a picture.
     """
     if isinstance(picture, tuple):
         return tuple(decodable(part, name) for part in picture)
@@ -85,7 +85,7 @@ def decodable(picture: Picture, name: str) -> Any:
 
 
 def open_pictures(root: Path, paths: str) -> Any:
-    """The bytes of a picture, or of several a tuple of them. Raises BadImage.
+    """The bytes of a picture, or a tuple of those of several. Raises BadImage.
 
     Args:
       root: what the paths are relative to.
@@ -105,7 +105,7 @@ def _channels_first(value: Any) -> bool:
 def _read(file: Any, name: str) -> bytes:
     try:
         data = file.read()
-        if not data and file.seekable():  # just written to, or read before: it stands at its end
+        if not data and file.seekable():  # just written to, or read before: its position is the end
             file.seek(0)
             data = file.read()
     except (OSError, ValueError, AttributeError) as error:  # ValueError: it is closed, or opened as text

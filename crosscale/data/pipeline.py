@@ -95,7 +95,7 @@ def _close_all(iterators: list[Any]) -> None:
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """How many whole batches an epoch has; what is left over is dropped, another part in each epoch.
+    """How many whole batches an epoch has; what is left over is dropped, a different part in each epoch.
 
     Raises:
       RequestError: `batch_size` is not positive or larger than the source.
@@ -125,7 +125,7 @@ def train_batches(
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
 ) -> BatchIterator:
-    """Shuffled, augmented batches from step `start_step` on; of `ShapedExamples` those of one shape together.
+    """Shuffled, augmented batches from step `start_step` on; for `ShapedExamples`, those of one shape together.
 
     Args:
       source: its optional attribute `weights` (N,) says how much each example counts; the batches' have a mean of 1.
@@ -173,7 +173,7 @@ def eval_batches(
     host_count: int = 1,
     on_bad_image: OnBadImage = "error",
 ) -> BatchIterator:
-    """Every example exactly once, in order, as validation sees it; of `SizedExamples` those of one key together.
+    """Every example exactly once, in order, as validation sees it; for `SizedExamples`, those of one key together.
 
     All hosts yield the same number of batches; what fills up the last one (of a key) has weight 0 and index -1. For
     the arguments see `train_batches`.
@@ -195,14 +195,14 @@ class _Plan:
 
     Attributes:
       order: (places,) position in the source, -1 for padding; whole batches.
-      keys: (places,) of `SizedExamples` the key of each; else none.
+      keys: (places,) the key of each for `SizedExamples`; else none.
     """
 
     order: np.ndarray
     keys: Sequence[Any] = ()
 
     def blank(self, examples: Examples, place: int) -> dict[str, np.ndarray]:
-        """What stands at a place that does not count."""
+        """The example at a place that does not count."""
         if not self.keys or not isinstance(examples, SizedExamples):
             return examples.blank()
         return examples.blank(self.keys[place])
@@ -217,7 +217,7 @@ def _plan(source: Any, examples: Examples, batch_size: int) -> _Plan:
     for index in range(count):
         try:
             groups.setdefault(examples.shape_key(source.size(index)), []).append(index)
-        except WorkError:  # what is wrong is told when it is loaded
+        except WorkError:  # what is wrong is reported when it is loaded
             broken.append(index)
     if broken:
         groups.setdefault(min(groups, default=examples.shape_key((1, 1))), []).extend(broken)
@@ -238,7 +238,7 @@ def _shapes(source: Any, examples: Examples) -> np.ndarray | None:
     for index in range(len(source)):
         try:
             found[index] = examples.train_shape(source.size(index))
-        except WorkError:  # what is wrong is told when it is loaded
+        except WorkError:  # what is wrong is reported when it is loaded
             continue
     return found
 
@@ -263,7 +263,7 @@ class _TrainLoader:
 
 
 def _weights(source: Any) -> np.ndarray | None:
-    """What the source says of how much each example counts, with a mean of 1; None where it says nothing."""
+    """How much each example counts, as the source says, with a mean of 1; None where it says nothing."""
     weights = getattr(source, "weights", None)
     return None if weights is None else weights / weights.mean()
 

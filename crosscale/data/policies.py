@@ -135,7 +135,7 @@ def _parts(text: str, kind: str, keys: tuple[str, ...], known: str) -> dict[str,
     for part in parts:
         match = re.fullmatch(rf"({'|'.join(keys)})(\d+(?:\.\d+)?|inf)", part)
         if match is None or match[1] in values:
-            why = "is not known" if match is None else "stands twice"
+            why = "is not known" if match is None else "appears twice"
             raise RequestError(f"auto_augment={text!r}: the part {part!r} {why}; write {known}")
         values[match[1]] = float(match[2])
     if not all(value.is_integer() for key, value in values.items() if key in _WHOLE):

@@ -23,7 +23,7 @@ def read_picture(
     Several pictures (`spec.pictures`) give a tuple; an array of all their channels is taken apart.
 
     Raises:
-      BadImage: it is none, or has other channels, or there are more or fewer pictures than the model looks at.
+      BadImage: it is no picture, or has other channels, or there are more or fewer pictures than the model looks at.
       RequestError: the input has neither 1 nor 3 channels of 8 bits.
     """
     if spec.pictures > 1 or isinstance(image, tuple):

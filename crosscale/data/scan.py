@@ -38,8 +38,8 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     """The image files below each of `folders`, given relative to `root`.
 
     Hidden files and folders, and those that other programs leave behind, are left out; a symbolic link back into its
-    own folder ends there. Arrays (.npy) are pictures where nothing else is one. The result is kept for next time where
-    it is large, and the kept one is used while no folder below has changed.
+    own folder, or to one above it, ends there. Arrays (.npy) are pictures where nothing else is one. The result is kept
+    for next time where it is large, and the kept one is used while no folder below has changed.
 
     Raises:
       RequestError: a folder that cannot be listed.
@@ -94,13 +94,15 @@ def _image_files(root: Path, folder: str, visited: dict[str, int], counter: Coun
     """Sorted paths below root / folder (nested ones too) of images, and of other files."""
     found: list[str] = []
     others: list[str] = []
-    seen: set[tuple[int, int]] = set()
+    # A symbolic link back into this class ends; so does one to a folder above it, where the other classes are.
+    above = [root / parent for parent in Path(folder).parents] + [*root.resolve().parents] if folder else []
+    seen = {(status.st_dev, status.st_ino) for status in (os.stat(place) for place in above if place.exists())}
     pending = [folder]
     while pending:
         relative = pending.pop()
         listed = entries(root / relative)
         status = os.stat(root / relative)
-        if (status.st_dev, status.st_ino) in seen:  # a symbolic link back into this class
+        if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
         visited[relative] = status.st_mtime_ns
@@ -130,7 +132,7 @@ def is_dir(entry: "os.DirEntry[str]") -> bool:
 
 
 def entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """The entries of a folder but what is hidden or left behind by other programs. Raises RequestError."""
+    """The entries of a folder except what is hidden or left behind by other programs. Raises RequestError."""
     try:
         with os.scandir(folder) as listed:
             return [entry for entry in listed if not is_left_behind(entry.name)]

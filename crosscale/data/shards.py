@@ -32,7 +32,7 @@ def find_shards(root: Path, suffix: str) -> dict[str, list[Path]]:
 
 
 def choose_shards(root: Path, found: dict[str, list[Path]], split: str) -> tuple[list[Path], bool]:
-    """The files of a split, and whether they are one part of which `split` is yet to be cut.
+    """The files of a split, and whether they are one part from which `split` is yet to be cut.
 
     Raises:
       RequestError: the split cannot be told.
@@ -43,7 +43,7 @@ def choose_shards(root: Path, found: dict[str, list[Path]], split: str) -> tuple
         if len(found) > 1:
             raise RequestError(
                 f"{root}: has shards of {', '.join(name or 'no split' for name in sorted(found))}, "
-                "so there is no one part that is all of it; give a folder that holds one part"
+                "so no one part is all of it; give a folder that holds one part"
             )
         return next(iter(found.values())), True
     if parted:
@@ -59,13 +59,18 @@ def choose_shards(root: Path, found: dict[str, list[Path]], split: str) -> tuple
 def label_numbers(
     values: Sequence[str] | np.ndarray, classes: Sequence[str] | None, where: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and class names from what shards hold: numbers from 0, or names.
+    """Labels and class names from what shards hold: numbers from 0, or names, also as folders "<class>/".
 
     Raises:
-      RequestError: an unknown name, or a number outside the range.
+      RequestError: an unknown name, a number outside the range, or numbers that are names of some classes and positions
+        of others.
     """
-    numeric = isinstance(values, np.ndarray) or all(re.fullmatch(r"-?\d+", value) for value in values)
-    if numeric and not (classes is not None and not isinstance(values, np.ndarray) and set(values) <= set(classes)):
+    if not isinstance(values, np.ndarray) and classes is not None and set(values) <= set(classes):
+        _refuse_two_meanings(values, classes, where)
+        numeric = False
+    else:
+        numeric = isinstance(values, np.ndarray) or all(re.fullmatch(r"-?\d+", value) for value in values)
+    if numeric:
         labels = np.asarray(values).astype(np.int64)
         largest = int(labels.max(initial=-1))
         if classes is None and largest >= MOST_CLASSES:
@@ -76,9 +81,22 @@ def label_numbers(
         names = tuple(classes or (str(label) for label in range(largest + 1)))
         check_labels(where, labels, len(names))
         return labels.astype(np.int32), names
+    values = [value.removesuffix("/") for value in values]
     names = tuple(classes or sorted(set(values)))
     position = {name: label for label, name in enumerate(names)}
     unknown = next((value for value in values if value not in position), None)
     if unknown is not None:
-        raise RequestError(f"{where}: the class '{unknown}' is none of the {len(names)} to train on")
+        raise RequestError(f"{where}: the class '{unknown}' is not one of the {len(names)} to train on")
     return np.array([position[value] for value in values], np.int32), names
+
+
+def _refuse_two_meanings(values: Sequence[str], classes: Sequence[str], where: str) -> None:
+    """Refuses labels, all of them names of classes, that are positions of other classes as well."""
+    positions = {value: int(value) for value in set(values) if value.isdecimal() and int(value) < len(classes)}
+    other = next((value for value, place in sorted(positions.items()) if classes[place] != value), None)
+    if other is not None and positions.keys() == set(values):
+        raise RequestError(
+            f"{where}: the label {other} is the class '{other}' or, counted from 0, the class "
+            f"'{classes[positions[other]]}'; write '{other}/' for the name, or give the classes names that are no "
+            "numbers"
+        )

@@ -24,7 +24,7 @@ def part_of(
 ) -> _S:
     """The part of data in one piece that `split` ("train", "val" or "all") names; see `stratified_split`.
 
-    With `val_fraction` 0 all is to train on, and nothing is held out.
+    With `val_fraction` 0 all is for training, and nothing is held out.
 
     Args:
       where: what an error names.
@@ -46,7 +46,7 @@ def part_of(
 def stratified_split(ids: Sequence[str], labels: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
     """Which examples are held out: a boolean (N,), `val_fraction` of each class.
 
-    The choice hangs on each example's id and the seed alone (the smallest SHA-256 digests are held out),
+    The choice depends only on each example's id and the seed (the smallest SHA-256 digests are held out),
     so it is the same on every machine and in every version, whatever the order. A class of two or more
     keeps at least one example on each side.
     """
@@ -62,5 +62,5 @@ def stratified_split(ids: Sequence[str], labels: np.ndarray, val_fraction: float
 
 
 def digests(ids: Sequence[str], seed: int) -> list[bytes]:
-    """By which examples are chosen, the smallest first."""
+    """The digest by which examples are chosen, the smallest first."""
     return [sha256(os.fsencode(f"{seed}/{name}")).digest() for name in ids]

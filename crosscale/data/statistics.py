@@ -26,7 +26,7 @@ class Statistics:
       mean: per channel, of pixels scaled to 0..1, or as they are where they have no such scale; of several pictures
         of an example one after another.
       std: likewise; the smallest positive number of float32 where a channel is constant.
-      pictures: that were measured.
+      pictures: how many were measured.
       problems: a line for each picture that cannot be used.
     """
 
@@ -91,7 +91,7 @@ def _layout(source: Source) -> tuple[int, Pixels]:
             record = source[int(index)]
             image = record.image[0] if isinstance(record.image, tuple) else record.image
             array = read_stored(image, None, record.id)
-        except WorkError:  # told when it is measured
+        except WorkError:  # reported when it is measured
             continue
         found = array.shape[2]
         plain = not (isinstance(image, np.ndarray) or is_npy(image) or is_tiff(image))

@@ -10,9 +10,9 @@ from crosscale.data.tag_table import rarest
 
 
 def subset(source: Any, share: float, seed: int) -> Any:
-    """The source with `share` of the examples of each class, one at least; of tags of each rarest label.
+    """The source with `share` of the examples of each class, at least one; with tags, of each rarest label.
 
-    The choice hangs on each example's id and the seed alone, as that of what is held out, so that it is the same
+    The choice depends only on each example's id and the seed, as for the held-out part, so that it is the same
     everywhere, and a larger share holds all of a smaller one.
 
     Args:
@@ -33,7 +33,7 @@ def subset(source: Any, share: float, seed: int) -> Any:
 
 
 def strata(source: Any) -> np.ndarray:
-    """(N,) whole numbers, of which every part of the source has its share: the classes, of tags the rarest label."""
+    """(N,) whole numbers, of which every part of the source has its share: the classes, or each one's rarest tag."""
     labels, tags = getattr(source, "labels", None), getattr(source, "tags", None)
     if isinstance(labels, np.ndarray) and labels.ndim == 1:
         return labels

@@ -17,6 +17,7 @@ from crosscale.data.table_rows import (
     Table,
     TableColumns,
     check_files,
+    one_spelling,
     others,
     read_table,
     row_splits,
@@ -101,7 +102,7 @@ def open_table(
       root: what paths are relative to; None is the table's folder.
 
     Raises:
-      RequestError: the file, a column or a picture is missing, or a number is none; the row is named.
+      RequestError: the file, a column or a picture is missing, or a number is not one; the row is named.
       WorkError: the file cannot be read.
     """
     columns = columns or RECOGNISED
@@ -170,8 +171,8 @@ def _numbers(table: Table, taken: set[int | None], wanted: Sequence[str]) -> lis
 def _check_once(table: Table, paths: Sequence[str]) -> None:
     rows: dict[str, int] = {}
     for row, path in zip(table.rows, paths, strict=True):
-        if path in rows:
+        before = rows.setdefault(one_spelling(path), row.number)
+        if before != row.number:
             raise RequestError(
-                f"{table.file}: row {row.number} names {path}, which row {rows[path]} does too; keep one of them"
+                f"{table.file}: row {row.number} names {path}, which row {before} does too; keep one of them"
             )
-        rows[path] = row.number

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Row:
     cells: Sequence[Cell]
 
     def text(self, column: int) -> str:
-        """A cell as text; of a list its entries, with a comma between them."""
+        """A cell as text; for a list, its entries with a comma between them."""
         cell = self.cells[column]
         return cell if isinstance(cell, str) else ", ".join(cell)
 
@@ -64,7 +65,7 @@ class Table:
     """A table as it was read.
 
     Attributes:
-      file: it stands in.
+      file: that it is in.
       headings: of the columns, each of them once.
     """
 
@@ -89,7 +90,7 @@ class Table:
         found = self.column(wanted, PATH_NAMES)
         if found is None:
             raise RequestError(
-                f"{self.file}: none of its columns ({', '.join(self.headings)}) is of paths; call it 'path', or say "
+                f"{self.file}: none of its columns ({', '.join(self.headings)}) holds paths; call one 'path', or say "
                 "which: task.path_column"
             )
         return found
@@ -126,7 +127,7 @@ def read_table(file: str | Path, of: str) -> Table:
     blank lines count for nothing. Of JSON lines and Parquet a cell may be a list, and a missing one is empty.
 
     Args:
-      of: what is wanted beside the paths, for the error: "numbers".
+      of: what is wanted besides the paths, for the error: "numbers".
 
     Raises:
       RequestError: no such file, no table, or nothing in it.
@@ -142,14 +143,14 @@ def read_table(file: str | Path, of: str) -> Table:
     table: Table = readers.get(file.suffix.lower(), _read_csv)(file)
     for heading in table.headings:
         if table.headings.count(heading) > 1:
-            raise RequestError(f"{file}: the heading '{heading}' stands twice; rename one of the columns")
+            raise RequestError(f"{file}: the heading '{heading}' appears twice; rename one of the columns")
     return table
 
 
 def check_no_root(root: str | Path | None, place: str | Path) -> None:
     """Raises RequestError for a root that is given for data whose pictures are found without one."""
     if root is not None:
-        raise RequestError(f"data.root={root}: is for the paths of a table, and {place} is none")
+        raise RequestError(f"data.root={root}: is for the paths of a table, and {place} is not one")
 
 
 def check_files(table: Table, paths: Sequence[str], root: Path) -> None:
@@ -176,6 +177,11 @@ def table_paths(file: str | Path) -> list[Path]:
     ]
 
 
+def one_spelling(paths: str) -> str:
+    """A row's paths as they compare: "./a.png" is "a.png"."""
+    return SEPARATOR.join(map(posixpath.normpath, paths.split(SEPARATOR)))
+
+
 def row_splits(table: Table, column: int) -> np.ndarray:
     """(rows,) of "train", "val" and "" (left out: test rows, where there are val rows). Raises RequestError."""
     found = [split_of(row.text(column)) for row in table.rows]
@@ -199,7 +205,7 @@ def first_of(words: Sequence[str]) -> str:
 
 
 def others(name: str, known: Iterable[str]) -> str:
-    """The end of an error on a name that is not there: the nearest one, or all that are."""
+    """The end of an error on a name that is not there: the nearest one, or all there are."""
     names = list(known)
     return did_you_mean(name, names) or f"; it has {', '.join(names)}"
 

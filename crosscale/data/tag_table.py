@@ -63,12 +63,12 @@ class TagTable(TablePictures):
     def counted_as(self, classes: Sequence[str], place: str | Path) -> "TagTable":
         """The same pictures with the labels in another order, which may hold more of them.
 
-        Raises RequestError for a label of this table that is none of these.
+        Raises RequestError for a label of this table that is not one of these.
         """
         for name in self.classes:
             if name not in classes:
                 raise RequestError(
-                    f"{place}: the label '{name}' is none of the {len(classes)} that the model was trained for"
+                    f"{place}: the label '{name}' is not one of the {len(classes)} that the model was trained for"
                 )
         tags = np.zeros((len(self), len(classes)), bool)
         tags[:, [list(classes).index(name) for name in self.classes]] = self.tags
@@ -194,13 +194,13 @@ def _mapped(table: Table, tags: list[Tags], mapping: Mapping[str, str | None]) -
     for name in mapping:
         if name not in known:
             hint = did_you_mean(name, known) or f"; they are {', '.join(sorted(known)[:10])}"
-            raise RequestError(f"task.class_map: '{name}' is none of the labels of {table.file}{hint}")
+            raise RequestError(f"task.class_map: '{name}' is not one of the labels of {table.file}{hint}")
     new = [{mapping.get(name, name) for name in found} for found in tags]
     return [tuple(sorted(name for name in found if name is not None)) for found in new]
 
 
 def _check(table: Table, tags: Sequence[Tags], classes: Sequence[str], parts: np.ndarray | None) -> None:
-    """Refuses a table without labels, and labels that are held out alone; names labels that may be one."""
+    """Refuses a table without labels, and labels only held out; names labels that may be one."""
     if not classes:
         raise RequestError(f"{table.file}: no row to train on has a label")
     known = set(classes)

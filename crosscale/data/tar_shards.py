@@ -14,7 +14,7 @@ from crosscale.contracts import Record
 from crosscale.data.decode import BadImage
 from crosscale.data.flat_val import read_class_list
 from crosscale.data.index_cache import CACHED_FROM, Counter, load_index, save_index
-from crosscale.data.names import is_left_behind, is_picture, passed_over_text, split_of
+from crosscale.data.names import is_left_behind, is_picture, passed_over_text, split_in, split_of
 from crosscale.data.once import shared
 from crosscale.data.shards import choose_shards, find_shards, label_numbers
 from crosscale.data.split import part_of
@@ -115,12 +115,12 @@ def open_tar(root: Path, split: str, val_fraction: float, seed: int) -> TarShard
 
 
 def _parts_inside(names: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
-    """Which pictures are to train on, by the folders inside the shards; None where these do not part all of them."""
+    """Which pictures are for training, by the folders inside the shards; None where these do not divide all of them."""
     trained = np.zeros(len(names), bool)
     for index, (name, text) in enumerate(zip(names, texts, strict=True)):
         folders = PurePosixPath(name).parts[:-1]
-        above = folders[:-1] if folders and folders[-1] == text else folders  # the class's own folder is no split
-        split = next(filter(None, map(split_of, above)), "")
+        above = folders[:-1] if folders[-1:] == (text.removesuffix("/"),) else folders  # the class's own is no split
+        split = next(filter(None, (says(folder) for says in (split_of, split_in) for folder in above)), "")
         if not split:
             return None
         trained[index] = split == "train"
@@ -173,7 +173,7 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
                 if member.islnk() and is_picture(name):  # the same bytes under another name
                     target = member.linkname.removeprefix("./")
                     if target not in places:
-                        raise RequestError(f"{file}: {name} is a hard link to {target}, which does not stand before it")
+                        raise RequestError(f"{file}: {name} is a hard link to {target}, which does not come before it")
                     images.append((name, *places[target]))
                 if not member.isfile():
                     continue
@@ -203,7 +203,8 @@ def _read_index(file: Path) -> list[tuple[str, int, int, str]]:
         log.warning("%s: %s", file, passed_over_text(others))
     result = []
     for name, offset, size in images:
-        label = labels.get(_key(name)) or PurePosixPath(name).parent.name
+        folder = PurePosixPath(name).parent.name
+        label = labels.get(_key(name)) or (f"{folder}/" if folder else "")  # a folder is a name, also where it is "1"
         if not label:
             raise RequestError(
                 f"{file}: the image {name} has no label; add {_key(name)}.cls or put it into a folder per class"

@@ -36,7 +36,7 @@ def read_names(file: Path) -> list[str]:
     """The lines that are not empty, each of them once.
 
     Raises:
-      RequestError: as `read_lines` does, or a name stands twice.
+      RequestError: as `read_lines` does, or a name appears twice.
     """
     names = [line for line in read_lines(file) if line]
     check_distinct(names, str(file))
@@ -44,16 +44,20 @@ def read_names(file: Path) -> list[str]:
 
 
 def check_distinct(names: Sequence[str], where: str) -> None:
-    """Raises RequestError for the first name that stands twice."""
+    """Raises RequestError for the first name that appears twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise RequestError(f"{where}: the class '{name}' stands twice")
+            raise RequestError(f"{where}: the class '{name}' appears twice")
         seen.add(name)
 
 
 def _decoded(data: bytes) -> str:
-    return data.decode(next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8-sig"))
+    text = data.decode(next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8"))
+    if "\0" in text:
+        at = text.index("\0")
+        raise UnicodeDecodeError("utf-8", data, at, at + 1, "a zero byte, as in UTF-16 without its mark")
+    return text.replace("\ufeff", "")  # the mark, also of lists that were put one behind another
 
 
 def _unquoted(line: str) -> str:

@@ -32,17 +32,17 @@ class View:
     mirrored: bool = False
 
     def of(self, img: Image.Image, spec: InputSpec) -> np.ndarray:
-        """(H, W, C) uint8, made as validation makes it but for the view."""
+        """(H, W, C) uint8, made as validation makes it except for the view."""
         seen = eval_transform(replace(spec, crop_pct=self.crop_pct), self.place)(img)
         return np.ascontiguousarray(seen[:, ::-1]) if self.mirrored else np.asarray(seen)
 
 
 def views(names: Sequence[str], spec: InputSpec) -> tuple[View, ...]:
-    """The views of the sets, each of one with each of the others, different ones; without names validation's own.
+    """The distinct combinations of the sets' views, one from each set; without names validation's own view.
 
     "flips" is the picture and its mirror image, "crops" the centre and the corners, "scales" three sizes.
 
-    Raises RequestError for a set that there is not.
+    Raises RequestError for an unknown set.
     """
     for name in names:
         if name not in SETS:

@@ -1,8 +1,8 @@
 """Pascal VOC's XML files: in Annotations/, with JPEGImages/ and lists of the parts in ImageSets/Main/, or each beside
 its picture, in one folder or in folders of the parts.
 
-VOC counts pixels from 1 and takes the last one in: its box 1 1 W H is the whole picture, here 0 0 W H. Programs that
-write the same files often count from 0; a 0 anywhere tells.
+VOC counts pixels from 1 and includes the last one: its box 1 1 W H is the whole picture, here 0 0 W H. Programs that
+write the same files often count from 0; a 0 anywhere shows it.
 """
 
 import os
@@ -79,7 +79,7 @@ def is_voc(root: Path) -> bool:
 def read_voc(root: Path) -> dict[str, Annotated]:
     """The parts "train" and "val" (or "test"), or "all" where neither lists nor folders name them.
 
-    Difficult objects are as crowds: not learnt, and neither counted for nor against.
+    Difficult objects count as crowds: not learnt, and neither counted for nor against.
 
     Raises:
       RequestError: a list or a file that cannot be read, or names a picture that is not there.
@@ -252,5 +252,5 @@ def _classes(root: Path, found: _Found, where: str) -> tuple[str, ...]:
     names = tuple(read_names(file))
     strange = next((name for name in found.names if name not in names), None)
     if strange is not None:
-        raise RequestError(f"{file}: has no class '{strange}', which an object in {where} is of; add it there")
+        raise RequestError(f"{file}: has no class '{strange}', which an object in {where} has; add it there")
     return names

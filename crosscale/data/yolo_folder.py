@@ -27,7 +27,7 @@ from crosscale.errors import RequestError
 PICTURES, LABELS = "images", "labels"
 
 _SLACK = 0.01  # of the sides, by which rounding may carry a coordinate beyond 0..1
-_BEYOND = 1e-3  # of the sides, from which on a box is told to reach beyond
+_BEYOND = 1e-3  # of the sides: a box that reaches further beyond is reported
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
 
 
@@ -64,7 +64,7 @@ def find_yolo(root: Path) -> YoloFolder:
     """The parts and the classes.
 
     Raises:
-      RequestError: the YAML file is damaged, or says of no pictures where they are.
+      RequestError: the YAML file is damaged, or does not say where the pictures are.
     """
     described = _description(root)
     parts = _by_folders(root) or _by_description(root, *(described or (root, {})))
@@ -194,7 +194,7 @@ class _Lines:
 def _notes(root: Path, folder: YoloFolder, files: Sequence[str], doubled: int) -> tuple[str, ...]:
     notes = [] if folder.classes else ["no data.yaml or classes.txt: the classes are called by their numbers"]
     if doubled:
-        notes.append(f"{doubled:,} lines that stand twice in their file are taken once")
+        notes.append(f"{doubled:,} lines that appear twice in their file count once")
     wanted = {*files}
     folders = sorted({os.path.dirname(file) for file in files})
     lonely = [

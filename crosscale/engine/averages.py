@@ -46,7 +46,7 @@ class Meter:
             self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Stops the clock: what follows is no training."""
+        """Stops the clock: what follows is not training."""
         if self._since is None:
             return
         passed = time.perf_counter() - self._since

@@ -16,8 +16,8 @@ from crosscale.errors import WorkError
 
 AGREE_SECONDS = 40  # for all processes to find a checkpoint unreadable
 
-# Orbax limits its waiting, by the time of day: where that is set forward during a save, the save would end, and the run
-# with it. No clock is set by a hundred years. The first limit is that of the parts of a save that wait for one another,
+# Orbax limits its waiting by the time of day: a clock set forward during a save would end the save, and the run with
+# it. No clock jumps a hundred years. The first limit is that of the parts of a save that wait for one another,
 # and has no public name.
 _LONG_SECONDS = 100 * 365 * 24 * 3600
 multihost._DEFAULT_BARRIER_TIMEOUT = _LONG_SECONDS
@@ -56,7 +56,7 @@ class Checkpoints:
                 ),
             ]
         )
-        # Orbax tells of ordinary things at warning level, and logs the errors that it raises as well.
+        # Orbax reports ordinary things at warning level, and logs the errors that it raises as well.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Orbax refuses relative paths, but not before the first save.
         self.folder = folder.resolve()
@@ -84,7 +84,7 @@ class Checkpoints:
         """Starts to write a checkpoint; returns as soon as the arrays have been copied.
 
         A step that is already there is left as it is, unless there is a score now: a run that was stopped
-        in a validation is saved once without and, after it was resumed, once with it.
+        in a validation is saved once without one and, after it is resumed, once with one.
 
         Args:
           state: a tree of arrays.
@@ -107,7 +107,7 @@ class Checkpoints:
 
         Args:
           target: a tree of the same structure, for the shapes and types.
-          shardings: how the arrays are to lie on the devices, one for all or a tree; they may have lain on others.
+          shardings: how the arrays lie on the devices, one for all or a tree; they may have lain on others.
 
         Raises:
           WorkError: there are checkpoints, but none can be read into `target`.
@@ -166,7 +166,7 @@ class Checkpoints:
             why = next(text for text in reasons if text)
             raise WorkError(
                 f"{self.folder}: not every process can read checkpoint {step} ({why}); all of them need the same "
-                "folder, and if it is, remove that checkpoint to go on from the one before"
+                "folder; if it is the same, remove that checkpoint to go on from the one before"
             )
 
     def wait(self) -> None:

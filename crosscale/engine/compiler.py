@@ -1,4 +1,4 @@
-"""What XLA is told of a training step beside its defaults."""
+"""What XLA is told about a training step beyond its defaults."""
 
 import os
 

@@ -97,7 +97,7 @@ def _versions() -> dict[str, str]:
 
 
 def resident_bytes() -> int | None:
-    """What this process holds in memory now; None where the system does not tell."""
+    """What this process holds in memory now; None where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

@@ -1,7 +1,7 @@
 """A pass over held-out data: the one that the training loop, `validate` and the report share."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,12 +32,14 @@ class Pass:
         examples' positions in the source are "index". Empty where the step collects nothing.
       targets: the examples' target arrays that the metric keeps, in the same order.
       state: the metric's, of all examples.
+      errors: one line for each picture of this process that did not decode.
     """
 
     metrics: dict[str, float]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     targets: dict[str, np.ndarray] = field(default_factory=dict)
     state: Any = None
+    errors: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -65,6 +67,7 @@ def evaluate(
     """
     counted = _Counted(metric, mesh)
     seen = skipped = 0
+    errors: list[str] = []
     first = 0
     start = mark = time.perf_counter()
     pending: Any = None
@@ -74,6 +77,7 @@ def evaluate(
         real = batch.index >= 0
         seen += int(real.sum())
         skipped += int((real & (batch.weight == 0)).sum())
+        errors += getattr(batches, "errors", ())
         running = eval_step(variables, put_batch(batch, mesh)), batch
         # Read one batch late, so that the devices work while the host loads.
         if pending is not None:
@@ -91,15 +95,18 @@ def evaluate(
     later = seen - first
     rate = later / (end - mark) if later else seen / max(end - start, 1e-9)
     if seen == skipped:
-        raise WorkError(
-            f"none of the {skipped} held-out pictures could be decoded, so nothing can be measured"
-            if skipped
-            else "there are no held-out pictures to measure on"
-        )
+        raise WorkError(_why_nothing(skipped, errors))
     rows, targets = counted.gathered()
     metrics = metric.compute(counted.state, rows)
     numbers = {**metrics, "examples": seen - skipped, "skipped": skipped, "images_per_second": rate}
-    return Pass(numbers, rows, targets, counted.state)
+    return Pass(numbers, rows, targets, counted.state, tuple(errors))
+
+
+def _why_nothing(skipped: int, errors: Sequence[str]) -> str:
+    if not skipped:
+        return "there are no held-out pictures to measure on"
+    first = f"; the first: {errors[0]}" if errors else ""  # of several processes others may have them
+    return f"none of the {skipped} held-out pictures could be decoded, so nothing can be measured{first}"
 
 
 class _Counted:

@@ -15,7 +15,7 @@ def normalize(images: Array, spec: InputSpec, dtype: Any = jnp.float32) -> Array
     Args:
       images: (B, H, W, C), uint8 or floating point.
       spec: holds the mean and the standard deviation.
-      dtype: of what is made of uint8; the arithmetic is in float32.
+      dtype: what uint8 becomes; the arithmetic is in float32.
     """
     if not jnp.issubdtype(images.dtype, jnp.integer):
         return images

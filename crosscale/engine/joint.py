@@ -19,7 +19,7 @@ def begun_together(program: Program, mesh: Mesh) -> Program:
     on processors the connection that its first exchange needs (Gloo's) is given up after 30 s.
 
     Args:
-      program: of which only the last argument changes its shape.
+      program: only its last argument changes shape.
       mesh: what the program runs on; where no other process has a part of it, nothing has to be waited for.
     """
     if not spans_processes(mesh):

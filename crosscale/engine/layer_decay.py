@@ -9,7 +9,7 @@ def layer_scales(names: Iterable[str], decay: float, layer_of: Callable[[str], L
     """Parameter name -> decay ** (layers above it); 1 for the head and the last norms.
 
     Args:
-      layer_of: the model's, which says what is a layer (`ImageModel.layer_of`).
+      layer_of: the model's, which says what a layer is (`ImageModel.layer_of`).
     """
     layers = {name: layer_of(name) for name in names}
     order = {layer: i for i, layer in enumerate(sorted({*layers.values(), TOP}))}

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crosscale.engine.trackers import Tracked, Trackers
-from crosscale.errors import WorkError
-from crosscale.runtime import tell
+from crosscale.errors import RequestError, WorkError
+from crosscale.runtime import Lasting, tell
 
-METRICS = "metrics.jsonl"
-_WIDE = 150  # columns of a terminal from which on the whole line fits beside the bar and the time
+METRICS, TEXT = "metrics.jsonl", "log.txt"
+_WIDE = 150  # from so many terminal columns on the whole line fits beside the bar and the time
 
 
 class RunLog:
@@ -47,10 +47,12 @@ class RunLog:
         """
         self._started = time.monotonic()
         self._folder = folder
+        for name in (METRICS, TEXT):
+            _refuse_link(folder / name)
         truncate_metrics(folder / METRICS, start_step, start_epoch)
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self._text = (folder / "log.txt").open("a", encoding="utf-8")
-        console = Console(file=sys.stderr, highlight=False)
+        self._text = (folder / TEXT).open("a", encoding="utf-8")
+        console = Console(file=cast(TextIO, Lasting(sys.stderr)), highlight=False)  # the terminal may be closed
         self._display: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             self._wide = console.width >= _WIDE
@@ -73,7 +75,7 @@ class RunLog:
         numbers = {
             f"{kind}/{name}": float(value)
             for name, value in values.items()
-            # Nothing to count is NaN, of which TensorBoard would warn each time.
+            # NaN says that nothing was counted; TensorBoard would warn of it each time.
             if isinstance(value, (int, float))
             and not isinstance(value, bool)
             and (kind != "validate" or value == value)
@@ -89,7 +91,7 @@ class RunLog:
             tell(text)
 
     def here(self, text: str) -> None:
-        """A line about what only this process saw, of several that train together."""
+        """A line about what only this process saw, where several train together."""
         self.line(text)
 
     def window_line(self, step: int, text: str, short: str = "") -> None:
@@ -125,7 +127,7 @@ class RunLog:
         """Ends the display, closes the trackers and the files."""
         if self._display is not None:
             self._display.stop()
-        with ExitStack() as files:  # each is closed, also where another cannot be written any more
+        with ExitStack() as files:  # each is closed, even where another can no longer be written
             for file in (self._text, self._metrics):
                 files.callback(file.close)
             self._trackers.close(failed=failed)
@@ -153,7 +155,7 @@ class RunLog:
 
 
 class QuietLog(RunLog):
-    """That of a process which does not write, because another one does."""
+    """The log of a process that does not write, because another one does."""
 
     def __init__(self, process: int) -> None:
         self._process = process
@@ -184,7 +186,7 @@ class QuietLog(RunLog):
 
 
 class CollectedLog(logging.Handler):
-    """While in use, keeps the lines that the package logs: those of before there is a run log."""
+    """While in use, keeps the lines that the package logs before there is a run log."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -206,6 +208,14 @@ class CollectedLog(logging.Handler):
         logger.removeHandler(self)
         level, logger.propagate = self._before
         logger.setLevel(level)  # the attribute alone would leave what logging remembers of it
+
+
+def _refuse_link(path: Path) -> None:
+    """Raises RequestError for a link: in a run folder from elsewhere, it could lead to any file of the user's."""
+    if path.is_symlink():
+        raise RequestError(
+            f"{path}: is a link to {os.readlink(path)}, and a run writes into its own folder alone; remove the link"
+        )
 
 
 def truncate_metrics(path: Path, last_step: int, last_epoch: float) -> None:

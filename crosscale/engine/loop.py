@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from crosscale.runtime import shown_duration
 from crosscale.tasks.metric import Metric
 
 MOST_VAIN_ROLLBACKS = 3
-_LONG_COMPILATION = 20.0  # seconds; a shorter one nobody has to be told of
+_LONG_COMPILATION = 20.0  # seconds; a shorter one is not worth a line
 _PACE_SECONDS = 5.0  # of steps, after which the rest of the run is estimated
 _LONG_REST = 30.0
 
@@ -52,7 +52,7 @@ class Parts:
       metric: of the validation that `eval_step` was made for.
       open_train: the batches from a step on.
       open_eval: one pass over the held-out data.
-      score: of a validation's metrics; of two, the larger tuple is the better.
+      score: of a validation's metrics; the larger of two tuples is the better.
       save_best: writes the weights of the best validation: (variables, record).
       restore: the newest checkpoint's state and progress, None where there is none.
       on_epoch: called after each epoch, or span of a run counted in steps, when its metrics are written and its
@@ -118,9 +118,9 @@ class Loop:
         self._pending: dict[str, Array] | None = None
         self._reported: set[str] = set()
         self._compiled = False
-        # What is left of the run is told once, when the first steps have shown how long one takes.
+        # A line says once how long the rest takes, when the first steps have shown how long one takes.
         self._to_go_told = False
-        self.began = self._since = time.monotonic()  # of the latter: the latest epoch's end
+        self.began = self._since = time.monotonic()  # the second becomes the latest epoch's end
 
     def run(self) -> None:
         """Trains. On return the last state is on disc.
@@ -150,7 +150,7 @@ class Loop:
                         self._checkpoint()
                 self._checkpoint()
                 self._checkpoints.wait()
-            except FileNotFoundError:  # whatever is written to where the folder was
+            except FileNotFoundError:  # from anything written to where the folder was
                 self._log.check_place()
                 raise
             finally:
@@ -164,10 +164,7 @@ class Loop:
         began = time.perf_counter()
         batch = next(batches)
         self.meter.waited += time.perf_counter() - began
-        for error in batches.errors:
-            if error not in self._reported:
-                self._reported.add(error)
-                self._log.here(f"skipped: {error}")
+        self._name_skipped(batches.errors)
         placed = put_batch(batch, self.parts.mesh)
         state, report = self.parts.train_step(self.state, placed)
         if self._flush():  # the step began from a state that is given up
@@ -176,7 +173,7 @@ class Loop:
         self.step += 1
         if self._compiled:
             self.meter.images += len(batch.weight) * jax.process_count()
-        else:  # the first step compiles, which says nothing of the speed
+        else:  # the first step compiles, which says nothing about the speed
             jax.block_until_ready(report)
             self._compiled, self.meter = True, Meter()
             self._first = self.step, time.monotonic()
@@ -186,6 +183,13 @@ class Loop:
         self._log.tick(self.step)
         if self.step % self.parts.settings.log_every == 0:
             self._log_window()
+
+    def _name_skipped(self, errors: Sequence[str]) -> None:
+        """A line for each picture that did not decode, the first time."""
+        for error in errors:
+            if error not in self._reported:
+                self._reported.add(error)
+                self._log.here(f"skipped: {error}")
 
     def _tell_to_go(self) -> None:
         """A line, once, on how long the rest takes at the pace of the first steps; a short rest is not worth one."""
@@ -222,7 +226,7 @@ class Loop:
             progress.most_updates, progress.vain_rollbacks = progress.updates, 0
         usual = usual_loss(progress.recent_losses)
         spiking = usual is not None and loss > usual[1]
-        if usual is not None and spiking and not progress.spiking:  # of several in a row the first
+        if usual is not None and spiking and not progress.spiking:  # only the first of several in a row
             self._log.line(f"loss spike at step {self.step}: {loss:.4f}, where {usual[0]:.4f} has been usual")
             self._log.record("spike", self.step, {"loss": loss, "usual": usual[0], "limit": usual[1]})
         progress.spiking = spiking
@@ -341,16 +345,18 @@ class Loop:
     def _validate(self, signals: Stop) -> dict[str, float]:
         batches = self.parts.open_eval()
         try:
-            return evaluate(
+            found = evaluate(
                 self.parts.eval_step,
                 self._validated(),
                 batches,
                 self.parts.mesh,
                 self.parts.metric,
                 should_stop=lambda: signals.requested is not None,
-            ).metrics
+            )
         finally:
             batches.close()
+        self._name_skipped(found.errors)
+        return found.metrics
 
     def _validated(self) -> Variables:
         return self.state.variables(averaged=self.parts.use_ema)

@@ -1,7 +1,7 @@
 """Loss scaling, without which the small gradients of float16 would be zero (Micikevicius et al., 2018, section 3.2).
 
 The scale is flax's `DynamicScale`: 65,536 at first, halved by a gradient that is not finite, doubled after 2,000 steps
-without one. Here it is told of each part of a batch, and stays above a floor.
+without one. Here it takes in each part of a batch, and stays above a floor.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def value_and_grad(
 
 
 def lowest(parts: Scale) -> Scale:
-    """The one scale for all parts of a batch, of their new scales, stacked: each part began from the same scale."""
+    """The one scale for all parts of a batch, from their stacked new scales: each part began from the same scale."""
     return jax.tree.map(lambda values: values.min(0), parts)
 
 

@@ -30,7 +30,7 @@ def make_schedule(
     """Learning rate of a step, counted from 0.
 
     A linear warm-up from `warmup_lr`, then lr (constant), or the power of what is left of the run that the settings
-    name (poly), or lr that drops at some epochs (steps; of both the warm-up is a factor, as in the released recipes
+    name (poly), or lr that drops at some epochs (steps; for both the warm-up is a factor, as in the released recipes
     of segmentation and detection), or
     min_lr + (lr - min_lr) (1 + cos(pi t)) / 2 with t from 0 to 1 over the rest of the run (cosine;
     Loshchilov and Hutter, 2017, eq. 5, with `cycles` periods of equal length), or over all of the run where

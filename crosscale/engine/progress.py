@@ -11,7 +11,7 @@ class Progress:
     """What a checkpoint has to hold for the host. Everything in it is plain, so that JSON can hold it.
 
     Attributes:
-      epoch: epochs that are done, with their validation where one was due; of a run counted in steps the spans between
+      epoch: epochs that are done, with their validation where one was due; in a run counted in steps the spans between
         validations (`RunLength`).
       window: sums over the steps since the last line of the log.
       epoch_sums: sums over the steps so far of the epoch, or span.
@@ -21,7 +21,7 @@ class Progress:
       updates: steps that the parameters have learnt from.
       most_updates: the most that they ever had; a rollback takes some away.
       rollbacks: how often the parameters went back to a checkpoint.
-      vain_rollbacks: how often in a row that was before there were more than `most_updates`.
+      vain_rollbacks: how many came in a row before there were more than `most_updates`.
       recent_losses: of the latest steps, for `spikes`.
       spiking: whether the latest of them was a spike.
     """

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -29,10 +29,20 @@ def checked_pictures(pictures: Any, channels: int, batch_size: int) -> tuple[Ite
         raise RequestError(f"batch_size={batch_size}: at least 1")
     if is_one_picture(pictures, channels):
         pictures = [pictures]
-    elif not isinstance(pictures, Iterable):
+    elif isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
         raise RequestError(f"an object of type {type(pictures).__name__} is neither a picture nor a list of them")
+    elif _holds_numbers(pictures):  # each of which would be a picture that cannot be read
+        raise RequestError("a list of numbers is neither a picture nor a list of them; give an array (H, W, C)")
     devices = jax.local_device_count()
     return pictures, devices * -(-batch_size // devices)
+
+
+def _holds_numbers(values: Any) -> bool:
+    """Whether it is an array or list of numbers, or a list of such lists."""
+    shape = getattr(values, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape) < 2 and getattr(getattr(values, "dtype", None), "kind", "f") in "biufc"
+    return isinstance(values, list) and bool(values) and all(isinstance(v, (int, float, list)) for v in values)
 
 
 def read_ahead(

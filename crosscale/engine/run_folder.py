@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -40,12 +40,40 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     except FileExistsError:
         raise RequestError(f"{folder}: is a file, not a folder; choose another --output-dir") from None
+    except NotADirectoryError:
+        raise RequestError(f"{folder}: lies below a file, not a folder; choose another --output-dir") from None
     except PermissionError:
         raise RequestError(f"{folder}: no permission to write there; choose another --output-dir") from None
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def started(folder: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """`locked`, and a start that fails takes away what it has written into a new folder, and the folders it has made.
+
+    Args:
+      has_begun: asked where it failed: whether there is something to keep.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with locked(folder):
+        fresh = [path.name for path in folder.iterdir()] == [LOCK]
+        try:
+            yield
+        except BaseException:
+            if fresh and folder.exists() and not has_begun():
+                _remove(folder, made)
+            raise
+
+
+def _remove(folder: Path, made: Sequence[Path]) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in made:
+        with suppress(OSError):  # another run has begun in it
+            path.rmdir()
 
 
 def claim_next(parent: Path, name: str) -> Path:

@@ -136,14 +136,14 @@ def own_rows(tree: Any, mesh: Mesh) -> Any:
 
 
 def put_whole(tree: Any, shardings: Any) -> Any:
-    """Host arrays, the same in every process -> arrays that lie as told."""
+    """Host arrays, the same in every process -> arrays laid out as told."""
     if not all(place.is_fully_addressable for place in jax.tree.leaves(shardings)):
         wait_for_all("placed")  # JAX compares the processes' arrays, which one may have read more slowly than another
     return jax.device_put(jax.device_get(tree), shardings)
 
 
 def to_host(tree: Any) -> Any:
-    """Whole NumPy arrays, gathered one after another; of host arrays every process's rows, joined.
+    """Whole NumPy arrays, gathered one after another; for host arrays every process's rows, joined.
 
     Every process has to call it.
     """

@@ -26,7 +26,7 @@ class TrainState(struct.PyTreeNode):
       ema_params: moving average of the parameters, or None.
       batch_stats: running means and variances of the model's batch norms, float32; None where it has none.
       ema_batch_stats: their moving average, or None.
-      loss_scale: of a training in float16, what the loss is multiplied by before it is differentiated; or None.
+      loss_scale: what the loss is multiplied by before it is differentiated, in float16 training; or None.
     """
 
     step: jax.Array
@@ -62,7 +62,7 @@ class TrainState(struct.PyTreeNode):
     def stored(self) -> dict[str, Any]:
         """The fields by name, as checkpoints hold them.
 
-        What belongs to batch norms or to float16 is left out where there is none: checkpoints from before there was any
+        What belongs to batch norms or to float16 is left out where there is none: checkpoints older than these fields
         can be read.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -147,7 +147,7 @@ def parameter_names(params: Any) -> list[str]:
 
 
 def _report(losses: Losses, grads: Any) -> dict[str, Array]:
-    """Those of the step's scalars that the losses and the gradient say, "finite" and "bad" among them."""
+    """The step's scalars that follow from the losses and the gradient, "finite" and "bad" among them."""
     loss = sum(losses.values(), jnp.float32(0))
     report = {"loss": loss, **_health(grads)}
     if len(losses) > 1:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its own files: TensorBoard, Weights & Biases, MLflow and Trackio.
+"""Where a run's numbers go in addition to its own files: TensorBoard, Weights & Biases, MLflow and Trackio.
 
 A tracker that fails is left out from then on, with a line: what it shows is no reason to lose a training.
 """
@@ -34,7 +34,7 @@ _MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MA
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a tracker is told of a run.
+    """What a tracker is told about a run.
 
     Attributes:
       folder: the run's.
@@ -79,7 +79,7 @@ class TensorBoard:
     """
 
     def __init__(self, run: Tracked) -> None:
-        """What earlier files hold of the steps after `start_step` is hidden by TensorBoard."""
+        """TensorBoard hides what earlier files hold of the steps after `start_step`."""
         folder = run.folder / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}")
@@ -146,7 +146,7 @@ class MLflow:
         self._run = run.identity("mlflow", lambda: self._begin(run.folder.name))
         if not run.start_step:
             params = [Param(key, str(value)[:500]) for key, value in _flat(run.recipe).items()]
-            for first in range(0, len(params), 100):  # of one request the most
+            for first in range(0, len(params), 100):  # the most in one request
                 self._client.log_batch(self._run, params=params[first : first + 100])
         else:
             self._client.update_run(self._run, status="RUNNING")
@@ -195,12 +195,12 @@ _KINDS: dict[str, Callable[[Tracked], Tracker]] = {
 
 
 class Trackers:
-    """Those that a run asked for, as one; what goes wrong in one of them ends that one alone."""
+    """The trackers that a run asked for, as one; an error in one of them ends only that one."""
 
     def __init__(self, names: Sequence[str], run: Tracked, tell: Callable[[str], None]) -> None:
         """
         Args:
-          tell: where a line goes on one that fails.
+          tell: takes a line about one that fails.
         """
         self._tell = tell
         self._open: dict[str, Tracker] = {}

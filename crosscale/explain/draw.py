@@ -119,7 +119,7 @@ def figure(
       values: (H, W) by map name.
       caption: lines below the picture; five at most are drawn.
       position: a place to mark, (y, x) as fractions of the picture.
-      folded: whether to draw also the maps that say of themselves that they may be left out.
+      folded: whether to draw also the maps that may be left out (`folded`).
       dark: light text on dark paper.
     """
     theme = _DARK if dark else _LIGHT

@@ -25,7 +25,7 @@ class Compared:
 
     Attributes:
       name: of the format, with " int8" behind it where it is rounded; "jax" is the model as it is.
-      size: of its files, in bytes; of the model of its weights.
+      size: of its files, in bytes; for the model, of its weights.
       deviation: the largest difference from the model's outputs, as a share of the largest output.
       accuracy: the task's best measure on the held-out examples.
       images_per_second: of its quickest turn.
@@ -52,7 +52,7 @@ def compare(
     """Exports the model in every format that is installed, and measures the programs in turns.
 
     Args:
-      int8: pictures to calibrate on and to measure accuracy by; how much may be lost is not asked here.
+      int8: pictures to calibrate on and to measure accuracy by; its limit on losses does not count here.
       batch_size: pictures at once when speed is measured.
       seconds: about how long each is timed.
       pictures: see `export`.

@@ -54,7 +54,7 @@ class Chosen:
     """A predictor with its engine.
 
     Attributes:
-      predictor: as it was, but for its program.
+      predictor: as it was, except for its program.
       engine: whose program that is.
       batch_size: of the trial.
       trials: of every engine that was looked at.
@@ -91,7 +91,7 @@ def choose_engine(
 
     Args:
       engine: "jax", "onnxruntime", "openvino", or "auto".
-      batch_size: pictures at once in the trial of "auto", of which at most 8 are taken.
+      batch_size: pictures at once in the trial of "auto", 8 at most.
       on_phase: told what is done next, how many phases are done, and of how many.
 
     Raises:
@@ -132,7 +132,7 @@ def quickest(runs: Mapping[str, Run], batch: np.ndarray, seconds: float = TRIAL_
     """Seconds of each one's quickest turn on a batch; they take turns, after one that does not count.
 
     Args:
-      seconds: about how long each of them runs in all, but for at least 3 and at most 20 turns.
+      seconds: about how long each of them runs in all, but at least 3 and at most 20 turns.
     """
     for run in runs.values():
         run(batch)
@@ -149,7 +149,7 @@ def quickest(runs: Mapping[str, Run], batch: np.ndarray, seconds: float = TRIAL_
 
 
 class _Candidates:
-    """What the engines of one predictor share: the photographs, the model's outputs of them, the exported program."""
+    """What the engines of one predictor share: the photographs, the model's outputs for them, the exported program."""
 
     def __init__(self, predictor: Predictor, count: int) -> None:
         self.predictor, self.count = predictor, count

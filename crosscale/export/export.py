@@ -39,7 +39,7 @@ class Exported:
       deviation: the largest difference from this package's own outputs, as a share of the largest output.
       pictures: how many were compared.
       config: the description that the artifact carries.
-      int8: of an int8 program what the rounding costs, by the keys of `crosscale.export.int8.Judged`; else None.
+      int8: what an int8 program's rounding costs, by the keys of `crosscale.export.int8.Judged`; else None.
     """
 
     file: str
@@ -79,7 +79,7 @@ def export(
       opset: ONNX operator set.
       int8: rounds the products with weights to int8 ("onnx" and "openvino"); None leaves float32.
       pictures: image files to compare on; the package's own four photographs when empty.
-      tolerance: largest deviation, as a share of the largest output, that passes; not asked of int8.
+      tolerance: largest deviation, as a share of the largest output, that passes; int8 has none.
       on_phase: told what is done next, how many phases are done, and of how many.
 
     Raises:
@@ -112,8 +112,8 @@ def export(
 
 
 def _put(draft: Path, target: Path) -> int:
-    """Moves the files beside the draft, and it, to the target's folder; how many bytes they have together."""
-    # The one that is asked for comes last: where it is, all are.
+    """Moves the draft and the files beside it to the target's folder; returns how many bytes they have."""
+    # The one that is asked for comes last: once it is there, all are.
     parts = sorted(draft.parent.iterdir(), key=lambda part: part == draft)
     size = sum(part.stat().st_size for part in parts)
     for part in parts:

@@ -37,7 +37,7 @@ class Format(NamedTuple):
       open: the written file as a function of a batch.
       needs: the modules to write and open it.
       extra: that installs them.
-      suffix: which the file's name must have; "" for any.
+      suffix: that the file's name must have; "" for any.
     """
 
     write: Callable[[Program, Path, Choices], dict[str, Any]]

@@ -32,8 +32,8 @@ class Int8:
     Attributes:
       pictures: (N, H, W, C) uint8 to calibrate on, prepared as for prediction; no held-out ones.
       source: held-out examples.
-      max_drop: how much may be lost by the task's best measure: points of a percentage, or percent of a number that is
-        none.
+      max_drop: how much may be lost by the task's best measure: points of a percentage, or percent of a number that
+        is no share.
     """
 
     pictures: np.ndarray
@@ -87,7 +87,7 @@ def quantise_onnx(file: Path, target: Path, program: Program, pictures: np.ndarr
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # the tools log on the root
     try:
-        # Without its optimisation, which joins products and biases to Gemm: of that the quantiser of onnxruntime 1.31
+        # Without its optimisation, which joins products and biases to Gemm: from that the quantiser of onnxruntime 1.31
         # makes scales that do not fit their bias.
         quant_pre_process(os.fspath(file), os.fspath(ready), skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(

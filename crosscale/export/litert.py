@@ -1,6 +1,6 @@
 """LiteRT (TensorFlow Lite's files) from StableHLO, by the converter inside Google's litert-torch; no TensorFlow.
 
-The converter's own Python functions are what litert-torch calls; they are not documented for others, so that the extra
+The converter's own Python functions are what litert-torch calls; they are not documented for others, so the extra
 `litert` pins its minor version, and every file is run and compared before it is kept.
 """
 
@@ -26,7 +26,7 @@ def write_litert(program: Program, file: Path) -> dict[str, Any]:
     passes over it.
 
     Raises:
-      RequestError: the picture's size was to stay open.
+      RequestError: the picture's size should stay open.
       WorkError: the model holds an operation that the converter does not know.
     """
     if program.any_size:
@@ -78,7 +78,7 @@ def open_litert(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     (output,) = runner.get_output_details()
 
     def run(images: np.ndarray) -> np.ndarray:
-        # The interpreter's outputs are its own memory, which the next picture writes over.
+        # The interpreter's outputs are its own memory, which the next picture overwrites.
         return np.concatenate([np.array(runner(images=picture[None])[output]) for picture in images])
 
     return run

@@ -26,7 +26,7 @@ def write_onnx(program: Program, file: Path, opset: int = OPSET) -> dict[str, An
     """Writes the file, with an open batch axis and the picture's size fixed, and returns its description.
 
     Raises:
-      RequestError: jax2onnx is not installed, the picture's size was to stay open, or the operator set does not do.
+      RequestError: jax2onnx is not installed, the picture's size should stay open, or the operator set does not suit.
       WorkError: the model holds an operation that jax2onnx does not know.
     """
     if program.any_size:
@@ -93,7 +93,7 @@ def _one_by_one(program: Program) -> Callable[[Variables, Array], Array]:
 
 
 def _refuse_empty(graph: Any) -> None:
-    """Has the runtime refuse a batch of no pictures, by which onnxruntime's Reshape divides: that ends the process.
+    """Makes the runtime refuse a batch of no pictures: onnxruntime's Reshape divides by that 0, which ends the process.
 
     Element 0 of a list of one is read where there are pictures, and element 1, which is an error, where there are none.
     The pictures wait for that element as the start of a slice that keeps all of them.

@@ -63,7 +63,7 @@ def onnx_to_openvino(source: Path, file: Path, config: dict[str, Any]) -> None:
 def open_openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     """An ONNX file, or OpenVINO's own, as a function of a batch, in float32 on the CPU.
 
-    Every batch size is compiled when it first comes: OpenVINO's programs of an open batch are slower.
+    Every batch size is compiled when it first comes: OpenVINO's programs for an open batch are slower.
     """
     core = load_openvino().Core()
     model = core.read_model(os.fspath(file))

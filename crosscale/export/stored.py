@@ -1,4 +1,4 @@
-"""Exported programs that are kept: made once, found again by what they were made of."""
+"""Exported programs that are kept: made once, found again by what they were made from."""
 
 import atexit
 import hashlib

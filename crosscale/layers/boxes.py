@@ -127,7 +127,7 @@ def match_boxes(
       positive: from this overlap on a candidate is matched.
       negative: below it is background.
       lowest: a ground truth takes its best candidates, below `positive` too, if they overlap by as much.
-      low_quality: whether it does; of several ground truths that take one candidate, the last has it.
+      low_quality: whether it does; where several ground truths take one candidate, the last has it.
       candidates: (N,) bool, those that take part; all when None.
 
     Returns:

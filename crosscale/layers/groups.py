@@ -171,7 +171,7 @@ class GroupAttention(nn.Module):
     def saved_macs(self, x: Array) -> int:
         """Multiply-accumulates on (B, H, W, C) that projecting the padding, as the released code does, would add.
 
-        Where groups span the whole map alone: the published figures of those models count the padding, those of the
+        Only where groups span the whole map: the published figures of those models count the padding, those of the
         classifiers do not.
         """
         if self.grouping != "whole":

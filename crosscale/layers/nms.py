@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def _suppresses(a: Array, b: Array, threshold: float) -> Array:
-    """Whether the boxes overlap by more than the threshold; 0 / 0, of two without area, does not."""
+    """Whether the boxes overlap by more than the threshold; 0 / 0, for two without area, does not."""
     common = intersections(a, b)
     return common / (box_areas(a) + box_areas(b) - common) > threshold
 

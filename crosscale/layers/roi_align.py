@@ -58,7 +58,7 @@ def roi_align(
     gives zeros.
 
     Args:
-      maps: (B, H, W, C) of each level; what is read of whole numbers is float32.
+      maps: (B, H, W, C) of each level; what is read from whole numbers is float32.
       boxes: (R, 4) in pixels of the image, no longer than it.
       batch: (R,) int, which image a box lies in.
       strides: pixels of a cell, of each level.
@@ -162,8 +162,8 @@ def _read(flat: Array, y: _Axis, x: _Axis, begin: Array, width: Array, window: i
 def cut_masks(masks: Array, boxes: Array, size: int) -> Array:
     """What lies of masks in boxes, on a grid: (N, h, w) and (N, 4) in their cells -> (N, size, size) float32.
 
-    As `roi_align` reads a bitmap whose cells beyond `h` and `w` are all 0; but of a bin that is longer than `SAMPLES`
-    cells along an axis, so many samples are taken.
+    As `roi_align` reads a bitmap whose cells beyond `h` and `w` are all 0; but a bin that is longer than `SAMPLES`
+    cells along an axis takes that many samples.
     """
 
     def means(start: Array, end: Array, cells: int) -> Array:

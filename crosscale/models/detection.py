@@ -1,4 +1,4 @@
-"""What every detector is: a backbone's pyramid, a neck, a head that says something of every anchor, and its boxes."""
+"""What every detector is: a backbone's pyramid, a neck, a head that judges every anchor, and its boxes."""
 
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ class Detections:
       boxes: (B, K, 4), x0 y0 x1 y1 in pixels of the image fed.
       scores: (B, K), 0..1.
       labels: (B, K) int32, which class.
-      masks: (B, K, m, m), probabilities of the pixels on a grid over each box; None of a model that has none.
+      masks: (B, K, m, m), probabilities of the pixels on a grid over each box; None for a model without masks.
       count: (B,) int32, how many are real.
     """
 
@@ -103,7 +103,7 @@ class Detector(ImageModel):
         6 + S * S), each mask's values behind the label.
 
         Args:
-          train: of no account.
+          train: has no effect.
           **options: those of `detect`.
         """
         sides = own_sizes(images, sizes)

@@ -39,7 +39,7 @@ class ImageModel(nn.Module):
 
     Attributes:
       task_head: a module that takes (Features, train), in place of the family's classifier; `num_classes` means
-        nothing then. It is keyword-only, and its parameters stand under "head/..." too.
+        nothing then. It is keyword-only, and its parameters live under "head/..." too.
       dense: whether `__call__` gives something of every pixel, rather than of the picture.
       usual_task: what the outputs mean where nobody says; a detector's are boxes.
 
@@ -104,7 +104,7 @@ class ImageModel(nn.Module):
 
     @nn.nowrap
     def layer_of(self, name: str) -> Layer:
-        """At which depth the parameter "a/b/c" stands: pairs that sort from the images to the head.
+        """The depth of the parameter "a/b/c": pairs that sort from the images to the head.
 
         Parameters of one pair make one layer for the layer-wise decay of the learning rate; `TOP` are the head and
         the last norms, which keep the whole rate.
@@ -147,17 +147,17 @@ class ImageModel(nn.Module):
 
     @nn.nowrap
     def new_parts(self) -> tuple[str, ...]:
-        """What the names of parameters begin with that may be made anew for another task."""
+        """Prefixes of the parameters that may be made anew for another task."""
         return ("head/",)
 
     @nn.nowrap
     def classifiers(self) -> tuple[str, ...]:
-        """What the names of parameters begin with that belong to classes: made anew where the classes are others."""
+        """Prefixes of the parameters that belong to classes: made anew where the classes differ."""
         return ("head/",)
 
     @nn.nowrap
     def left_out(self) -> tuple[str, ...]:
-        """What the names of parameters begin with that files of related models have and this one does without."""
+        """Prefixes of the parameters that files of related models have and this one does without."""
         return ()
 
     def __call__(self, images: Array, train: bool = False) -> Array:

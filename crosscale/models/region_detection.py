@@ -146,7 +146,7 @@ class RegionDetector(Detector):
           sizes: see `__call__`.
           choose: from proposals to what has `boxes`, (B, S, 4), those that show an object first
             (`tasks.detection.roi_loss.chooser`); where nobody says, as many as are learnt, whatever they show.
-          masks: of how many of them masks are learnt; at least as many as show an object.
+          masks: for how many of them masks are learnt; at least as many as show an object.
           before_nms: candidates of a level at most; None: twice as many as otherwise, as in the released code.
 
         Raises:

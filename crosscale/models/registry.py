@@ -55,6 +55,8 @@ def create_model(name: str, **overrides: Any) -> ImageModel:
     Raises:
       RequestError: unknown name or field, or a configuration that cannot be built.
     """
+    if not isinstance(name, str):
+        raise RequestError(f"create_model takes a name first, such as 'crossvit_9_240', not {type(name).__name__}")
     if name in FAMILIES:
         family, config = FAMILIES[name][0], {}
     else:

@@ -77,7 +77,7 @@ class SegmentationModel(ImageModel):
         return self.head(read, train).astype(jnp.float32)
 
     def training_outputs(self, images: Array, train: bool = True) -> dict[str, Array]:
-        """(B, H, W, channels) -> {"logits": (B, H, W, num_classes)}, all that a loss is taken of.
+        """(B, H, W, channels) -> {"logits": (B, H, W, num_classes)}, all that a loss is taken from.
 
         With an auxiliary head, "auxiliary" too, of the same shape.
         """

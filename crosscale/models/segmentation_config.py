@@ -1,4 +1,4 @@
-"""What the configurations of all segmentation models have beside their backbone's fields."""
+"""What the configurations of all segmentation models add to their backbone's fields."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -22,7 +22,7 @@ class HeadFields:
         """Raises RequestError, naming the field."""
         if self.norm not in (choices := get_args(NormKind)):
             hint = did_you_mean(str(self.norm), choices)
-            raise RequestError(f"norm={self.norm!r} is none of {', '.join(choices)}{hint}")
+            raise RequestError(f"norm={self.norm!r} is not one of {', '.join(choices)}{hint}")
         if not 1 <= num_classes <= MOST_CLASSES:
             raise RequestError(
                 f"num_classes={num_classes}: a segmentation has 1 to {MOST_CLASSES} classes, a mask's values"

@@ -32,7 +32,7 @@ def adapt(
     """Tensors under our names -> every parameter of `model`.
 
     - A classifier is made anew where its shape differs, where the file has none, or with `new_head`.
-    - Other parts that another task's weights do not have, as a neck and the rest of a head, are made anew as a whole.
+    - Other parts that another task's weights do not have, like a neck and a head's rest, are made anew as a whole.
     - Position tables are resized bicubically on their grid (CrossViT, section 4.1: a = -0.75, no antialias).
     - Kernels that read the image are summed over the channels (for one channel) or repeated.
     - With `only`, the parameters whose whole name matches one of these regular expressions are taken, and all
@@ -82,10 +82,10 @@ def resize_position(table: np.ndarray, old: PositionTable, new: PositionTable) -
 
     The same interpolation as the images', as if the table were a picture of C channels.
 
-    Raises RequestError when one of the two has a CLS token and the other has not.
+    Raises RequestError when only one of the two has a CLS token.
     """
     if old.has_cls != new.has_cls:
-        raise RequestError("one of the position tables has a CLS token and the other has not")
+        raise RequestError("only one of the position tables has a CLS token")
     cls, patches = table[:, : int(old.has_cls)], table[:, int(old.has_cls) :]
     grid = patches.reshape(1, *old.grid, table.shape[-1]).astype(np.float64)
     rows, columns = (bicubic_matrix(a, b).astype(np.float64) for a, b in zip(old.grid, new.grid, strict=True))

@@ -24,7 +24,7 @@ def model_of(pretrained: str) -> dict[str, Any]:
     match = best_preset(flat)
     if match is None or match.share < 0.9:
         near = f"; the nearest is {match.preset} ({match.share:.0%} of its tensors)" if match else ""
-        raise RequestError(f"{pretrained}: weights of no preset{near}; say what they are of: --model M")
+        raise RequestError(f"{pretrained}: weights of no preset{near}; say which model they are for: --model M")
     return {"name": match.preset, "options": {}}
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crosscale.artifact import CONFIG, Artifact, file_digest, read_if_ours
+from crosscale.artifact import CONFIG, Artifact, read_if_ours, whole_weights
 from crosscale.contracts import Variables
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
@@ -49,7 +49,7 @@ def load_weights(
         folder that `save_pretrained` made.
       model: what they are for.
       names: the scheme ("timm", "ibm", "mindcv", "official", "mmseg", "vit_pytorch", "crosscale"); None recognises it.
-      key: of several sets of weights in one file, which to take ("model", "state_dict_ema", ...); see
+      key: which of several sets of weights in one file to take ("model", "state_dict_ema", ...); see
         `weights.files.read_tensors`.
       adapt: accept another number of classes (a new classifier), weights of another task (a whole new head), another
         image size (position tables are resized) and another number of input channels (the first kernels are summed or
@@ -111,6 +111,24 @@ def inspect_weights(path: str | Path, model: ImageModel, names: str | None = Non
         raise RequestError(f"{error}{_suggestion(flat, model)}") from None
     widths = [value.shape[-1] for name, value in ours.items() if name.startswith(model.classifiers()) and value.ndim]
     return Contents(scheme, len(flat), widths[0] if widths else None)
+
+
+def other_classes(error: RequestError, path: str | Path, model: ImageModel, *, key: str, named: bool) -> RequestError:
+    """An error of `load_weights`, or where only the number of classes was wrong, one that says how to settle that.
+
+    Args:
+      path, model, key: as `load_weights` had them.
+      named: whether the model has as many classes as a file of names.
+    """
+    try:
+        found = inspect_weights(path, model, key=key).num_classes
+    except RequestError:
+        return error
+    wanted = getattr(model, "num_classes", found)
+    if found in (None, wanted) or "the model needs" not in str(error):
+        return error
+    given = f"--classes names {wanted:,}" if named else f"the preset has {wanted:,}"
+    return RequestError(f"{path}: weights of {found:,} classes, and {given}; give --classes FILE with {found:,} lines")
 
 
 def load_pretrained(
@@ -212,12 +230,7 @@ def _locate(path: str | Path) -> tuple[Path, Artifact | None]:
     for folder in (root / "best", root):
         if (folder / FILE).is_file():
             artifact = read_if_ours(folder / CONFIG)
-            if artifact is not None and artifact.weights_digest not in ("", file_digest(folder / FILE)):
-                raise RequestError(
-                    f"{folder / FILE}: damaged, it is not what was written with {CONFIG}; copy the folder again, or to "
-                    f"take other weights there remove 'weights_digest' from {CONFIG}"
-                )
-            return folder / FILE, artifact
+            return whole_weights(folder, artifact) if artifact is not None else folder / FILE, artifact
     raise RequestError(f"{root}: a folder without {FILE} or best/{FILE}; give a weight file or a run that has one")
 
 

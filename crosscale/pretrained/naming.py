@@ -46,7 +46,7 @@ def variables_of(flat: Mapping[str, np.ndarray], model: ImageModel) -> Variables
 def from_variables(variables: Variables, model: ImageModel, names: str = OWN) -> Flat:
     """Variables -> named tensors in the given scheme; the inverse of `to_variables`, bit for bit.
 
-    Raises RequestError for a scheme that the model does not have, or that only reads: a classifier's, of a model with
+    Raises RequestError for a scheme that the model does not have, or that only reads: a classifier's, for a model with
     more than its parts.
     """
     flat = {name: np.asarray(value) for name, value in _flat(variables).items()}

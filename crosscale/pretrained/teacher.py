@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from crosscale.artifact import CONFIG, WEIGHTS, find_best, read_artifact
+from crosscale.artifact import CONFIG, WEIGHTS, find_best, read_artifact, whole_weights
 from crosscale.contracts import Array, InputSpec
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError
@@ -45,11 +45,11 @@ def load_teacher(
             raise RequestError("distill.weights goes with a preset; a run brings its own")
         artifact = read_artifact(folder)
         model = restore_model(artifact, folder / CONFIG)
-        own, names, path = artifact.input_spec, list(artifact.labels), folder / WEIGHTS
+        own, names, path = artifact.input_spec, list(artifact.labels), whole_weights(folder, artifact)
     else:
         model = create_model(teacher, num_classes=len(classes))
         own, names = input_spec(teacher, model), list(classes)
-        path = Path(weights) if weights is not None else fetch_weights(teacher)
+        path = teacher_file(teacher, weights)
     missing = [name for name in classes if name not in names]
     if missing:
         raise RequestError(f"distill.teacher: {teacher} does not know the class '{missing[0]}'; teach the same classes")
@@ -66,9 +66,23 @@ def load_teacher(
     return logits
 
 
+def teacher_file(teacher: str, weights: str | None) -> Path:
+    """The file of a teacher's weights. Raises RequestError, WorkError.
+
+    Args:
+      teacher: as for `load_teacher`, also the next.
+    """
+    folder = _folder(teacher)
+    if folder is not None:
+        return folder / WEIGHTS
+    return Path(weights) if weights is not None else fetch_weights(teacher)
+
+
 def _folder(teacher: str) -> Path | None:
     root = Path(teacher).expanduser()
     folder = find_best(root)
+    if folder is None and root.is_absolute() and not root.exists():  # as a run that goes on has it
+        raise RequestError(f"distill.teacher: {teacher}: no such run folder")
     if folder is None and root.exists():
         raise RequestError(f"distill.teacher: {teacher} is no run folder with best weights")
     return folder

@@ -45,6 +45,7 @@ def render_run(run: Run, analysis: Analysis | None, warnings: Sequence[str] = ()
         subtitle=_subtitle(run),
         contents=[*contents, ("speed", "Speed"), ("recipe", "Recipe"), ("repeat", "Repeat")],
         tiles=_tiles(run, costs),
+        further=_further(run),
         warnings=[*_own_warnings(run), *warnings],
         charts=[
             line_chart(
@@ -142,10 +143,7 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
     examples = run.metrics.get("examples")
     worth = f"; {counted}" if (counted := measures[best].counted(run.metrics.get(best), examples)) else ""
     tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {epoch}{worth}")]
-    for name, measure in measures.items():
-        if name != best:
-            unit = f"{measure.unit}, " if measure.unit else ""
-            tiles.append((measure.label, shown_measure(run, name), f"{unit}at the same time"))
+    tiles += [(measures[name].label, shown_measure(run, name), measures[name].unit) for name in _leading(run)]
     tiles += [
         ("epochs", f"{run.epochs:.4g}", f"of {planned}" if planned else ""),
         ("steps", f"{run.steps:,}", f"of {run.planned_steps:,}" if run.planned_steps else ""),
@@ -158,6 +156,22 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
             ("GMACs", f"{costs.macs / 1e9:.3g}", "10\N{SUPERSCRIPT NINE} per picture"),
         ]
     return [{"name": name, "value": value, "note": note} for name, value, note in tiles]
+
+
+def _leading(run: Run) -> list[str]:
+    """Measures that a tile shows beside the best one's: the loss, and those with a chart."""
+    charted = {name for chart in run.kind.charts for name in chart.names}
+    return [name for name in run.kind.measures if name in {"loss", *charted} and name != run.best_measure]
+
+
+def _further(run: Run) -> str:
+    """All other measures of the best validation, in a sentence; "" where there are none."""
+    told = {run.best_measure, *_leading(run)}
+    return "; ".join(
+        f"{measure.label} {shown_measure(run, name)}{measure.unit and f' {measure.unit}'}"
+        for name, measure in run.kind.measures.items()
+        if name not in told and run.metrics.get(name) is not None
+    )
 
 
 def shown_measure(run: Run, name: str) -> str:
@@ -209,7 +223,7 @@ def _speed(run: Run, analysis: Analysis | None) -> list[tuple[str, str]]:
 
 
 def _changed(recipe: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, value, default) of what differs from the defaults, but for the class names, which the data gives."""
+    """(key, value, default) of what differs from the defaults, except the class names, which the data gives."""
     if not recipe:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Published ImageNet-1k results to stand beside: this package's presets, and two families it does not hold."""
+"""Published ImageNet-1k results to compare with: this package's presets, and two families it does not hold."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from crosscale.models.registry import FAMILIES, find_model, list_models
 
 # name, parameters in millions, 1e9 multiply-accumulates, top-1 in percent.
 # T2T-ViT: Yuan et al., ICCV 2021, with the released code's figures (README, section 2). PVT: Wang et al., ICCV 2021,
-# Table 2, which the released code's README repeats but for the operations.
+# Table 2, which the released code's README repeats except for the operations.
 _OTHERS = (
     ("T2T-ViT-14", 21.5, 4.8, 81.5),
     ("T2T-ViT-19", 39.2, 8.5, 81.9),

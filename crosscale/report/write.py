@@ -42,7 +42,7 @@ def write_report(
         try:
             analysis = analyse(run.folder, on_progress)
         except (RequestError, WorkError) as error:
-            warnings.append(f"the held-out pictures could not be gone through: {error}.")
+            warnings.append(f"the pass over the held-out pictures failed: {error}.")
     else:
         warnings.append("no validation yet: classes, mistakes and attention come with the first one.")
     idle = run.goes_on and not is_training(run.folder)
@@ -131,7 +131,7 @@ class LiveReport:
             self._analysis = analyse(self.folder)
             self._analysed_step = step
         except (RequestError, WorkError) as error:
-            return [f"the held-out pictures could not be gone through: {error}."]
+            return [f"the pass over the held-out pictures failed: {error}."]
         finally:
             self._last_pass = time.monotonic()
         return []
@@ -143,7 +143,7 @@ class LiveReport:
 
 
 def _unfinished(run: Run, how: str) -> str:
-    """That a part of the run is missing, why, and what goes on with them."""
+    """Which part of the run is missing, why, and the command that goes on with it."""
     done = f"{run.epochs:.4g} of {run.planned_epochs} epochs"
     if run.planned_steps is not None:
         done = f"{run.steps:,} of {run.planned_steps:,} steps"

@@ -3,14 +3,17 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from crosscale.artifact import file_digest
 from crosscale.cluster.hosts import from_first, is_first
-from crosscale.data.listing import Listing, listing
+from crosscale.data.listing import listing
 from crosscale.engine.environment import record_environment
 from crosscale.engine.run_folder import ENVIRONMENT, RECIPE
 from crosscale.errors import RequestError
+from crosscale.pretrained.teacher import teacher_file
 from crosscale.recipe import differences, load, parse
 from crosscale.runs.experiment import Experiment
 
@@ -27,7 +30,7 @@ FREE_KEYS = LOADING_KEYS | {
 
 
 def check_processes(experiment: Experiment) -> None:
-    """Raises RequestError where this process is about to train something else than the first one."""
+    """Raises RequestError where this process is about to train something other than the first one."""
     images = [len(experiment.train_source), len(experiment.val_source)]
     text = from_first(json.dumps({"recipe": asdict(experiment.recipe), "images": images}))
     if is_first():
@@ -35,7 +38,7 @@ def check_processes(experiment: Experiment) -> None:
     said, process = json.loads(text), jax.process_index()
     for key, (first, own) in differences(parse(said["recipe"]), experiment.recipe).items():
         if key not in LOADING_KEYS:
-            raise RequestError(f"process {process} was given {key}={own}, but process 0 {first}; give all the same")
+            raise RequestError(f"process {process} was given {key}={own}, but process 0 {first}; give all alike")
     if said["images"] != images:
         raise RequestError(
             f"process {process} finds {images[0]} images to train on and {images[1]} held out in "
@@ -47,7 +50,7 @@ def check_same(folder: Path, experiment: Experiment, *, extend: bool = False) ->
     """Raises RequestError where the run in `folder`, if there is one, was begun with another recipe or other data.
 
     Args:
-      extend: more epochs than the run was begun with are what is wanted.
+      extend: whether more epochs than the run was begun with are wanted.
     """
     if not (folder / RECIPE).exists():
         return
@@ -63,8 +66,8 @@ def check_same(folder: Path, experiment: Experiment, *, extend: bool = False) ->
 
 
 def record_data(folder: Path, experiment: Experiment) -> None:
-    """Writes what the run's data holds, for who goes on with it."""
-    record_environment(folder, data=_listings(experiment))
+    """Writes what the run's data holds, and which weights teach, for whoever goes on with it."""
+    record_environment(folder, data=_recorded(experiment))
 
 
 def _check_data(folder: Path, experiment: Experiment) -> None:
@@ -74,7 +77,12 @@ def _check_data(folder: Path, experiment: Experiment) -> None:
         begun = None
     if not isinstance(begun, dict):  # a run of an older version
         return
-    found = _listings(experiment)
+    found = _recorded(experiment)
+    if "teacher" in begun and begun["teacher"] != found["teacher"]:
+        raise RequestError(
+            f"--resume: {folder} was begun with another teacher: {experiment.recipe.distill.teacher} has other weights "
+            "now; bring them back, or choose another --output-dir"
+        )
     for part, words in (("train", "to train on"), ("val", "held out")):
         old, new = begun.get(part) or {}, found[part]
         if old == new:
@@ -82,7 +90,7 @@ def _check_data(folder: Path, experiment: Experiment) -> None:
         what = (
             f"{old.get('images')} images {words}, now there are {new['images']}"
             if old.get("images") != new["images"]
-            else f"other images {words}, or other labels of them"
+            else f"other images {words}, or other labels for them"
         )
         raise RequestError(
             f"--resume: {folder} was begun with {what}; bring the data back to what it was, or begin anew from "
@@ -90,5 +98,10 @@ def _check_data(folder: Path, experiment: Experiment) -> None:
         )
 
 
-def _listings(experiment: Experiment) -> dict[str, Listing]:
-    return {"train": listing(experiment.train_source), "val": listing(experiment.val_source)}
+def _recorded(experiment: Experiment) -> dict[str, Any]:
+    """The listing of each part of the data, and the digest of the teacher's weights where there is a teacher."""
+    found: dict[str, Any] = {"train": listing(experiment.train_source), "val": listing(experiment.val_source)}
+    settings = experiment.recipe.distill
+    if settings.teacher is not None:
+        found["teacher"] = file_digest(teacher_file(settings.teacher, settings.weights))
+    return found

@@ -31,7 +31,7 @@ def with_batch_size(
 ) -> tuple[Recipe, Splits | None]:
     """The recipe with a number in place of `auto`, and its data where that had to be opened.
 
-    Each size that is tried is told on standard error. Where several processes train together, the first one's memory
+    Standard error names each size that is tried. Where several processes train together, the first one's memory
     decides for all.
 
     Args:
@@ -64,13 +64,13 @@ def with_batch_size(
 
 
 def largest(sizes: list[int], needed: Callable[[int], int | None], limit: float) -> int:
-    """The largest of the sizes that needs no more than the limit, with few of them asked for.
+    """The largest of the sizes that needs no more than the limit, found by asking for few of them.
 
     Two small ones show how the need grows; the line through them says where to go on.
 
     Args:
       sizes: rising, each twice the one before.
-      needed: bytes for a size; None where it is known not to fit without a number.
+      needed: bytes for a size; None where it does not fit and the number is unknown.
 
     Raises:
       RequestError: not even the first fits.
@@ -105,7 +105,7 @@ def largest(sizes: list[int], needed: Callable[[int], int | None], limit: float)
 
 def step_bytes(experiment: Experiment) -> Callable[[int], int | None]:
     """A function: images of a batch -> bytes that its training step needs on each device, by the compiled program's own
-    account, and those of the batch that waits; None where the compiler itself runs out of memory."""
+    account, including the batch that waits; None where the compiler itself runs out of memory."""
     state, optimizer = abstract_state(experiment)
     layout = split_parameters(state, experiment.mesh)
     step: Any = compiled_step(experiment, optimizer, layout)
@@ -127,7 +127,7 @@ def step_bytes(experiment: Experiment) -> Callable[[int], int | None]:
 
 
 def _told(images: int, own: int | None, free: int) -> int | None:
-    """The first process's number of bytes, told."""
+    """The first process's number of bytes, which a line names."""
     found: int | None = json.loads(from_first(json.dumps(own)))
     if is_first():
         need = "more than the compiler has" if found is None else f"{found / 2**20:,.0f} MiB"

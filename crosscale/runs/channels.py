@@ -15,7 +15,7 @@ from crosscale.recipe import Recipe
 
 log = logging.getLogger("crosscale")
 
-_READ = (".npy", ".tif", ".tiff")  # whose first picture is looked at; all others have 1, 3 or 4 channels
+_READ = (".npy", ".tif", ".tiff")  # the first picture says how many channels; all others have 1, 3 or 4
 
 
 def with_channels(recipe: Recipe, source: Source | None = None) -> Recipe:
@@ -31,7 +31,7 @@ def with_channels(recipe: Recipe, source: Source | None = None) -> Recipe:
     data, options = recipe.data, recipe.model.options
     pictures = _pictures(options.get("pictures"), source)
     given = options.get("in_channels")
-    if isinstance(given, int) and "pictures" in options and pictures > 1:  # of all of them together
+    if isinstance(given, int) and "pictures" in options and pictures > 1:  # counts all pictures together
         given = given // pictures
     if data.channels is not None and given not in (None, data.channels):
         raise RequestError(f"data.channels={data.channels}, but model.options.in_channels={given}; leave one out")
@@ -40,12 +40,12 @@ def with_channels(recipe: Recipe, source: Source | None = None) -> Recipe:
         channels, full = found
         pixels = pixels or ("float32" if full else None)
     channels = 3 if channels is None and pictures > 1 else channels
-    if not isinstance(channels, int) or channels < 1:  # what else a model's option may be, the model refuses
+    if not isinstance(channels, int) or channels < 1:  # the model refuses any other value
         return recipe
     if channels not in (1, 3):
         if pixels == "uint8":
             raise RequestError(
-                f"data.pixels=uint8: pictures of 8 bits have 1 or 3 channels, and these {channels}; set it to float32"
+                f"data.pixels=uint8: pictures of 8 bits have 1 or 3 channels, not {channels}; set it to float32"
             )
         pixels = "float32"
     if channels == given and pictures == 1:
@@ -71,7 +71,7 @@ def check_pixels(recipe: Recipe, spec: InputSpec) -> None:
     if isinstance(recipe.augment, Augment):
         check_colours(spec, recipe.augment)
     if recipe.data.decode == "fast" and (spec.pixels != "uint8" or spec.pictures > 1):
-        raise RequestError("data.decode=fast: is for one JPEG of 8 bits for each example; leave it out")
+        raise RequestError("data.decode=fast: works on one 8-bit JPEG per example; leave it out")
     missing = [name for name in ("mean", "std") if getattr(recipe.data, name) is None]
     if spec.pixels != "uint8" and missing:
         raise RequestError(
@@ -89,12 +89,12 @@ def _read(source: Source) -> tuple[int, bool] | None:
         record: Record = source[0]
         image = record.image[0] if isinstance(record.image, tuple) else record.image
         array = read_stored(image, None, record.id)
-    except BadImage:  # the loader says so, or passes it over
+    except BadImage:  # the loader reports or skips it
         return None
     channels = int(array.shape[2])
     full = array.dtype.name != "uint8" or channels not in (1, 3, 4)
     if not (is_npy(image) or (is_tiff(image) and channels not in (1, 3, 4))):
-        return None  # a TIFF that Pillow reads is one as long as nobody asks for more
+        return None  # a TIFF that Pillow reads is an ordinary picture unless the recipe asks for more
     channels = channels if full or channels != 4 else 3
     log.info("%s: %d channel%s of %s, as its first picture has", record.id, channels, "s" * (channels > 1), array.dtype)
     return channels, full

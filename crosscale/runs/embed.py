@@ -49,7 +49,7 @@ def embed(
     """Features of image files, prepared as in validation.
 
     Args:
-      files: by `str` they are named.
+      files: named by their `str`.
       batch_size: pictures per forward; the last batch is filled up.
       progress: told (pictures done, all pictures).
 

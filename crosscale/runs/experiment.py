@@ -67,7 +67,7 @@ class Experiment:
 
     @property
     def artifact(self) -> Artifact:
-        """What `best/` will say, but for the numbers of a validation."""
+        """What `best/` will say, except the numbers of a validation."""
         recipe, task = self.recipe, self.task
         return Artifact(
             model=recipe.model.name,
@@ -205,9 +205,9 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
         spec = _input_spec(recipe, model)
         shapes = variable_shapes(model, spec.size, spec.channels)["params"]
     check_best(recipe.validate.best, kind.measures, kind.best)
-    # So many steps that the rounding to whole ones hides nothing.
+    # Enough steps that rounding to whole ones hides nothing.
     sizes = {"batch_size": images, "steps_per_epoch": 1000, "epochs": train.epochs}
-    if train.batch_size != AUTO or recipe.optimizer.lr_base_batch is None:  # the peak hangs on a size not known yet
+    if train.batch_size != AUTO or recipe.optimizer.lr_base_batch is None:  # the peak depends on a size not known yet
         make_schedule(recipe.schedule, recipe.optimizer, **sizes, steps=train.steps)
     make_optimizer(recipe.optimizer, shapes, model.layer_of)
     return {
@@ -223,7 +223,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
 
 @contextmanager
 def constructing(recipe: Recipe) -> Iterator[None]:
-    """Looks at the model's options before they cost anything, and names them where no model comes of them."""
+    """Looks at the model's options before they cost anything, and names them where no model can be built from them."""
     for option, value in recipe.model.options.items():
         try:
             check_option(option, value)
@@ -244,7 +244,7 @@ def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
 
 
 def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
-    """The recipe's data, each file of it listed or read once; of folds the first where none is named.
+    """The recipe's data, each file of it listed or read once; with folds, the first where none is named.
 
     Raises RequestError, WorkError.
     """
@@ -294,7 +294,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
         batch = {name: jax.ShapeDtypeStruct((pictures, *part.shape), part.dtype) for name, part in example.items()}
         return _bytes(jax.eval_shape(backward, shapes, batch))
 
-    # What does not grow with the batch are the parameters and what is made of them alone. One picture alone would have
+    # Only the parameters and what is made from them do not grow with the batch. One picture alone would have
     # no variance, which a batch norm asks for.
     kept = kept_of(3) - kept_of(2)
     one_part = per_device // recipe.optimizer.accumulate
@@ -385,7 +385,7 @@ def _check_outputs(model: ImageModel, name: str, spec: InputSpec, task: Task) ->
     """Raises RequestError unless the model gives what the task reads."""
     if model.usual_task not in (DEFAULT, task.name):
         raise RequestError(f"model.name={name} is a model of the task {model.usual_task}, and task.name={task.name}")
-    if task.method is not None or model.dense:  # of the others `model_options` has decided
+    if task.method is not None or model.dense:  # `model_options` has settled the others
         task.check_outputs(_output_shape(model, spec, task.method))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crosscale.cluster.hosts import from_first, is_first
-from crosscale.engine.run_folder import RECIPE, holds_run, locked, write_text
+from crosscale.engine.run_folder import RECIPE, holds_run, started, write_text
 from crosscale.errors import RequestError
 from crosscale.recipe import Recipe, differences, dump, load
 from crosscale.runs.agreement import FREE_KEYS
@@ -58,9 +58,8 @@ def run_folds(recipe: Recipe, output_dir: Path, *, resume: bool = False, train: 
     recipe, _ = with_batch_size(with_data_paths(recipe), folder=folder if resume else None)  # the same for all folds
     with ExitStack() as held:
         if is_first():
-            held.enter_context(locked(folder))
+            held.enter_context(started(folder, lambda: any(map(holds_run, folder.glob("fold-*")))))
             write_text(stored, dump(recipe))
-            held.callback(_forget_failed_start, folder)
         done: list[dict[str, Any]] = json.loads(from_first(json.dumps(_done(folder) if resume else [])))
         stopped = None
         for number in range(len(done) + 1, count + 1):
@@ -80,7 +79,7 @@ def run_folds(recipe: Recipe, output_dir: Path, *, resume: bool = False, train: 
 
 
 def fold_folders(folder: Path) -> list[Path]:
-    """The folders of the folds that are done, of a folder that `run_folds` trained into; of any other none."""
+    """The folders of the finished folds in a folder that `run_folds` trained into; none for any other."""
     return [folder / f"fold-{number}" for number in range(1, len(_done(folder)) + 1)]
 
 
@@ -103,12 +102,6 @@ def _check_same(folder: Path, old: Recipe, new: Recipe) -> None:
                 f"--resume: {folder} was begun with {key}={before}, not {now}; go on with the same, or choose another "
                 "--output-dir"
             )
-
-
-def _forget_failed_start(folder: Path) -> None:
-    """Takes the recipe away where not even the first fold's run was begun: the folder can be used again."""
-    if not any(holds_run(place) for place in folder.glob("fold-*")):
-        (folder / RECIPE).unlink(missing_ok=True)
 
 
 def _done(folder: Path) -> list[dict[str, Any]]:

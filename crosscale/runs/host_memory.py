@@ -1,4 +1,4 @@
-"""What a training on processors takes of the machine: the process and its compiler before all, for small models."""
+"""What a training on processors takes of the machine: for small models above all the process and its compiler."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,15 @@ import jax
 from crosscale.engine.environment import resident_bytes
 from crosscale.runs.experiment import Experiment
 
-_COMPILING = 512 << 20  # XLA for processors, of a training step: 0.35 GB of the smallest model, 0.85 of the demo's
-_LOADER = 200 << 20  # of a loader's process
+_COMPILING = 512 << 20  # XLA for processors, for a training step: 0.35 GB with the smallest model, 0.85 with the demo's
+_LOADER = 200 << 20  # a loader's process
 _AHEAD = 4  # batches
 
 
 def estimate_host_memory(experiment: Experiment, device: Mapping[str, int]) -> dict[str, int]:
     """Bytes that a training on processors takes of the machine in all; empty on other devices.
 
-    "process" is what this process holds by now, "compiling" what the compiler takes besides, "loading" the loader's
+    "process" is what this process holds by now, "compiling" what the compiler adds, "loading" the loader's
     processes and the batches that are decoded ahead, "training" what `estimate_memory` says.
 
     Args:

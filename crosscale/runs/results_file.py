@@ -21,7 +21,7 @@ Cells = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class ResultsFile:
-    """While results come, `FILE.partial` has a line of JSON for each, below a line on what they are of; at the end the
+    """While results come, `FILE.partial` has a line of JSON for each, below a line on their origin; at the end the
     file is made of it, whole or not at all.
 
     Attributes:
@@ -33,14 +33,14 @@ class ResultsFile:
         """
         Args:
           file: its suffix says the format.
-          about: what the results depend on besides the pictures, in JSON's types; what goes on must have the same.
+          about: what the results depend on besides the pictures, in JSON's types; going on takes the same.
           resume: go on with what is there.
-          part: results that are computed together. What goes on keeps whole parts alone, so that pictures share their
+          part: results that are computed together. Going on keeps only whole parts, so that pictures share their
             batch with the same others as if nothing had happened, and their results are equal to the last bit.
 
         Raises:
           RequestError: nothing can be written there, another process writes there, a stopped run left results and
-            nobody asked to go on with them, or what it left is of something else.
+            nobody asked to go on with them, or those come from something else.
         """
         self.file, self.partial = file, file.with_name(f"{file.name}.partial")
         self.count = self.failed = 0
@@ -65,7 +65,7 @@ class ResultsFile:
             raise
 
     def remaining(self, pictures: Iterable[Any]) -> list[Any]:
-        """Those of which there is no result yet, in order: paths, or what else `str` names."""
+        """Those without a result yet, in order: paths, or what else `str` names."""
         left = self._done.copy()
         found = []
         for picture in pictures:
@@ -110,7 +110,7 @@ class ResultsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # a full disc, of which the error under way tells
+        with suppress(OSError):  # a full disc; the error under way says so
             self._stream.close()
         self._release()
 
@@ -136,7 +136,7 @@ class ResultsFile:
             several = sum(1 for _ in lines)
             raise RequestError(
                 f"--output {self.file}: a run that was stopped left {several:,} results in {self.partial}; --resume "
-                "goes on with them, and without that file everything is begun anew"
+                "goes on with them, and without that file the work begins anew"
             )
         about, end = first[0].get("about"), first[1]
         for key, value in json.loads(json.dumps(header["about"])).items():
@@ -179,7 +179,7 @@ class ResultsFile:
 
 
 def flat(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON as one row: of a mapping a cell for each key, texts joined by "|", other lists as JSON."""
+    """JSON as one row: a cell for each key of a mapping, texts joined by "|", other lists as JSON."""
     cells: dict[str, Any] = {}
     for name, value in plain.items():
         if isinstance(value, Mapping):
@@ -214,7 +214,7 @@ def _whole_lines(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _kinds(rows: Iterable[Mapping[str, Any]]) -> dict[str, type]:
-    """What all cells of each column are, text where they differ; the columns as they come, "error" last."""
+    """The type of each column's cells, text where they differ; the columns as they come, "error" last."""
     kinds: dict[str, set[type]] = {}
     for row in rows:
         for name, value in row.items():

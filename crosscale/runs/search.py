@@ -25,7 +25,7 @@ class Searched:
       high: likewise.
       log: whether the logarithm is drawn evenly.
       whole: whether only whole numbers are drawn.
-      choices: of a list the values as YAML writes them; empty for a range.
+      choices: the values of a list, as YAML writes them; empty for a range.
     """
 
     key: str
@@ -48,7 +48,7 @@ def parse_search(text: str) -> Searched:
     if values.startswith("["):
         found = parse_scalar(Any, values)
         if not isinstance(found, list) or len(found) < 2:
-            raise RequestError(f"--over '{text}': a list of two values or more: KEY=[A, B, ...]")
+            raise RequestError(f"--over '{text}': give a list of two values or more: KEY=[A, B, ...]")
         return Searched(key, text, choices=tuple(_as_text(value) for value in found))
     return _range(key, text, values, known[key].type if key in known else None)
 
@@ -69,11 +69,11 @@ def _range(key: str, text: str, values: str, kind: Any) -> Searched:
 
 
 def check_search(recipe: Recipe, searched: Sequence[Searched]) -> None:
-    """Raises RequestError where a key stands twice, or an end or a value is none that the recipe takes."""
+    """Raises RequestError where a key appears twice, or the recipe does not take an end or a value."""
     keys = [item.key for item in searched]
     for item in searched:
         if keys.count(item.key) > 1:
-            raise RequestError(f"--over: {item.key} stands twice")
+            raise RequestError(f"--over: {item.key} appears twice")
         ends = item.choices or tuple(_number(item, end) for end in (item.low, item.high))
         for end in ends:
             try:
@@ -107,7 +107,7 @@ def _number(item: Searched, end: float) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A value of a YAML list, as it stands alone on the command line."""
+    """A value of a YAML list, as the command line has it alone."""
     if isinstance(value, str):
         return value
     return dump_yaml({"_": value}).partition(":")[2].strip()

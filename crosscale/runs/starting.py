@@ -20,7 +20,7 @@ from crosscale.runtime import shown_duration
 # What processors alone train in reasonable time: a quarter of the preset's multiply-accumulates.
 ON_PROCESSORS = {"model.name": "crossvit_tiny_240", "model.options.img_size": "[120, 112]"}
 # A training step reaches this share of the speed of one large matrix product: its products are small, and much of it is
-# none.
+# no product.
 SHARE = 0.3
 
 
@@ -62,7 +62,7 @@ def from_data(given: dict[str, str]) -> Start:
     products = 3 * count_costs(model, spec).macs * batch * steps  # forward, and twice that backward
     seconds = products / (SHARE * _products_per_second() * jax.device_count())
     lines = (
-        f"model: {recipe.model.name} at {size} pixels ({why}), from nothing; --pretrained begins from published "
+        f"model: {recipe.model.name} at {size} pixels ({why}), from scratch; --pretrained begins from published "
         "weights, which few pictures need",
         f"data: {examples:,} pictures to train on, {len(splits[1]):,} held out: batch {batch}, "
         f"{length.epochs(steps):.4g} epochs, {steps:,} steps; about {shown_duration(seconds)} after the "
@@ -74,7 +74,7 @@ def from_data(given: dict[str, str]) -> Start:
 
 
 def from_weights(given: dict[str, str]) -> Start:
-    """The recipe "finetune" for the model that the weights are of, at sizes that fit the data.
+    """The recipe "finetune" for the weights' model, at sizes that fit the data.
 
     Args:
       given: dotted keys that the user gave, model.pretrained among them; they stay as they are.
@@ -109,6 +109,8 @@ def _sized(name: str, chosen: dict[str, str], given: dict[str, str]) -> tuple[Re
     if given.get("train.steps", "null") != "null":
         del sizes["epochs"]
     fitted = {f"train.{key}": str(value) for key, value in sizes.items()}
+    if "train.epochs" in given:  # fewer than the recipe's warm-up may be asked for, as for a first look
+        fitted["schedule.warmup_epochs"] = str(min(recipe.schedule.warmup_epochs, recipe.train.epochs / 5))
     return load(name, {**chosen, **fitted, **given}), splits
 
 

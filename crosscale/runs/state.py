@@ -41,7 +41,7 @@ def _created(experiment: Experiment, variables: Variables, optimizer: optax.Grad
 
 
 def initial_state(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
-    """The state before the first step, on the devices as `layout` tells.
+    """The state before the first step, on the devices as `layout` says.
 
     Raises:
       RequestError: the pretrained weights do not fit.
@@ -63,7 +63,7 @@ def initial_state(experiment: Experiment, optimizer: optax.GradientTransformatio
 
 
 def compiled_step(experiment: Experiment, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainStep:
-    """The experiment's training step, for a state that lies as `layout` tells; it compiles when it is first called."""
+    """The experiment's training step, for a state that lies as `layout` says; it compiles when it is first called."""
     recipe, model, mesh = experiment.recipe, experiment.model, experiment.mesh
     return make_train_step(
         model,

@@ -1,10 +1,9 @@
 """A training run as a whole: its folder, its parts, its log and its end."""
 
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +23,12 @@ from crosscale.engine.loop import Loop, Parts, Progress, restore_state
 from crosscale.engine.run_folder import (
     BEST,
     CHECKPOINTS,
-    LOCK,
     METRICS,
     RECIPE,
     disc_is_full,
     holds_run,
-    locked,
     repair,
+    started,
     whole_checkpoints,
     write_text,
 )
@@ -67,7 +65,7 @@ def run_training(
 
     Args:
       extend: epochs to train beyond those that the run in `output_dir` was begun with, which `resume` goes on with. The
-        learning rate goes on as in a run that was to be so long from its beginning.
+        learning rate goes on as in a run meant to be this long from the start.
       on_epoch: called with the run folder after each epoch; the training waits for it.
       splits: the recipe's data, where it has been opened; see `open_splits`.
 
@@ -115,30 +113,14 @@ def _claimed(folder: Path, experiment: Experiment, *, resume: bool, extend: bool
         return
     if resume:
         check_same(folder, experiment, extend=extend)
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with locked(folder):
+    with started(folder, (folder / METRICS).exists):
         if not resume and holds_run(folder):
             raise RequestError(f"{folder}: another process has just begun a run here; choose another --output-dir")
-        fresh = [path.name for path in folder.iterdir()] == [LOCK]
-        try:
-            repair(folder / BEST)
-            write_text(folder / RECIPE, dump(experiment.recipe))
-            record_data(folder, experiment)
-            wait_for_all("folder")
-            yield
-        except BaseException:
-            if fresh and folder.exists() and not (folder / METRICS).exists():
-                _remove(folder, missing)
-            raise
-
-
-def _remove(folder: Path, made: Sequence[Path]) -> None:
-    """What a start that failed before its first record has left; of the folders only those that it made."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for path in made:
-        with suppress(OSError):  # another run has begun in it
-            path.rmdir()
+        repair(folder / BEST)
+        write_text(folder / RECIPE, dump(experiment.recipe))
+        record_data(folder, experiment)
+        wait_for_all("folder")
+        yield
 
 
 def _full_disc(folder: Path) -> str:
@@ -236,9 +218,9 @@ def _parts(experiment: Experiment, optimizer: optax.GradientTransformation, layo
 
 
 def _calibrate(loop: Loop, experiment: Experiment, folder: Path, log: RunLog) -> None:
-    """At the end of a run that asks for it, as `crosscale calibrate` does; the first process does it for all.
+    """Calibrates at the end of a run that asks for it, as `crosscale calibrate` does; the first process, for all.
 
-    What has been calibrated since, by whoever wanted a threshold too, stays.
+    A calibration made since then, perhaps with a threshold, stays.
     """
     recipe, best = experiment.recipe, loop.progress.best
     if not recipe.validate.calibrate or loop.stopped is not None or best is None:
@@ -279,7 +261,7 @@ def _announce(log: RunLog, experiment: Experiment, folder: Path, step: int) -> N
         f"{facts['val_images']} held out, {len(experiment.task.labels)} {experiment.task.noun}; {facts['steps']} steps"
     )
     if (share := experiment.recipe.data.subset) is not None:
-        log.line(f"trained on a share of the pictures alone: data.subset={share:g}")
+        log.line(f"trained on only a share of the pictures: data.subset={share:g}")
     for note in experiment.task.notes:
         log.line(note)
     log.line(f"{'going on from' if step else 'from'} step {step}, into {folder}")

@@ -47,11 +47,15 @@ class HeldOut:
 
 
 class Validation(NamedTuple):
-    """What was measured, the task that says how to read it, and its tables where they were asked for."""
+    """What was measured, the task that says how to read it, and its tables where they were asked for.
+
+    `errors` has a line for each picture of this process that did not decode.
+    """
 
     numbers: dict[str, Any]
     task: Task
     tables: Sequence[Table] = ()
+    errors: Sequence[str] = ()
 
 
 def evaluate_run(
@@ -79,12 +83,12 @@ def evaluate_run(
     Args:
       run: a run folder, or its best/ alone.
       model: a preset, with `weights` and `data_dir`.
-      weights_key: of several sets of weights in the file, which to take.
+      weights_key: which of several sets of weights in the file to take.
       data_dir: None is the run's own; for it and the next four see `HeldOut`.
       batch_size: None is the run's own, or 256, brought up to a multiple of the devices.
       crop_pct: None is the weights' own; likewise `crop_mode`.
       task_options: of a run, see `Predictor.from_run`.
-      details: whether the tables are wanted that the report has, such as one of the classes; of one process alone.
+      details: whether the report's tables are wanted, such as that of the classes; one process alone gives them.
       **options: the model's fields, with `model`.
 
     Returns:
@@ -113,7 +117,7 @@ def evaluate_run(
     loading: dict[str, Any] = {"workers": workers, "on_bad_image": on_bad_image}
     found = measure(predictor, spec, source, mesh, batch_size=batch_size, collect=details, **loading)
     numbers = {**found.metrics, **predictor.task.facts(), "data_dir": str(place), "split": split}
-    return Validation(numbers, predictor.task, _tables(predictor, source, found) if details else ())
+    return Validation(numbers, predictor.task, _tables(predictor, source, found) if details else (), found.errors)
 
 
 def _cropped(predictor: Predictor, crop_pct: float | None, crop_mode: CropMode | None) -> InputSpec:
@@ -167,7 +171,7 @@ def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: st
       run: stands in the error.
 
     Raises:
-      RequestError: nobody says where the data is, it is not there, or it is of other labels.
+      RequestError: nobody says where the data is, it is not there, or it has other labels.
     """
     place = stored.get("dir") if asked.place is None else asked.place
     if place is None:
@@ -184,7 +188,7 @@ def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: st
 
 
 def _fold(task: Task, place: str | Path, asked: HeldOut, stored: Mapping[str, Any]) -> Source | None:
-    """The asked part of the run's own data where that was cut into folds; None of other data, or another split."""
+    """The requested part of the run's own data where that was cut into folds; None for other data, or another split."""
     own = asked.place is None and asked.val_fraction is None and asked.seed is None
     if "folds" not in stored or not own or asked.split == "all":
         return None

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from crosscale.serve.settings import Refused
 
@@ -31,17 +31,11 @@ class Bounded:
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
         """Counts `amount` while the block runs. Raises Refused (429) where it does not fit."""
-        if self.used + amount > self.limit:
-            wait = self.retry_after()
-            raise Refused(
-                429, f"busy: {self.used:,} of {self.limit:,} {self.what} are under way; retry in {wait} s", wait
-            )
-        self.used += amount
+        self._take(amount)
         try:
             yield
         finally:
-            self.used -= amount
-            self._count(amount)
+            self._give(amount)
 
     @contextmanager
     def growing(self, client: str | None = None) -> Iterator[Callable[[int], None]]:
@@ -58,25 +52,34 @@ class Bounded:
                 wait = self.retry_after()
                 held = f"{self._of[client]:,} {self.what} of one client"
                 raise Refused(429, f"busy: {held} are under way, and the limit is {self.limit // 2:,}", wait)
-            pieces.enter_context(self.hold(amount))
+            self._take(amount)
             added += amount
             if client is not None:
                 self._of[client] += amount
 
-        with ExitStack() as pieces:
-            try:
-                yield add
-            finally:
-                if client is not None:
-                    self._of[client] -= added
-                    self._of += Counter()  # forgets those that hold nothing
+        try:
+            yield add
+        finally:
+            self._give(added)
+            if client is not None:
+                self._of[client] -= added
+                self._of += Counter()  # forgets those that hold nothing
 
     def retry_after(self) -> int:
         """Whole seconds in which what is under way should be done, by the recent rate."""
         wait = math.ceil(self.used / self._rate) if self._rate > 0 else 1
         return min(max(wait, 1), _LONGEST_WAIT)
 
-    def _count(self, amount: int) -> None:
+    def _take(self, amount: int) -> None:
+        if self.used + amount > self.limit:
+            wait = self.retry_after()
+            raise Refused(
+                429, f"busy: {self.used:,} of {self.limit:,} {self.what} are under way; retry in {wait} s", wait
+            )
+        self.used += amount
+
+    def _give(self, amount: int) -> None:
+        self.used -= amount
         self._done += amount
         passed = time.monotonic() - self._since
         if passed >= 1:

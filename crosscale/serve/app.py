@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from crosscale.serve.counts import CONTENT_TYPE, ServiceCounts
 from crosscale.serve.openapi import openapi
 from crosscale.serve.page import page
 from crosscale.serve.served import Prepared, ServedModel
-from crosscale.serve.settings import Refused, Settings
+from crosscale.serve.settings import Refused, Settings, host_name
 
 _log = logging.getLogger("crosscale.serve")
 
@@ -122,7 +122,7 @@ class Service:
                 wait = self.pictures.retry_after()
                 raise Refused(503, f"no answer within {settings.answer_seconds:g} s; retry in {wait} s", wait) from None
         failures = [status for status, _ in results if status != 200]
-        # A request of which nothing could be used failed; otherwise each bad picture is told in its place.
+        # A request without a usable picture failed; otherwise each bad picture has its error in its place.
         status = failures[0] if len(failures) == len(results) else 200
         answer: dict[str, Any] = {key: [result for _, result in results], "failed": len(failures)}
         if status != 200:
@@ -225,6 +225,7 @@ def make_app(
         middleware=_shared_with(settings.origins),
         lifespan=service.running,
     )
+    app.router.redirect_slashes = False  # to an address of the Host header's making
     app.state.service = service
     return app
 
@@ -252,6 +253,7 @@ def _guarded(service: Service, path: str, handler: Handler) -> Handler:
         begun = time.perf_counter()
         try:
             _check_host(request, service.settings.hosts)
+            _check_page(request, service.settings)
             if path.startswith(_GUARDED):
                 _check_token(request, service.settings.token)
             response = await handler(request)
@@ -269,16 +271,34 @@ def _guarded(service: Service, path: str, handler: Handler) -> Handler:
 
 
 def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
-    name = request.url.hostname or ""
-    if hosts and "*" not in hosts and name.lower() not in hosts:
-        raise Refused(421, f"this service is not called '{name[:100]}'; --allow-host NAME lets it be addressed so")
+    if not hosts or "*" in hosts or "host" not in request.headers:  # a browser always says it
+        return
+    name = host_name(request.headers["host"])
+    if name not in hosts:
+        raise Refused(421, f"this service is not called '{name[:100]}'; --allow-host NAME lets requests use that name")
+
+
+def _check_page(request: Request, settings: Settings) -> None:
+    """Keeps pages elsewhere from having a service on the user's own machine work for them, if unread by them."""
+    origin = request.headers.get("origin")
+    if origin is None or request.method != "POST" or not settings.hosts or "*" in settings.hosts:
+        return
+    site = request.headers.get("sec-fetch-site")  # newer browsers say it themselves, whatever name a proxy passes on
+    own = site == "same-origin" if site else origin.partition("://")[2] == request.headers.get("host")
+    if not own and not {origin, "*"} & set(settings.origins):
+        raise Refused(403, f"a page of another origin asks ('{origin[:100]}'); --allow-origin lets those it names")
 
 
 def _check_token(request: Request, token: str | None) -> None:
     if token is None:
         return
-    given = request.headers.get("authorization", "")
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {token}".encode()):
+    given = request.headers.get("authorization", "").encode("latin-1")  # the bytes as they came
+    scheme, _, word = given.partition(b" ")
+    # Headers have no encoding of their own: some clients write letters beyond ASCII as UTF-8, others as Latin-1.
+    right = [token.encode("utf-8", "surrogateescape")]
+    with suppress(UnicodeEncodeError):
+        right.append(token.encode("latin-1"))
+    if scheme.lower() != b"bearer" or not any(hmac.compare_digest(word.strip(), one) for one in right):
         raise Refused(401, "this service asks for a token: send the header Authorization: Bearer <token>")
 
 
@@ -293,6 +313,7 @@ def _refusal(refusal: Refused) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    request.app.state.service.metrics.refused(error.status_code)
     known = "see /openapi.json" if error.status_code in (404, 405) else ""
     reason = f"{error.detail}: {request.method} {request.url.path}"
     return JSONResponse({"error": f"{reason}; {known}" if known else reason}, error.status_code, error.headers)

@@ -100,7 +100,7 @@ class Batcher:
         begun = loop.time()
         try:
             results = await loop.run_in_executor(self._executor, self._run, *stacked)
-        except Exception as error:  # every one of the batch is told, and the worker lives on
+        except Exception as error:  # every example of the batch fails, and the worker lives on
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
@@ -22,6 +23,7 @@ _LONGEST_NAME = 100
 _FIELDS = 8  # of a form, beside its files
 _SIGNS = 16  # of JSON's structure, for each picture: some four are needed, and names may hold others
 _URL_SAFE = str.maketrans("-_", "+/")
+LARGEST = 999_999_999  # of an option
 
 Options = Mapping[str, ResultOption]
 
@@ -81,21 +83,19 @@ async def read_body(request: Request, settings: Settings, hold: Callable[[int], 
     Args:
       hold: told of the bytes as they arrive: what a client only declares takes no room from the others.
     """
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()  # a list of parts would take some fifty bytes for each, and a part may be of one byte
     try:
         async with asyncio.timeout(settings.body_seconds):
             async for part in request.stream():
-                size += len(part)
-                if size > settings.max_bytes:
+                if len(body) + len(part) > settings.max_bytes:
                     raise _too_long(settings)
                 hold(len(part))
-                parts.append(part)
+                body += part
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {settings.body_seconds:g} s") from None
     except ClientDisconnect:
         raise Refused(400, "the connection ended before the body did") from None
-    return b"".join(parts)
+    return bytes(body)
 
 
 async def parse(
@@ -146,7 +146,7 @@ def _with_query(asked: Asked, query: list[tuple[str, str]], options: Options) ->
     texts = dict(query)
     if unknown := sorted(set(texts) - {*options, "position"}):
         known = ", ".join((*options, "position"))
-        raise Refused(400, f"unknown option '{clean_name(unknown[0], 0)}' in the address; there are {known}")
+        raise Refused(400, f"unknown option '{_shown(unknown[0])}' in the address; there are {known}")
     given, position = _given(texts, options), _position_text(texts.get("position"))
     both = sorted(set(given) & set(asked.options))
     if position is not None and asked.position is not None:
@@ -166,7 +166,7 @@ def _parse_json(body: bytes, settings: Settings, options: Options) -> Asked:
     if sum(body.count(sign) for sign in (b"]", b"}", b":")) > _SIGNS * (settings.max_images + 4):
         raise Refused(413, f"too many values in the body; the limit is {settings.max_images} pictures a request")
     try:
-        found = json.loads(body)
+        found = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise Refused(400, f"the body is not JSON ({reason}); it may have been cut off") from None
@@ -174,22 +174,34 @@ def _parse_json(body: bytes, settings: Settings, options: Options) -> Asked:
         raise Refused(400, 'the body must be {"images": ["<base64>", ...]}')
     if unknown := sorted(set(found) - {"images", *options, "position"}):
         known = ", ".join(["images", *options])
-        raise Refused(400, f"unknown key '{unknown[0]}'; there are {known} and position")
+        raise Refused(400, f"unknown key '{_shown(unknown[0])}'; there are {known} and position")
     _check_count(len(found["images"]), settings)  # before any of them costs anything
     uploads = tuple(_json_upload(index, entry) for index, entry in enumerate(found["images"]))
     return Asked(uploads, _given(found, options), _position(found.get("position")))
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of whose equal keys the last one would win without a word. Raises Refused."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Refused(400, f"the key '{_shown(next(k for k in keys if keys.count(k) > 1))}' occurs twice; give it once")
+    return found
+
+
 def _json_upload(index: int, entry: Any) -> Upload:
     name, text = f"image/{index}", entry
     if isinstance(entry, dict):
+        if unknown := sorted(set(entry) - {"name", "data"}):
+            raise Refused(400, f"images[{index}]: unknown key '{_shown(unknown[0])}'; there are name and data")
         name, text = clean_name(entry.get("name"), index), entry.get("data")
     if not isinstance(text, str):
         raise Refused(400, f'images[{index}] must be base64 text, or {{"name": ..., "data": base64 text}}')
-    if text[:5].lower() == "data:":
-        text = text.partition(",")[2]
     # Line breaks as encoders write them, the alphabet for addresses, and padding left out are base64 too.
-    text = "".join(text.split()).translate(_URL_SAFE)
+    text = "".join(text.split())
+    if text[:5].lower() == "data:":
+        text = unquote(text.partition(",")[2])
+    text = text.translate(_URL_SAFE)
     try:
         return Upload(name, base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
     except (ValueError, binascii.Error):
@@ -234,11 +246,12 @@ async def _read_form(form: FormData, options: Options) -> Asked:
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     uploads = [Upload(clean_name(file.filename, index), await file.read()) for index, file in enumerate(files)]
     known = (*options, "position")
-    if unknown := sorted({key for key, value in form.multi_items() if isinstance(value, str)} - set(known)):
-        raise Refused(
-            400, f"unknown field '{clean_name(unknown[0], 0)}'; beside the files there are {', '.join(known)}"
-        )
-    texts: Mapping[str, Any] = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+    fields = [(key, value) for key, value in form.multi_items() if isinstance(value, str)]
+    texts = dict(fields)
+    if unknown := sorted(set(texts) - set(known)):
+        raise Refused(400, f"unknown field '{_shown(unknown[0])}'; beside the files there are {', '.join(known)}")
+    if len(texts) < len(fields):
+        raise Refused(400, "an option occurs twice in the form; give it once")
     return Asked(tuple(uploads), _given(texts, options), _position_text(texts.get("position")))
 
 
@@ -247,6 +260,11 @@ def clean_name(name: Any, index: int) -> str:
     text = PurePosixPath(str(name or "").replace("\\", "/")).name
     text = "".join(letter for letter in text if letter.isprintable())[-_LONGEST_NAME:]
     return text or f"image/{index}"
+
+
+def _shown(text: str) -> str:
+    """What a client called something, printable and short enough for a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_NAME])
 
 
 def _given(found: Mapping[str, Any], options: Options) -> dict[str, int]:
@@ -261,26 +279,31 @@ def _given(found: Mapping[str, Any], options: Options) -> dict[str, int]:
 def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise Refused(400, f"{name}={str(value)[:20]}: a whole number of at least {least}")
+    if isinstance(value, float) and value.is_integer():  # as JSON Schema counts it
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        raise Refused(400, f"{name}={_shown(str(value)[:20])}: a whole number of {least} to {LARGEST:,}")
     return value
 
 
 def _position_text(text: str | None) -> tuple[float, float] | None:
-    """Of "y,x"; None of an empty text."""
-    return _position(text.split(",") if text else None)
+    """From "y,x"; None from an empty text."""
+    if not text:
+        return None
+    try:
+        return _position([float(part) for part in text.split(",")])
+    except ValueError:
+        return _position([])
 
 
 def _position(value: Any) -> tuple[float, float] | None:
+    """Of JSON's [y, x]. The numbers are compared as they are: of 400 digits, one is no float."""
     if value is None:
         return None
-    try:
-        y, x = (float(part) for part in value)
-    except (TypeError, ValueError):
-        y = x = -1.0
-    if not (0 <= y <= 1 and 0 <= x <= 1):
+    numbers = value if isinstance(value, list) and all(type(part) in (int, float) for part in value) else []
+    if len(numbers) != 2 or not all(0 <= part <= 1 for part in numbers):
         raise Refused(400, "position: give y and x as fractions of height and width, each in 0..1")
-    return y, x
+    return float(numbers[0]), float(numbers[1])
 
 
 def _too_long(settings: Settings) -> Refused:

@@ -40,7 +40,7 @@ class ServiceCounts:
         )  # fmt: skip
         under_way = Gauge("crosscale_pictures_under_way", "Accepted and not yet answered", registry=registry)
         under_way.set_function(lambda: pictures.used)
-        limit = Gauge("crosscale_pictures_limit", "Accepted at most at a time", registry=registry)
+        limit = Gauge("crosscale_pictures_limit", "Most accepted at a time", registry=registry)
         limit.set(pictures.limit)
         body_bytes = Gauge("crosscale_body_bytes", "Bytes of request bodies held", registry=registry)
         body_bytes.set_function(lambda: held.used)
@@ -49,6 +49,10 @@ class ServiceCounts:
         self.batch.observe(real)
         self.padding.inc(padded - real)
         self.forward.observe(seconds)
+
+    def refused(self, status: int) -> None:
+        """Counts an answer to what none of the endpoints took: another path or method, or no HTTP."""
+        self.requests.labels("", status).inc()
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from crosscale.serve.body import LARGEST
 from crosscale.serve.settings import Settings
 from crosscale.tasks.task import Task
 
 _REASONS = {
     400: "The body is malformed: not JSON, not base64, a form that is cut off, a bad option.",
     401: "The token is missing or wrong.",
+    403: "A page of another origin asks, and the service is this machine's own.",
     408: "The body did not arrive in time.",
     413: "Too many bytes, pictures, or pixels in a picture.",
     415: "Neither multipart/form-data nor application/json, or no picture in a known format.",
@@ -17,6 +19,7 @@ _REASONS = {
     500: "The service failed.",
     503: "No answer in time; Retry-After says when to come back.",
 }
+_ANY = (400, 408, 421, 500)  # whatever is asked for
 
 
 def openapi(settings: Settings, task: Task) -> dict[str, Any]:
@@ -38,26 +41,32 @@ def openapi(settings: Settings, task: Task) -> dict[str, Any]:
                     "As predict, with the attention over each picture", "Explanations", settings, security, task
                 )
             },
-            "/v1/model": {"get": _get("What is served", "Model", security, 401)},
-            "/healthz": {"get": _get("The process answers", "Status", [])},
-            "/readyz": {"get": _get("Every shape is compiled", "Status", [], 503)},
+            "/v1/model": {"get": _get("What is served", "Model", security, *_ANY, 401)},
+            "/healthz": {"get": _get("The process answers", "Status", [], *_ANY)},
+            "/readyz": {"get": _get("Every shape is compiled", "Status", [], *_ANY, 503)},
             "/metrics": {
                 "get": {
                     "summary": "Counters in Prometheus's text format",
                     "security": security,
-                    "responses": {"200": {"description": "Counters", "content": {"text/plain": {}}}, **_errors(401)},
+                    "responses": {
+                        "200": {"description": "Counters", "content": {"text/plain": {}}},
+                        **_errors(*_ANY, 401),
+                    },
                 }
             },
             "/openapi.json": {
                 "get": {
                     "summary": "This document",
-                    "responses": {"200": {"description": "OpenAPI", "content": {"application/json": {}}}},
+                    "responses": {
+                        "200": {"description": "OpenAPI", "content": {"application/json": {}}},
+                        **_errors(*_ANY),
+                    },
                 }
             },
             "/": {
                 "get": {
                     "summary": "A page to try it on",
-                    "responses": {"200": {"description": "The page", "content": {"text/html": {}}}},
+                    "responses": {"200": {"description": "The page", "content": {"text/html": {}}}, **_errors(*_ANY)},
                 }
             },
         },
@@ -112,17 +121,27 @@ def _ref(name: str) -> dict[str, str]:
 
 
 def _options(task: Task, position: str | None = None) -> dict[str, Any]:
-    """What can be asked for beside pictures, by name.
+    """What requests can ask for besides pictures, by name.
 
     Args:
       position: how a form and an address write a place; None is JSON's list.
     """
+    # JSON's null stands for the default, and a number may be in quotes.
+    kinds = {"type": "integer"} if position is not None else {"type": ["integer", "string", "null"], "maxLength": 9}
     options: dict[str, Any] = {
-        name: {"type": "integer", "minimum": option.minimum, "default": option.default, "description": option.help}
+        name: {
+            **kinds,
+            **({} if position is not None else {"pattern": "^[0-9]*[1-9][0-9]*$" if option.minimum else "^[0-9]*$"}),
+            "minimum": option.minimum,
+            "maximum": LARGEST,
+            "default": option.default,
+            "description": option.help,
+        }
         for name, option in task.result_options.items()
     }
     share = {"type": "number", "minimum": 0, "maximum": 1}
-    place = {"type": "array", "items": share, "minItems": 2, "maxItems": 2} if position is None else {"type": "string"}
+    pair = {"type": ["array", "null"], "items": share, "minItems": 2, "maxItems": 2}
+    place = pair if position is None else {"type": "string"}
     told = f"{position or 'y and x'} as fractions; where the model takes_position"
     return {**options, "position": {**place, "description": told}}
 
@@ -130,7 +149,7 @@ def _options(task: Task, position: str | None = None) -> dict[str, Any]:
 def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
     text, number = {"type": "string"}, {"type": "number"}
     base64 = {"type": "string", "contentEncoding": "base64"}
-    image = {"anyOf": [base64, _object({"name": text, "data": base64}, "data")]}
+    image = {"anyOf": [base64, _closed({"name": {}, "data": base64}, "data")]}
     options, form = _options(task), _options(task, "y,x")
     line = _object({"text": text, "value": text, "share": {"type": ["number", "null"]}})
     found = {
@@ -144,22 +163,12 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
     failed = {"type": "integer", "minimum": 0}
     drawn = _object({**named, "peak": number, "png": base64})
     texts = {"type": "array", "items": text}
-    files = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    counts = {"type": "array", "minItems": 1, "maxItems": settings.max_images}
     explained = _object({**found, "picture": base64, "maps": {"type": "array", "items": drawn}})
     return {
-        "Request": _object(
-            {
-                "images": {"type": "array", "minItems": 1, "maxItems": settings.max_images, "items": image},
-                **options,
-            },
-            "images",
-        ),
-        "Form": _object(
-            {
-                "images": files,
-                **form,
-            }
-        ),
+        "Request": _closed({"images": {**counts, "items": image}, **options}, "images"),
+        "Form": _closed({"images": {**counts, "items": file}, **form}, "images"),
         "Predictions": _object({"predictions": {"type": "array", "items": _object(found)}, "failed": failed}),
         "Explanations": _object({"explanations": {"type": "array", "items": explained}, "failed": failed}),
         "Model": _object(
@@ -179,6 +188,11 @@ def _schemas(settings: Settings, task: Task) -> dict[str, Any]:
         "Status": _object({"status": text}),
         "Error": _object({"error": text}, "error"),
     }
+
+
+def _closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """An object of a request: what is not known is refused."""
+    return {**_object(properties, *required), "additionalProperties": False}
 
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:

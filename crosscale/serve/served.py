@@ -48,7 +48,7 @@ class ServedModel:
         except RequestError:
             described = None
         self.maps = described.maps if described else ()
-        # Whether attention can be asked of one place of the picture.
+        # Whether attention can be asked for one place of the picture.
         self.takes_position = described is not None and not described.no_position
         Image.init()
         self._formats = tuple(name for name in FORMATS if name in Image.OPEN)
@@ -66,7 +66,7 @@ class ServedModel:
             raise Refused(422, f"{name}: {error.reason}") from None
 
     def pixels(self, data: Any, name: str, max_pixels: int) -> int:
-        """How many an image file declares, or several of a tuple together.
+        """How many pixels an image file declares, or those of a tuple together.
 
         Raises:
           Refused: 413 too many, 415 no photograph format, 422 empty or damaged.
@@ -100,7 +100,7 @@ class ServedModel:
         """(B, H, W, C) prepared -> the model's outputs, (B, ...) float32.
 
         Args:
-          sizes: (B, 2) heights and widths of the pictures as they came; 0 of what fills the batch up.
+          sizes: (B, 2) heights and widths of the pictures as they came; 0 for what fills the batch up.
         """
         known = np.where(sizes > 0, sizes, sizes.max(0, initial=1))
         return np.asarray(self.predictor.outputs(images, [(int(h), int(w)) for h, w in known]), np.float32)
@@ -192,7 +192,7 @@ class ServedModel:
 
 
 def _shown(image: np.ndarray) -> str:
-    """A prepared picture of any channels, of which three are shown, as base64 of a PNG file."""
+    """A prepared picture of any channels, three of them shown, as base64 of a PNG file."""
     shown = as_shown(image)
     return _png(shown[:, :, 0] if shown.shape[2] < 3 else shown[:, :, :3])
 

@@ -50,7 +50,7 @@ def serve(
     app = make_app(served, settings, on_shape)
     config = uvicorn.Config(
         app,
-        http=timed_protocol(settings.body_seconds),
+        http=timed_protocol(settings.body_seconds, app.state.service.metrics.refused),
         ws="none",
         lifespan="on",
         log_config=None,

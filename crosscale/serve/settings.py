@@ -51,6 +51,11 @@ class Settings:
             raise RequestError(f"max_bytes={self.max_bytes} exceeds held_bytes={self.held_bytes}")
         if self.token is not None and not self.token.strip():
             raise RequestError("the token is empty; give one, or leave it out")
+        if self.token is not None and any(ord(letter) < 32 or ord(letter) == 127 for letter in self.token):
+            raise RequestError("the token holds a line break or another control character, which no header can")
+        for host in self.hosts:
+            if host != "*" and (host_name(host) != host or "/" in host):
+                raise RequestError(f"the host {host!r}: write a name alone, such as example.org, or '*' for any")
         for origin in self.origins:
             parts = urlsplit(origin)
             whole = f"{parts.scheme}://{parts.netloc}"
@@ -64,6 +69,14 @@ class Settings:
         return (*sizes, self.max_batch)
 
 
+def host_name(header: str) -> str:
+    """The name in a Host header, without its port, a final point and the brackets of an IPv6 address, in lower case."""
+    name = header.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return (name if name.count(":") > 1 else name.partition(":")[0]).rstrip(".")
+
+
 class Refused(Exception):  # noqa: N818
     """A request, or one picture of it, that is answered with an error.
 
@@ -75,6 +88,7 @@ class Refused(Exception):  # noqa: N818
 
     def __init__(self, status: int, reason: str, retry_after: int | None = None) -> None:
         self.status = status
-        self.reason = " ".join(reason.split())
+        # Half a character, as JSON can hold one and UTF-8 cannot, is spelt out: the answer has to be written.
+        self.reason = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode("utf-8")
         self.retry_after = retry_after
         super().__init__(self.reason)

@@ -1,12 +1,46 @@
-"""uvicorn's HTTP/1.1 with a limit on time. It leans on parts of uvicorn and h11 that are not their public interface.
+"""uvicorn's HTTP/1.1 with limits on time and on pieces. It leans on private parts of uvicorn and h11.
 
 `tests/test_private_parts.py` says which, and fails when one of them has moved.
 """
 
 import asyncio
+import json
 import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_FREE_PIECES = 10_000  # of one body, as they come
+_LEAST_PIECE = 256  # bytes, on the average of all others
+_MOST_HEADERS = 1 << 16
+
+
+class CountedPieces(h11.Connection):
+    """h11's connection, which refuses a body in very small pieces.
+
+    Each costs the thread of all clients some microseconds: 16 MB in chunks of one byte would keep it for minutes.
+
+    Attributes:
+      refusal: why the connection ends, where that is the number of pieces.
+    """
+
+    refusal = ""
+    _pieces = _bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _FREE_PIECES + self._bytes // _LEAST_PIECE:
+                self.refusal = f"the body comes in chunks of few bytes; send chunks of {_LEAST_PIECE} or more"
+                raise h11.RemoteProtocolError(self.refusal)
+        return event
 
 
 class TimedHTTP(H11Protocol):
@@ -16,11 +50,18 @@ class TimedHTTP(H11Protocol):
 
     Attributes:
       seconds: the limit.
+      refused: told the status of each answer that is given here, before the application.
     """
 
     seconds: float
+    refused: Callable[[int], None]
+    conn: CountedPieces
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.conn = CountedPieces(h11.SERVER, _MOST_HEADERS)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -74,20 +115,31 @@ class TimedHTTP(H11Protocol):
         if self.transport.is_closing():
             return
         if self.conn.trailing_data[0]:  # part of a request
-            message = b'{"error": "the headers did not arrive within %g s"}' % self.seconds
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n%s" % (len(message), message)
-            )
+            self._refuse(408, f"the headers did not arrive within {self.seconds:g} s")
         self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # no answer has begun
+            self._refuse(400, self.conn.refusal or "the request is not HTTP/1.1, or its headers are too long")
+        self.transport.close()
 
-def timed_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """`TimedHTTP` with its limit."""
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answers past the application, which has no whole request."""
+        message = json.dumps({"error": reason}).encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+            % (status, HTTPStatus(status).phrase.encode(), len(message), message)
+        )
+        self.refused(status)
+
+
+def timed_protocol(seconds: float, refused: Callable[[int], None] = lambda status: None) -> type[asyncio.Protocol]:
+    """`TimedHTTP` with its limit, and with who is told of what it answers by itself."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
     class Limited(TimedHTTP):
         pass
 
     Limited.seconds = seconds
+    Limited.refused = staticmethod(refused)
     return Limited

@@ -23,12 +23,12 @@ def check_labels(wanted: Sequence[str], found: Sequence[str], message: str, *, o
     if missing:
         what = f"the {one} '{missing[0]}' is missing"
     else:
-        what = f"there is a further {one} '{further[0]}'" if further else f"the {many} stand in another order"
+        what = f"there is a further {one} '{further[0]}'" if further else f"the {many} are in another order"
     raise RequestError(message.format(what))
 
 
 def classes_option(given: Mapping[str, Any], count: int, place: Any, noun: str = "classes") -> dict[str, Any]:
-    """A model's `num_classes`, of so many. Raises RequestError where another number was given.
+    """A model's `num_classes`, which is `count`. Raises RequestError where another number was given.
 
     Args:
       given: the recipe's constructor fields.

@@ -62,7 +62,7 @@ class ChoosesNothing:
         return {name: value for name, value in result.items() if name not in ("source", "error")}
 
     def groups(self, source: Any) -> np.ndarray | None:
-        """None: training sees the examples as often as they are there."""
+        """None: training sees the examples as often as they occur."""
         return None
 
 
@@ -102,7 +102,7 @@ class PlainTask(ChoosesNothing):
 
 
 class PlainResult:
-    """Answers of a result that is told in a few words."""
+    """Answers of a result that takes a few words."""
 
     def files(self, picture: Image) -> dict[str, bytes]:
         """None."""

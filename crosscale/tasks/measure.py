@@ -13,7 +13,7 @@ class Measure:
 
     Attributes:
       label: for people, such as "top-1".
-      higher_is_better: of two, which one is the better; None where neither is.
+      higher_is_better: which of two is the better; None where neither is.
       share: a fraction, shown as percent.
       unit: behind the number.
       of_pictures: the share of the pictures that were right, each being right or wrong.

@@ -29,7 +29,7 @@ class Metric:
     targets: tuple[str, ...] | None = None
 
     def check_best(self, name: str) -> None:
-        """Raises RequestError for a measure that is not counted of this many labels; there is none."""
+        """Raises RequestError for a measure that is not counted for this many labels; here none."""
 
     def init(self) -> State:
         """The state before the first example."""

@@ -37,12 +37,12 @@ def stored_task(artifact: Artifact) -> Task:
 
 
 def plain_task(labels: Sequence[str]) -> Task:
-    """The task of weights that come without an artifact: as published models are, a classification."""
+    """The task of weights that come without an artifact: a classification, as published models are."""
     return TASKS[DEFAULT].from_artifact(labels, {})
 
 
 def own_task(model: Any, labels: Sequence[str] | None) -> Task | None:
-    """The task of a model that is made for another than the usual one, such as a detector; None of the others.
+    """The task of a model that is made for another than the usual one, such as a detector; None for the others.
 
     Args:
       labels: names of the outputs; None calls them "0", "1", ...

@@ -368,7 +368,7 @@ class Errors(Metric):
         return {"predicted": outputs.astype(jnp.float32)}
 
     def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The means over the numbers; of several also each number's, as "mae/<name>" and so on."""
+        """The means over the numbers; with several also each number's, as "mae/<name>" and so on."""
         count, std = float(state["count"]), np.asarray(self._task.std)
         if not count:
             return dict.fromkeys(("loss", "mae", "rmse", "r2"), math.nan)
@@ -389,6 +389,6 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def _weighted(values: Array, weight: Array) -> Array:
-    """The sum over the examples; of weight 0 nothing counts, not even NaN."""
+    """The sum over the examples; one of weight 0 adds nothing, not even NaN."""
     shaped = weight.reshape(-1, *[1] * (values.ndim - 1))
     return jnp.where(shaped > 0, values * shaped, 0.0).sum(0)

@@ -89,7 +89,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Picture:
-    """One of a gallery.
+    """One picture of a gallery.
 
     Attributes:
       pixels: (H, W, C) uint8.

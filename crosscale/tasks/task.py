@@ -42,7 +42,7 @@ class DeclaredData:
 
 @dataclass(frozen=True)
 class ResultOption:
-    """A whole number that says how much a result tells.
+    """A whole number that sets how much a result says.
 
     Attributes:
       help: for the command line.
@@ -85,16 +85,16 @@ class Result(Protocol):
         ...
 
     def caption(self) -> list[CaptionLine]:
-        """A few short lines for beside a drawing of the picture; none where there is an error."""
+        """A few short lines to go beside a drawing of the picture; none where there is an error."""
         ...
 
     def files(self, picture: Image) -> dict[str, bytes]:
-        """What is worth a file beside the picture, as it came: contents by the end of the file's name, such as
+        """The files that go with the picture as it came: contents by the end of the file's name, such as
         "_mask.png"."""
         ...
 
     def attachments(self) -> dict[str, Any]:
-        """What a program is given besides `json`, in JSON's types, such as a mask as base64 of a PNG file."""
+        """What a program gets in addition to `json`, in JSON's types, such as a mask as base64 of a PNG file."""
         ...
 
 
@@ -192,7 +192,7 @@ class Task(Protocol):
         ...
 
     def artifact_options(self) -> dict[str, Any]:
-        """What `from_artifact` needs besides the labels, as JSON holds it."""
+        """What `from_artifact` needs in addition to the labels, as JSON holds it."""
         ...
 
     def with_options(self, options: Mapping[str, Any]) -> "Task":
@@ -234,7 +234,7 @@ class Task(Protocol):
         ...
 
     def content(self, spec: InputSpec, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Height and width that a picture of `size` has in what `fit` gives; None of a task whose pictures fill it."""
+        """Height and width that a picture of `size` has in what `fit` gives; None for a task whose pictures fill it."""
         ...
 
     def reopen(
@@ -248,7 +248,7 @@ class Task(Protocol):
         ...
 
     def measuring(self, source: Source) -> "Task":
-        """The task as it measures these held-out examples, of which a metric may read more than a batch holds."""
+        """The task as it measures these held-out examples; its metric may read more of them than a batch holds."""
         ...
 
     def validated(self, metrics: Mapping[str, float]) -> "Task":
@@ -269,12 +269,12 @@ class Task(Protocol):
     ) -> tuple["Task", dict[str, Any]]:
         """The task with what follows from held-out pictures' outputs (N, ...) and targets, and numbers on it.
 
-        Raises RequestError where a wish cannot be had, and WorkError where nothing follows.
+        Raises RequestError where a wish cannot be met, and WorkError where nothing follows.
         """
         ...
 
     def groups(self, source: Any) -> np.ndarray | None:
-        """(N,) whole numbers of the training source's examples: groups that training is to see equally often; None for
+        """(N,) whole numbers of the training source's examples: groups that training sees equally often; None for
         every example equally often."""
         ...
 
@@ -293,7 +293,7 @@ class Task(Protocol):
         ...
 
     def training_options(self, targets: Any) -> dict[str, Any]:
-        """What the model's `training_outputs` is told besides the images, by name, of the targets of this step."""
+        """What the model's `training_outputs` takes besides the images, by name, from the targets of this step."""
         ...
 
     def infer(self, apply: Callable[..., Any], images: Array, sizes: Array | None = None) -> Any:
@@ -317,7 +317,7 @@ class Task(Protocol):
         ...
 
     def outputs_of(self, probabilities: np.ndarray) -> np.ndarray:
-        """Outputs of which `activate` gives these (N, labels). Raises RequestError of a task that has none."""
+        """Outputs from which `activate` gives these (N, labels). Raises RequestError for a task that has none."""
         ...
 
     # What people see.
@@ -339,15 +339,15 @@ class Task(Protocol):
         ...
 
     def together(self, results: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-        """What is worth a file of all results, given as JSON, besides the table of their rows: contents by name."""
+        """Further files for all results, given as JSON, beside the table of their rows: contents by name."""
         ...
 
     def cells(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """What a table's row has of a result, given as JSON, besides the picture's path and its error."""
+        """A result's cells in a table, from its JSON, besides the picture's path and its error."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What a dry run tells of the task, by JSON key."""
+        """What a dry run says about the task, by JSON key."""
         ...
 
     def headline(self, metrics: Mapping[str, float | None]) -> str:

@@ -26,7 +26,7 @@ def read_mindspore(path: Path) -> Flat:
     """The tensors by name.
 
     Raises:
-      RequestError: protobuf is not installed, the file is damaged or encrypted, its checksum is wrong, a name stands
+      RequestError: protobuf is not installed, the file is damaged or encrypted, its checksum is wrong, a name is there
         twice, or a tensor is of a kind that no model here has.
     """
     try:
@@ -50,7 +50,7 @@ def read_mindspore(path: Path) -> Flat:
     for name, group in groupby(entries, key=lambda entry: entry.tag):
         parts = list(group)
         if name in flat:
-            raise RequestError(f"{path}: the tensor '{name}' stands twice")
+            raise RequestError(f"{path}: the tensor '{name}' appears twice")
         if any(not part.HasField("tensor") for part in parts):
             raise RequestError(f"{path}: '{name}' is a map of tensors; only plain tensors can be read")
         if parts[0].tensor.tensor_type != _TEXT:

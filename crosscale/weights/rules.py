@@ -40,8 +40,8 @@ class Dropped:
     """A tensor of theirs that carries no weights (a saved index buffer): recognised by name and left out.
 
     Attributes:
-      beside: the name of a tensor of ours beside which it is written again, as the whole number 0, which is what a
-        counter is at first; "" where it is not.
+      beside: the name of a tensor of ours beside which it is written again, as the whole number 0 that a counter
+        starts at; "" where it is not written.
     """
 
     theirs: str
@@ -84,7 +84,7 @@ def to_ours(rules: Rules, flat: Mapping[str, np.ndarray]) -> Flat:
 
 
 def to_theirs(rules: Rules, flat: Mapping[str, np.ndarray]) -> Flat:
-    """The other direction of `to_ours`; of what it drops, counters alone are made again (see `Dropped`)."""
+    """The other direction of `to_ours`; of what that drops, only counters are made again (see `Dropped`)."""
     named = [r for r in rules if isinstance(r, Rule)]
     counters = [(_pattern(r.beside), r.theirs) for r in rules if isinstance(r, Dropped) and r.beside]
     made = {

@@ -172,7 +172,7 @@ def _array(torch: Any, name: str, tensor: Any, path: Path) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in one line; of torch's long advice to trust the file only what it found."""
+    """What went wrong, in one line: what torch found, without its long advice to trust the file."""
     text = " ".join(str(error).split())
     _, mark, found = text.partition("WeightsUnpickler error: ")
     return (found if mark else text)[:160].split(" Please use ")[0].rstrip(". ") or type(error).__name__

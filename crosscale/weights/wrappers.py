@@ -3,21 +3,23 @@
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from crosscale.errors import RequestError
 
 log = logging.getLogger("crosscale")
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Any)
 
 # The average comes first where timm, whose keys these two are, takes it (`load_state_dict(use_ema=True)`).
 _PREFERRED = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict")
-# What stands before every name: DataParallel, torch.compile, Lightning and the hub's mixin, and the keys of checkpoints
-# that were flattened.
-_PREFIXES = frozenset(
-    (*_PREFERRED, "module", "_orig_mod", "net", "network", "ema", "ema_model", "averaged_model", "student", "teacher")
-)
+# What precedes every name: DataParallel, torch.compile, Fabric, FSDP, Lightning and the hub's mixin, averages, and the
+# keys of checkpoints that were flattened.
+_WRAPPERS = "module _orig_mod _forward_module _fsdp_wrapped_module net network"
+_AVERAGES = "ema ema_model online_model averaged_model student teacher"
+_PREFIXES = frozenset((*_PREFERRED, *_WRAPPERS.split(), *_AVERAGES.split()))
 
 
 def choose(options: Iterable[str], key: str, source: Path, left: Iterable[str] = ()) -> tuple[str, str]:
@@ -33,7 +35,7 @@ def choose(options: Iterable[str], key: str, source: Path, left: Iterable[str] =
       The option, and what is left of `key`.
 
     Raises:
-      RequestError: there is no such one, or nothing says which of several it is.
+      RequestError: it has none of that name, or nothing says which of several it is.
     """
     names = list(options)
     asked = next((name for name in sorted(names, key=len, reverse=True) if f"{key}.".startswith(f"{name}.")), None)
@@ -64,6 +66,8 @@ def choose(options: Iterable[str], key: str, source: Path, left: Iterable[str] =
 def unwrapped(flat: Mapping[str, _T], key: str, source: Path) -> dict[str, _T]:
     """The tensors under their own names, without the prefixes that all of them share.
 
+    A number that the wrapper itself keeps beside them, such as PyTorch's "n_averaged", goes with the prefix.
+
     Args:
       key: see `choose`.
 
@@ -72,8 +76,9 @@ def unwrapped(flat: Mapping[str, _T], key: str, source: Path) -> dict[str, _T]:
     """
     found = dict(flat)
     while True:
-        heads = dict.fromkeys(name.partition(".")[0] for name in found)
-        wrapped = bool(found) and all("." in name for name in found) and _PREFIXES.issuperset(heads)
+        held = [name for name, value in found.items() if "." in name or np.size(value) != 1]
+        heads = dict.fromkeys(name.partition(".")[0] for name in held)
+        wrapped = bool(held) and all("." in name for name in held) and _PREFIXES.issuperset(heads)
         if key and not wrapped:  # what was asked for may stand beside other things
             heads = dict.fromkeys(
                 head

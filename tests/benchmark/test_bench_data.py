@@ -89,7 +89,7 @@ def test_verb(capsys, peer):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mode", "speed"], "--mode speed is none of infer, train, growth, start-up, data"),
+        (["--mode", "speed"], "--mode speed is not one of infer, train, growth, start-up, data"),
         (["--mode", "data", "--images", "0"], "at least 1"),
         (["--mode", "data", "--images", "4"], "--batch-size 32 is larger than --images 4"),
         pytest.param(["--mode", "data", "--peer-python", "/no/such/python"], "/no/such/python", marks=pytest.mark.slow),

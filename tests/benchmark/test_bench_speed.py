@@ -199,13 +199,13 @@ def test_an_end_before_its_time_keeps_the_rounds(processes, monkeypatch, tmp_pat
     ended_at(3, KeyboardInterrupt())
     assert main([*words, "--output", str(output)]) == 130
     said = capsys.readouterr()
-    assert "ended before its time: interrupted" in said.err
+    assert "ended early: interrupted" in said.err
     assert "crossvit_9_240" in said.out
     result = json.loads(output.read_text())
     assert (result["stopped"], result["rows"][0]["iterations"]) == ("interrupted", [5, 5])
     ended_at(2, subprocess.TimeoutExpired("python", 1))
     assert main([*words, "--limit", "40"]) == 1
-    assert "ended before its time: 40 s have passed" in capsys.readouterr().err
+    assert "ended early: 40 s have passed" in capsys.readouterr().err
     assert max(calls) <= 40
     ended_at(1, subprocess.TimeoutExpired("python", 1))
     assert main([*words, "--quick"]) == 1
@@ -250,7 +250,7 @@ def test_verb_prints_and_writes(processes, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mode", "inference"], "none of infer, train, growth, start-up, data"),
+        (["--mode", "inference"], "not one of infer, train, growth, start-up, data"),
         (["--mode", "infer"], "needs --model"),
         (["--mode", "infer", "--model", "crossvit_9", "--against", "timm"], "did you mean"),
         (["--mode", "data", "--model", "crossvit_9_240"], "go with --mode infer"),

@@ -74,7 +74,7 @@ def test_check_names_every_bad_annotation(capsys, tmp_path):
     for part in ("train", "val"):
         assert f"{root}/{part}.json: annotation 4 of {part}/1.jpg: the box 5 5 5 14 is 0 wide and 9 high" in told
         assert f"{root}/{part}.json: annotation 5 of {part}/1.jpg: the box 73 5 82 14 lies outside the picture" in told
-        assert f"{root}/{part}.json: annotation 6 of 1.jpg: category_id 4 is none of" in told
+        assert f"{root}/{part}.json: annotation 6 of 1.jpg: category_id 4 is not one of" in told
         assert f"{root}/{part}.json: annotation 7 is of image 99" in told
     assert f"{root}/train.json: image 2 is 2.jpg, which is not in {root}/train" in told
     assert "train/1.jpg: has 20 x 20 pixels, and" in told

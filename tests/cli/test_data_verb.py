@@ -63,10 +63,15 @@ def test_write_needs_a_new_or_empty_place(capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("value", ["0", "1", "-1", "half", "nan"])
+@pytest.mark.parametrize("value", ["1", "-1", "half", "nan"])
 def test_fraction_out_of_range(capsys, value):
     assert main(["data", "digits", f"--val-fraction={value}"]) == 2
-    assert f"expected a number between 0 and 1, got '{value}'" in capsys.readouterr().err
+    assert f"expected a number from 0 to below 1, got '{value}'" in capsys.readouterr().err
+
+
+def test_nothing_held_out(capsys):
+    splits = described(capsys, "digits", "--val-fraction", "0")["splits"]
+    assert (splits["train"]["examples"], splits["val"]["examples"]) == (1797, 0)
 
 
 def test_missing_folder_and_empty_class(capsys, tmp_path):
@@ -126,7 +131,7 @@ def test_columns_are_for_tables(capsys, labelled):
     assert main(["data", str(labelled), "--label-column", "lable"]) == 2
     assert "has no column 'lable'; did you mean 'label'?" in capsys.readouterr().err
     assert main(["data", "digits", "--label-column", "label"]) == 2
-    assert "--split-column are for tables, and digits is none" in capsys.readouterr().err
+    assert "--split-column are for tables, and digits is not one" in capsys.readouterr().err
 
 
 def test_how_rare_a_class_is_depends_on_the_pictures_to_train_on(capsys, tmp_path):

@@ -243,3 +243,44 @@ def test_piped_table_cuts_nothing_and_reads_no_markup(capsys):
     assert name in out
     assert "[red]1[/red]" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("platforms", "error", "words"),
+    [
+        ("cuda", AssertionError(), "JAX_PLATFORMS=cuda: no such device was found"),
+        ("nowhere", RuntimeError("Unable to initialize backend"), "JAX_PLATFORMS=nowhere: no such device was found"),
+        (None, RuntimeError("Could not determine home directory."), "~: there is no such user"),
+    ],
+)
+def test_surroundings_that_cannot_be_are_named(monkeypatch, capsys, platforms, error, words):
+    def devices():
+        raise error
+
+    def work():
+        raise error
+
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    else:
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr("jax.devices", devices)
+    assert cli._guarded("work", work) == 2
+    assert capsys.readouterr().err.startswith(f"crosscale work: error: {words}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "left_out"),
+    [
+        ("JAX_NUMPY_RANK_PROMOTION", "raise", True),
+        ("JAX_NUMPY_RANK_PROMOTION", "warn", False),
+        ("JAX_TRANSFER_GUARD", "disallow", True),
+        ("JAX_TRANSFER_GUARD_HOST_TO_DEVICE", "Disallow_Explicit", True),
+        ("JAX_TRANSFER_GUARD", "log", False),
+    ],
+)
+def test_modes_that_no_program_runs_in_are_left_out_with_a_word(monkeypatch, capsys, name, value, left_out):
+    monkeypatch.setenv(name, value)
+    cli._leave_out_modes()
+    assert (name in os.environ) != left_out
+    assert (f"{name}={value} is left out" in capsys.readouterr().err) == left_out

@@ -1,5 +1,6 @@
 """Names and terminals that others have: escapes, bytes that are no text, narrow encodings, pipes and devices."""
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from crosscale.cli.main import main
 from crosscale.cli.output import free_name, note, print_json, print_table, printable
 from crosscale.data.decode import BadImage, decode, open_image
 from crosscale.errors import RequestError
+from crosscale.runtime import Lasting
 from crosscale.weights.files import write_tensors
 
 
@@ -52,6 +54,29 @@ def test_results_are_printed_whatever_the_encoding(monkeypatch, encoding):
     assert json.loads(out.buffer.getvalue().decode(encoding)) == names
     err.flush()
     assert b"no-such-\\udce9.png: no such file" in err.buffer.getvalue()
+
+
+@pytest.mark.parametrize(("closed", "status"), [("stdout", 0), ("stderr", 0), ("stderr", 2)])
+def test_streams_that_were_closed_before_the_start(monkeypatch, capsys, closed, status):
+    monkeypatch.setattr(sys, closed, None)
+    assert main(["models", "crossvit_9_240"] if status == 0 else ["models", "no-such-model"]) == status
+    monkeypatch.undo()
+    out = capsys.readouterr().out
+    assert ("crossvit_9_240" in out) == (closed == "stderr" and status == 0)
+    assert "error" not in out  # what belongs on standard error is not put there
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EPIPE])
+def test_work_goes_on_where_standard_error_takes_nothing(monkeypatch, capsys, code):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    note("a full disc, a terminal that is gone, a pipe that nobody reads")
+    assert main(["models", "crossvit_9_240"]) == 0
+    assert Lasting(Gone()).write("text") == 4
+    assert "crossvit_9_240" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device", "link to a device"])

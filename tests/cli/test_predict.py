@@ -159,5 +159,5 @@ def test_class_names_saved_by_other_editors(capsys, pictures, tmp_path, tiny_run
     options = argparse.Namespace(classes=str(file))
     assert read_classes(options) == names
     file.write_text("\n".join([*names[:9], names[0]]))
-    with pytest.raises(RequestError, match=r"--classes \S+names\.txt: the class 'the 0' stands twice"):
+    with pytest.raises(RequestError, match=r"--classes \S+names\.txt: the class 'the 0' appears twice"):
         read_classes(options)

@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
     assert file.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert tree(tmp_path / "sorted") == tree(tmp_path / "whole")
     again = predict(capsys, *words, "--output", file, "--resume")
-    assert "results.csv is whole; without --resume it is written anew" in again.err
+    assert "results.csv is complete; without --resume it is written anew" in again.err
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,9 @@ def test_bad_picture_ends_the_work_or_is_counted(capsys, tiny_run, folder):
     captured = validate(capsys, "--run", tiny_run, "--data-dir", folder, "--on-bad-image", "skip", "--json")
     result = json.loads(captured.out)
     assert (result["examples"], result["skipped"]) == (6, 1)
-    assert captured.err == "crosscale validate: left out 1 of 7 pictures that did not decode\n"
+    named, counted = captured.err.splitlines()
+    assert named == "crosscale validate: left out: val/3/bad.png: not an image in a format that Pillow reads"
+    assert counted == "crosscale validate: left out 1 of 7 pictures that did not decode"
 
 
 def test_class_that_the_run_does_not_know(capsys, tiny_run, folder):

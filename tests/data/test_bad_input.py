@@ -80,7 +80,7 @@ def test_writing_to_a_full_disc(small_disc, tmp_path, run):
     assert status == 1
     last = error.strip().splitlines()[-1]
     assert last.startswith(f"crosscale data: error: {disc / 'out'}")
-    assert last.endswith("cannot be written (No space left on device); what stands before it is whole")
+    assert last.endswith("cannot be written (No space left on device); the files before it are whole")
     files = list((disc / "out").rglob("*.png"))
     assert len(files) > 3
     assert all(open_image(file).endswith(b"IEND\xaeB`\x82") for file in files)

@@ -101,7 +101,7 @@ class TestLayouts:
     def test_two_files_of_one_part(self, tmp_path):
         root = self.files(tmp_path, {"train.json": "train", "val.json": "val"})
         write(root, {"train-old.json": coco([], [])})
-        assert "train-old.json and train.json are both of the part train; leave one" in refused(root)
+        assert "train-old.json and train.json are both of the part train; keep one" in refused(root)
 
 
 class TestObjects:
@@ -243,13 +243,16 @@ class TestRefused:
         [
             (
                 annotation(7, category_id=4),
-                "annotation 7 of 1.jpg: category_id 4 is none of the categories' ids (3, 90)",
+                "annotation 7 of 1.jpg: category_id 4 is not one of the categories' ids (3, 90)",
             ),
             (annotation(7, image_id=99), "annotation 7 is of image 99, which images does not list; list it"),
-            (annotation(7, bbox=(1, 2, 3)), "annotation 7 of 1.jpg: bbox is [1, 2, 3]; it is four numbers"),
-            (annotation(7) | {"bbox": [1, 2, 3, float("nan")]}, "bbox is [1, 2, 3, NaN]; it is four numbers"),
+            (annotation(7, bbox=(1, 2, 3)), "annotation 7 of 1.jpg: bbox is [1, 2, 3]; it must be four numbers"),
+            (annotation(7) | {"bbox": [1, 2, 3, float("nan")]}, "bbox is [1, 2, 3, NaN]; it must be four numbers"),
             (annotation(7) | {"bbox": None}, "annotation 7 of 1.jpg: bbox is null"),
-            (annotation(1, image_id=2), "annotation id 1 stands twice, for objects of '1.jpg' and '2.jpg'; give each"),
+            (
+                annotation(1, image_id=2),
+                "annotation id 1 appears twice, for objects of '1.jpg' and '2.jpg'; give each",
+            ),
             (annotation(7) | {"bbox": [1, 2, 1e300, 4]}, "annotation 7 of 1.jpg: bbox is [1, 2, 1e+300, 4]"),
         ],
     )
@@ -277,17 +280,20 @@ class TestRefused:
         root = coco_folder(tmp_path, [A])
         write(root, {"val.json": coco([image(1, "1.jpg")], [A], categories=((3, "cat"), (4, "cow")))})
         line = refused(root, "val")
-        assert line.startswith(f"{root}/val.json: other classes than to train on: it has 'cow'; it lacks 'dog'")
+        assert line.startswith(f"{root}/val.json: not the classes to train on: it has 'cow'; it lacks 'dog'")
 
     @pytest.mark.parametrize(
         ("changes", "line"),
         [
-            ({"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]}, "category id 3 stands twice ('a', 'b')"),
+            (
+                {"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]},
+                "category id 3 appears twice ('a', 'b')",
+            ),
             ({"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]}, "two categories are called 'a'"),
             ({"categories": [{"name": "a"}]}, "each has a whole number id and a name"),
             ({"categories": []}, "categories is empty"),
             ({"images": []}, "images is empty"),
-            ({"images": [image(1, "1.jpg"), image(1, "2.jpg")]}, "image id 1 stands twice, for '1.jpg' and '2.jpg'"),
+            ({"images": [image(1, "1.jpg"), image(1, "2.jpg")]}, "image id 1 appears twice, for '1.jpg' and '2.jpg'"),
             ({"images": [{"id": 1}]}, "image 1 has no file_name"),
             ({"annotations": {"a": 1}}, "annotations is no list of objects"),
         ],

@@ -270,7 +270,16 @@ def test_sixteen_bits_that_look_like_eight_are_said_once(caplog, monkeypatch):
         assert np.asarray(decode(np.full((2, 2), 200, np.uint16), 1, name)).max() == 1
     decode(np.full((2, 2), 256, np.uint16), 1, "c.png")
     (said,) = caplog.messages
-    assert said.startswith("a.png: pixels of 16 bits, none above 200, are read as 0..65535")
+    assert said.startswith(
+        "a.png: pixels of 16 bits, none above 200, are read as 0..65535 and come out black; if 255 is"
+    )
+
+
+@pytest.mark.parametrize(("largest", "white"), [(1000, 1023), (4095, 4095), (4096, None)])
+def test_ten_and_twelve_bits_in_files_of_sixteen_are_said_once(caplog, monkeypatch, largest, white):
+    monkeypatch.setattr("crosscale.data.decode._dark", [])
+    decode(np.full((2, 2), largest, np.uint16), 1, "a.png")
+    assert [f"come out nearly black; if {white} is meant" in said for said in caplog.messages] == [True] * bool(white)
 
 
 @pytest.mark.parametrize("extra", [40, 400])

@@ -115,9 +115,11 @@ def test_skip_goes_on_without_the_file_and_counts_it(folder, tmp_path, in_third_
     recipe = load("smoke", {**SMALL, "data.dir": str(folder), "data.on_bad_image": "skip"})
     bad = folder / "train" / "dark" / "3.png"
     in_third_epoch(bad.unlink)
+    (folder / "val" / "bright" / "2.png").write_bytes(b"x")
     result = run_training(recipe, tmp_path / "run")
     assert result["steps"] == 20
     assert 1 <= result["skipped_images"] <= 3  # once an epoch; what was read ahead is not counted
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("skipped: ") == 1
+    assert log.count("skipped: ") == 2  # each is named once
+    assert "val/bright/2.png: not an image" in log
     assert "train/dark/3.png: no such file" in log

@@ -74,7 +74,8 @@ def test_symbolic_links(make_folder, grey):
     (root / "b" / "linked.png").symlink_to(root / "a" / "0.png")
     train, val = open_source(root, "train"), open_source(root, "val")
     labels = [source[i].target for source in (train, val) for i in range(len(source))]
-    assert labels.count(1) == 2  # b's own picture and the linked one; a's loop ends
+    assert labels.count(0) == 2  # a's loop ends, and so does the link to what is above it, where b is
+    assert labels.count(1) == 2  # b's own picture and the linked one
     assert all(source[i].image for source in (train, val) for i in range(len(source)))
 
 
@@ -168,3 +169,11 @@ def test_colour_survives_writing(make_folder, photo, grey, tmp_path):
         "train_a_b_1.gif.png",
     ]
     np.testing.assert_array_equal(np.asarray(decode(written[0].image, 3, "x")), np.asarray(photo))
+
+
+def test_a_class_with_too_long_a_name_is_refused_before_anything_is_written(tmp_path):
+    names = np.array(["x" * 256, "y"])
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 2, classes=names)
+    with pytest.raises(RequestError, match=r"x'\.\.\. has too long a name for a folder; shorten it"):
+        write_image_folder({"train": open_source(tmp_path / "a.npz", "all")}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -111,6 +111,7 @@ def test_a_row_twice_counts_once_and_is_told(pictures):
 
 
 BROKEN = [
+    (["path,label", "img/1.png,cat", "./img//1.png,dog"], r"give a picture another label: ./img//1.png \(rows 2"),
     (["path,label", "img/1.png,cat", "img/1.png,dog"], r"1 rows give a picture another label: img/1.png \(rows 2 and"),
     (
         ["path,label", "img/1.png,cat", *(f"gone/{i}.png,dog" for i in range(12))],
@@ -129,7 +130,7 @@ BROKEN = [
         ["path,label,split", "img/1.png,a,train", "img/2.png,b,hold"],
         r"row 3: the split 'hold' is neither train nor val",
     ),
-    (["picture,label", "img/1.png,a"], r"none of its columns \(picture, label\) is of paths"),
+    (["picture,label", "img/1.png,a"], r"none of its columns \(picture, label\) holds paths"),
     (["path,label", "img/1.png,a,b"], r"line 2 has 3 cells, the headings 2; quote a cell that holds a ','"),
 ]
 
@@ -155,7 +156,7 @@ def test_names_that_may_be_one_class_are_warned_of(pictures, caplog):
         open_source(write(pictures, "path,label", *lines), "train")
     first, second = caplog.messages
     assert (
-        "'Cat' (1) and 'cat' (2) differ in case or white space alone; if they are one: task.class_map: {'Cat'" in first
+        "'Cat' (1) and 'cat' (2) differ only in case or white space; if they are one: task.class_map: {'Cat'" in first
     )
     assert "'Sea lion' (1) and 'sea  lion' (1)" in second
 
@@ -168,7 +169,8 @@ def test_classes_are_renamed_merged_and_left_out(pictures):
         (f"img/{i}.png", 0 if i % 2 == 0 else 1) for i in (0, 1, 2, 4, 5, 6)
     ]
     assert map_classes(source, {}, "t.csv") is source
-    with pytest.raises(RequestError, match=r"task.class_map: 'e' is none of the classes of t.csv; they are a, b, c, d"):
+    known = r"task.class_map: 'e' is not one of the classes of t.csv; they are a, b, c, d"
+    with pytest.raises(RequestError, match=known):
         map_classes(source, {"e": "x"}, "t.csv")
     assert map_classes(source, {"e": "x"}, "t.csv", lenient=True).classes == source.classes
     with pytest.raises(RequestError, match="leaves out every class"):

@@ -66,7 +66,7 @@ def test_flat_val_refusals(imagenet):
     labels.write_text("0\n1\n3\n")
     assert f"{labels}:3: the label 3 lies outside 0..2" in refusal(imagenet, "val")
     labels.write_text("n01\nn02\nn30\n")
-    assert "'n30' is none of the 3 classes" in refusal(imagenet, "val")
+    assert "'n30' is not one of the 3 classes" in refusal(imagenet, "val")
     labels.write_text("ILSVRC2012_val_00000001.JPEG 1\nILSVRC2012_val_00000002.JPEG 1\n")
     assert "has no line for" in refusal(imagenet, "val")
     labels.write_bytes(b"\xff\xfe\xfa")

@@ -206,7 +206,7 @@ def test_masks_of_colours(make_folder):
     coloured((128, 64, 128), (0, 0, 141)).save(root / "masks/a.png")
     assert "masks/a.png: the colours (0, 0, 141) are not in classes.csv" in refused(root)
     (root / "classes.csv").write_text(TABLE + "sky,128,64,128\n")
-    assert "line 5: the colour (128, 64, 128) stands twice" in refused(root)
+    assert "line 5: the colour (128, 64, 128) appears twice" in refused(root)
     (root / "classes.csv").write_text(TABLE + "sky,70,130\n")
     assert "line 5 is not of the form name,r,g,b" in refused(root)
 
@@ -239,9 +239,9 @@ def test_names(make_folder, file, text):
 
 def test_binary_masks(make_folder):
     root = make_folder(a_set(a=mask(0, 255), b=mask(255)))
-    assert "0 and 255 alone, and 255 is ignored" in refused(root)
+    assert "only 0 and 255, and 255 is ignored" in refused(root)
     (root / "classes.txt").write_text("background\nobject\n")
-    assert "0 and 255 alone, and 255 is ignored" in refused(root)
+    assert "only 0 and 255, and 255 is ignored" in refused(root)
     # What the error proposes works:
     (root / "classes.csv").write_text("background,0,0,0\nobject,255,255,255\n")
     source = opened(root)

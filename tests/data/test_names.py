@@ -14,6 +14,7 @@ from crosscale.errors import RequestError
 from tests.data.conftest import encoded
 
 PAIRS = [("train", "val"), ("Train", "Test"), ("training", "testing"), ("train", "dev"), ("TRAIN", "Validation")]
+WORDS = [("training_set", "test_set"), ("seg_train", "seg_test"), ("train-images", "eval-images")]
 
 
 def members(grey, train, val):
@@ -29,16 +30,16 @@ def check_parts(root, ids):
         assert [source[index].target for index in range(6)] == [0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", PAIRS + WORDS)
 def test_folders_of_splits(make_folder, grey, pair):
     root = make_folder(members(grey, *pair))
     check_parts(root, [f"{name}/" for name in pair])
-    with pytest.raises(RequestError, match=rf"has {pair[0]}/ and {pair[1]}/, so there is no one part"):
+    with pytest.raises(RequestError, match=rf"has {pair[0]}/ and {pair[1]}/, so no one part is all of it"):
         open_source(root, "all")
 
 
 @pytest.mark.parametrize("top", ["", "photos/"])
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", PAIRS + WORDS)
 def test_folders_of_splits_inside_an_archive(tmp_path, grey, pair, top):
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         for name, img in sorted(members(grey, *pair).items()):
@@ -102,10 +103,30 @@ def test_half_a_split_names_the_folder_that_is_there(make_folder, grey):
         open_source(root, "train")
 
 
+def test_parts_that_would_be_taken_for_classes_are_refused(make_folder, grey):
+    both = {f"{part}/{name}/{i}.png": grey(i) for part in ("holdout", "train") for name in "ab" for i in range(2)}
+    with pytest.raises(RequestError, match=r"has train/ and holdout/, which hold the same folders \(a, b\); call them"):
+        open_source(make_folder(both), "train")
+    inside = {f"{name}/{part}/{i}.png": grey(i) for part in ("Val", "train") for name in "ab" for i in range(2)}
+    with pytest.raises(RequestError, match=r"its class folders hold train/ and Val/; put these first: train/<class>/"):
+        open_source(make_folder(inside, "inside"), "train")
+
+
+def test_classes_that_hold_the_same_folders_are_named(make_folder, grey, caplog):
+    root = make_folder({f"{name}/{part}/0.png": grey(0) for part in ("in", "out") for name in ("cat", "dog")})
+    assert tuple(open_source(root, "val").classes) == ("cat", "dog") == tuple(open_source(root, "train").classes)
+    assert caplog.text.count("takes cat/ and dog/ for classes, and they hold the same folders (in, out); if these") == 1
+
+
+def test_classes_with_a_word_of_a_split_are_classes(make_folder, grey):
+    root = make_folder({f"{name}/{i}.png": grey(i) for name in ("freight-train", "steam-train") for i in (0, 1)})
+    assert tuple(open_source(root, "train").classes) == ("freight-train", "steam-train")
+
+
 def test_no_word_stands_in_two_splits():
     words = [word for names in SPLITS.values() for word in names]
     assert len(words) == len(set(words))
-    assert [split_of(word.upper()) for word in HELD_OUT] == ["val"] * 4 + ["test"] * 2
+    assert [split_of(word.upper()) for word in HELD_OUT] == ["val"] * 5 + ["test"] * 2
     assert split_of("trains") == ""
 
 
@@ -146,6 +167,7 @@ def test_what_is_a_picture():
         b"\xef\xbb\xbfalpha\r\n beta x \r\n\r\n\tgamma\r\n",
         'alpha\n"beta x"\n\n"gamma"'.encode("utf-16"),
         b"alpha\rbeta x\r\rgamma",
+        b"\xef\xbb\xbfalpha\nbeta x\n\n\xef\xbb\xbfgamma\n",  # two lists with marks, one behind the other
     ],
 )
 def test_lists_read_alike_in_any_form(tmp_path, data):
@@ -158,11 +180,12 @@ def test_lists_read_alike_in_any_form(tmp_path, data):
 def test_lists_that_are_refused(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text('alpha\n"alpha"\n')
-    with pytest.raises(RequestError, match=r"names\.txt: the class 'alpha' stands twice"):
+    with pytest.raises(RequestError, match=r"names\.txt: the class 'alpha' appears twice"):
         read_names(file)
-    file.write_bytes(b"\xff\x00")
-    with pytest.raises(RequestError, match=r"names\.txt: cannot be read as text"):
-        read_names(file)
+    for data in (b"\xff\x00", "alpha\nbeta".encode("utf-16-le")):
+        file.write_bytes(data)
+        with pytest.raises(RequestError, match=r"names\.txt: cannot be read as text"):
+            read_names(file)
 
 
 FLAT = {"train/great dane/0.png", "train/ape/0.png", "val/one.png", "val/two b.png"}
@@ -189,6 +212,17 @@ def test_flat_lists_with_spaces_and_quotes(make_folder, grey, text):
     assert source.labels.tolist() == [0, 1]
 
 
+def test_flat_lists_that_name_a_picture_twice_or_one_that_is_not_there(make_folder, grey, caplog):
+    root = make_folder({name: grey(0) for name in FLAT})
+    (root / "val.txt").write_text("one.png ape\none.png ape\ntwo b.png great dane\ngone.png ape\n")
+    assert open_source(root, "val").labels.tolist() == [0, 1]
+    assert "val.txt: 1 of 4 lines name no picture of" in caplog.text
+    assert "the first 'gone.png ape'" in caplog.text
+    (root / "val.txt").write_text("one.png ape\ntwo b.png ape\none.png great dane\n")
+    with pytest.raises(RequestError, match=r"val\.txt:3: 'one' is 'great dane' here and 'ape' in line 1"):
+        open_source(root, "val")
+
+
 @pytest.mark.parametrize("labels", [(0, 1, 2, 3), (1, 2, 3, 1), (3, 3, 3, 3)])
 def test_numbers_that_are_names_and_positions_are_refused(make_folder, grey, labels):
     root = make_folder({f"train/{n}/0.png": grey(n) for n in (1, 2, 3, 4)} | {f"val/{i}.png": grey(i) for i in "5678"})
@@ -198,6 +232,43 @@ def test_numbers_that_are_names_and_positions_are_refused(make_folder, grey, lab
         open_source(root, "val")
     (root / "val.txt").write_text("".join(f"{5 + i}.png {i + 1}/\n" for i in range(4)))
     assert open_source(root, "val").labels.tolist() == [0, 1, 2, 3]
+
+
+def test_numbers_with_noughts_before_them_have_two_meanings(make_folder, grey):
+    root = make_folder({f"train/0{n}/0.png": grey(n) for n in (1, 2, 3)} | {f"val/{i}.png": grey(i) for i in "56"})
+    (root / "val.txt").write_text("5.png 1\n6.png 2\n")
+    with pytest.raises(RequestError, match=r"val\.txt:1: the label 1 is the class folder '01' or, counted from 0"):
+        open_source(root, "val")
+    (root / "val.txt").write_text("5.png 01/\n6.png 02\n")
+    with pytest.raises(RequestError, match=r"val\.txt:2: the label 02 is the class folder '02'"):
+        open_source(root, "val")
+
+
+def test_numbers_in_shards_that_are_names_and_positions_are_refused(tmp_path, grey):
+    def shard(labels):
+        with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+            for index, label in enumerate(labels):
+                add(tar, f"{index}.png", encoded(grey(index)))
+                add(tar, f"{index}.cls", label.encode())
+        return [open_source(tmp_path, "all")[i].target for i in range(len(labels))]
+
+    (tmp_path / "classes.txt").write_text("3\n2\n1\n0\n")
+    with pytest.raises(RequestError, match="the label 0 is the class '0' or, counted from 0, the class '3'; write"):
+        shard("0123")
+    assert shard(["0/", "1/", "2/", "3/"]) == [3, 2, 1, 0]
+    (tmp_path / "classes.txt").write_text("1\n2\n3\n")
+    assert shard("123") == [0, 1, 2]  # 3 is no position, so that they are names
+    assert shard("012") == [0, 1, 2]  # 0 is no name
+
+
+def test_numbers_that_are_folders_are_names_in_an_archive_too(make_folder, tmp_path, grey):
+    files = {f"{name}/{i}.png": grey(i) for name in ("1", "10", "2") for i in range(2)}
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for name, img in files.items():
+            add(tar, name, encoded(img))
+    found = open_source(tmp_path, "all")
+    assert tuple(found.classes) == tuple(open_source(make_folder(files), "all").classes) == ("1", "10", "2")
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_numbers_whose_two_meanings_agree_are_taken(make_folder, grey):

@@ -98,7 +98,7 @@ class TestYolo:
         write(root, {"labels/train/9.txt": LINE})
         source = opened(root)
         assert len(source[0].target) == 1
-        assert "1 lines that stand twice in their file are taken once" in source.notes
+        assert "1 lines that appear twice in their file count once" in source.notes
         assert "1 text files have no picture of their name, such as labels/train/9.txt" in source.notes
 
     def test_a_box_without_area_is_not_learnt_but_counted(self, tmp_path):
@@ -131,7 +131,7 @@ class TestYolo:
         ("data", "told"),
         [
             ("names: [cat, dog]\nnc: 3\n", "data.yaml: nc is 3, but names has 2; make them equal"),
-            ("names: [cat, cat]\n", "the class 'cat' stands twice"),
+            ("names: [cat, cat]\n", "the class 'cat' appears twice"),
             ("names: {0: cat, 2: dog}\n", "names has the numbers 0, 2; number them 0, 1, 2, ..."),
             ("names: cat\n", "names is neither a list nor a mapping"),
             ("names: [cat\n", "data.yaml: cannot be read"),
@@ -196,7 +196,7 @@ class TestVoc:
             ({"Annotations/0.xml": xml()[:40]}, "0.xml: no XML, or damaged"),
             ({"Annotations/0.xml": xml(("dog", ("a", 1, 2, 3), 0))}, "0.xml: object 1 has no bndbox of four numbers"),
             ({"Annotations/0.xml": xml(("", (1, 1, 2, 3), 0))}, "0.xml: object 1 has no name"),
-            ({"classes.txt": "dog\n"}, "classes.txt: has no class 'cat', which an object in Annotations/ is of"),
+            ({"classes.txt": "dog\n"}, "classes.txt: has no class 'cat', which an object in Annotations/ has"),
         ],
     )
     def test_what_cannot_be_used(self, tmp_path, files, told):
@@ -226,7 +226,7 @@ class TestVoc:
         [
             ({"9.xml": xml()}, "9.xml: there is no picture 9 beside it; add it, or take the file out"),
             ({"0.xml": xml()[:40]}, "0.xml: no XML, or damaged"),
-            ({"classes.txt": "cat\n"}, "classes.txt: has no class 'dog', which an object in a .xml file is of"),
+            ({"classes.txt": "cat\n"}, "classes.txt: has no class 'dog', which an object in a .xml file has"),
         ],
     )
     def test_what_cannot_be_used_beside_pictures(self, tmp_path, files, told):
@@ -346,7 +346,7 @@ class TestParquet:
                 [[((0.1, 0.2, 0.3, 0.4), 1)]],
                 "00001.parquet/0: bbox [0.1, 0.2, 0.3, 0.4], like all others",
             ),
-            ([[((1, 2, 3, 4), 7)]], "the category 7 is none of the 2 classes that the shard names"),
+            ([[((1, 2, 3, 4), 7)]], "the category 7 is not one of the shard's 2 classes"),
             ([[((1, 2, 3), 1)]], "train-00000-of-00001.parquet/0: object 1 has bbox [1.0, 2.0, 3.0]"),
         ],
     )

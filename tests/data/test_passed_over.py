@@ -76,7 +76,9 @@ def test_flat_validation_and_archives_count_too(make_folder, grey, caplog, tmp_p
 def test_predict_counts_them(make_folder, grey, capsys):
     root = make_folder({"0.png": grey(0), "deep/1.heic": HEIC, "deep/2.avi": b"x"})
     assert find_images([str(root)]) == [root / "0.png"]
-    assert f"{root}: passed over 2 files: 1 .heic (HEIC is read" in capsys.readouterr().err
+    assert f"crosscale predict: {root}: passed over 2 files: 1 .heic (HEIC is read" in capsys.readouterr().err
+    find_images([str(root)], "embed")
+    assert f"crosscale embed: {root}: passed over 2 files" in capsys.readouterr().err
     with pytest.raises(RequestError, match=r"deep: holds no images .*, passed over 2 files: 1 \.heic"):
         find_images([str(root / "deep")])
 

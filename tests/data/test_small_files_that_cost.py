@@ -37,6 +37,22 @@ def test_a_tile_larger_than_its_picture_is_refused(size, tile):
         decode(tiff(*size, tile), 1, "x.tif")
 
 
+def test_a_tiff_of_very_many_strips_is_refused():
+    count = 100_001  # one row of one pixel each
+    entries = [(256, 1), (257, count), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+    start = 16 + 2 + 12 * (len(entries) + 2) + 4
+    tags = [(tag, 1, value) for tag, value in entries]
+    tags += [(273, count, start), (279, count, start + 4 * count)]
+    directory = len(tags).to_bytes(2, "little")
+    for tag, amount, value in sorted(tags):
+        head = tag.to_bytes(2, "little") + (4).to_bytes(2, "little")
+        directory += head + amount.to_bytes(4, "little") + value.to_bytes(4, "little")
+    places, sizes = ((number).to_bytes(4, "little") * count for number in (8, 1))
+    data = b"II*\0" + (16).to_bytes(4, "little") + bytes(8) + directory + bytes(4) + places + sizes
+    with pytest.raises(BadImage, match=r"x\.tif: a picture in 100,001 strips"):
+        decode(data, 1, "x.tif")
+
+
 def test_usual_tiles_are_read():
     picture = Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20))
     buffer = io.BytesIO()

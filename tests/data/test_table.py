@@ -84,10 +84,11 @@ BROKEN = [
     (["path,x", "img/1.png,1", "img/2.png,inf"], r"row 3: inf"),
     (["path,x", "img/1.png,1,2"], r"line 2 has 3 cells, the headings 2"),
     (["path,x", "img/1.png,"], r"row 2: '' in the column 'x' is no number"),
-    (["photo,x", "img/1.png,1"], r"none of its columns \(photo, x\) is of paths; call it 'path'"),
-    (["path,x,x", "img/1.png,1,2"], r"the heading 'x' stands twice"),
+    (["photo,x", "img/1.png,1"], r"none of its columns \(photo, x\) holds paths; call one 'path'"),
+    (["path,x,x", "img/1.png,1,2"], r"the heading 'x' appears twice"),
     (["path,x"], r"holds no rows"),
     (["path", "img/1.png"], r"no column of numbers beside 'path'"),
+    (["path,x", "img/1.png,1", "./img/1.png,2"], r"row 3 names ./img/1.png, which row 2 does too"),
     (["path,x", "img/1.png,1", "img/1.png,2"], r"row 3 names img/1.png, which row 2 does too"),
     (
         ["path,x", "img/1.png,1", *(f"gone/{i}.png,1" for i in range(12))],

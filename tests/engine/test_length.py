@@ -67,7 +67,7 @@ def test_what_cannot_be_is_one_line(section: dict[str, Any], message: str) -> No
      ("schedule.warmup_epochs", "schedule.warmup_steps")],
 )  # fmt: skip
 def test_epochs_given_to_a_recipe_of_steps_are_refused(key: str, other: str) -> None:
-    with pytest.raises(RequestError, match=rf"{key}=5 means nothing beside {other}=\d+; give --{other} null"):
+    with pytest.raises(RequestError, match=rf"{key}=5 means nothing with {other}=\d+; give --{other} null"):
         load("segment_upernet_ade20k", {key: "5"})
     null = {"train.steps": "null", "train.eval_steps": "null", "schedule.warmup_steps": "null"}
     assert load("segment_upernet_ade20k", {key: "5", **null}) is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crosscale.engine.log import RunLog, truncate_metrics
-from crosscale.errors import WorkError
+from crosscale.errors import RequestError, WorkError
 
 
 def open_log(folder: Path, start_step: int = 0, start_epoch: int = 0) -> RunLog:
@@ -96,3 +96,17 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path, how: str) -> None:
             shutil.rmtree(tmp_path / "moved")
         with pytest.raises(WorkError, match="moved or deleted"):
             log.check_place()
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl"])
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str, there: bool) -> None:
+    target, folder = tmp_path / "target", tmp_path / "run"
+    if there:
+        target.write_text("mine")
+    folder.mkdir()
+    (folder / name).symlink_to(target)
+    with pytest.raises(RequestError, match=f"{name}: is a link to {target}"):
+        RunLog(folder, start_step=0, start_epoch=0, total_steps=10)
+    assert target.exists() == there
+    assert not there or target.read_text() == "mine"

@@ -123,9 +123,9 @@ def test_one_program_serves_open_sizes(family, grouping, sizes):
 @pytest.mark.parametrize(
     ("family", "options", "told"),
     [
-        ("semantic_fpn_crossformer", {"grouping": "region"}, "grouping='region' is none of regions, whole"),
-        ("crossformer", {"grouping": "maps"}, "grouping='maps' is none of regions, whole"),
-        ("upernet_crossformer", {"norm": "layer"}, "norm='layer' is none of batch, group"),
+        ("semantic_fpn_crossformer", {"grouping": "region"}, "grouping='region' is not one of regions, whole"),
+        ("crossformer", {"grouping": "maps"}, "grouping='maps' is not one of regions, whole"),
+        ("upernet_crossformer", {"norm": "layer"}, "norm='layer' is not one of batch, group"),
         ("upernet_crossformer", {"pool_scales": (1, 0)}, r"pool_scales=\[1, 0\]: .* each 1 or more"),
         ("upernet_crossformer", {"pool_scales": ()}, r"pool_scales=\[\]: give one number of bins"),
         ("upernet_crossformer", {"pool_scales": "1, 2"}, "pool_scales='1, 2' is neither a number nor a list"),

@@ -120,7 +120,7 @@ def test_a_classifier_s_weights_are_the_backbone_s(tmp_path: Path) -> None:
         ({"img_size": (8, 32), "patch_size": (8, 32)}, r"two patches a side"),
         ({"num_classes": 256}, r"num_classes=256: a segmentation has 1 to 255 classes"),
         ({"neck_channels": 0}, r"neck_channels=0 must be 1 or more"),
-        ({"norm": "layer"}, r"norm='layer' is none of batch, group"),
+        ({"norm": "layer"}, r"norm='layer' is not one of batch, group"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options: dict[str, Any], message: str) -> None:

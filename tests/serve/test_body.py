@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from urllib.parse import quote
 
 import pytest
 from client import form
@@ -38,6 +39,7 @@ def refused(kind, body, headers=None, query=()):
         base64.b64encode(PICTURE).decode().rstrip("="),
         base64.urlsafe_b64encode(PICTURE).decode(),
         "data:image/png;base64," + base64.b64encode(PICTURE).decode(),
+        " data:image/png;name=a.png;base64," + quote(base64.b64encode(PICTURE)),
         "DATA:image/PNG;BASE64," + base64.urlsafe_b64encode(PICTURE).decode().rstrip("="),
     ],
 )

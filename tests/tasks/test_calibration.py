@@ -40,7 +40,7 @@ def test_the_temperature_undoes_what_was_done():
 
 
 def test_no_temperature_where_every_picture_is_right():
-    with pytest.raises(WorkError, match="every held-out picture is classified rightly"):
+    with pytest.raises(WorkError, match="every held-out picture is classified correctly"):
         best_temperature(np.eye(3) * 5, np.arange(3))
 
 
@@ -147,7 +147,7 @@ def test_the_end_of_a_training_keeps_what_the_command_keeps(tmp_path, capsys, mo
 
     monkeypatch.setattr("crosscale.runs.train.calibrate_best", nothing)
     assert run_training(recipe, folder, resume=True)["stopped"] is None
-    assert "not calibrated: every held-out picture is classified rightly" in (folder / "log.txt").read_text()
+    assert "not calibrated: every held-out picture is classified correctly" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_auroc_is_measured_and_chosen_by() -> None:
     metric.check_best("auroc")
     many = Classification(1001).metric
     assert not many.collects
-    with pytest.raises(RequestError, match=r"validate.best=auroc: is measured of up to 1,000 classes, .* are 1,001"):
+    with pytest.raises(RequestError, match=r"validate.best=auroc: is measured for up to 1,000 classes, .* are 1,001"):
         many.check_best("auroc")
 
 

@@ -139,7 +139,7 @@ def twice(message):
 @pytest.mark.parametrize(
     ("fill", "message"),
     [
-        (twice, "'a' stands twice"),
+        (twice, "'a' appears twice"),
         (lambda m: entry(m, "a", np.zeros(1, np.float32), dims=(10**12,)), "needs 4000000000000"),
         (lambda m: entry(m, "a", np.zeros(1, np.float32), dims=(-1,)), "4 bytes"),
         (lambda m: entry(m, "a", np.zeros(1, np.float32), "Int4"), "of type Int4"),

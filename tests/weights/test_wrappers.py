@@ -48,11 +48,23 @@ def check(flat, expected=WEIGHTS):
 
 
 PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "model.module."]
+PREFIXES += ["_forward_module.", "_fsdp_wrapped_module.", "_forward_module._orig_mod."]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes(write, prefix):
     check(read_tensors(write(prefixed(prefix))))
+
+
+def test_a_number_that_the_wrapper_keeps_is_no_weight(write):
+    counters = {"n_averaged": np.array(5)}  # PyTorch's AveragedModel
+    check(read_tensors(write(prefixed("module.") | counters)))
+    check(read_tensors(write({"averaged_model": prefixed("module.") | counters})))
+    both = prefixed("online_model.") | prefixed("ema_model.", OTHERS) | {"step": np.array(7), "on": np.array([True])}
+    with pytest.raises(RequestError, match=r"several sets of weights \((online|ema)_model, (online|ema)_model\)"):
+        read_tensors(write(both))
+    check(read_tensors(write(both), "ema_model"), OTHERS)
+    check(read_tensors(write(WEIGHTS | counters)), WEIGHTS | counters)  # nothing is wrapped: they are what they are
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model._orig_mod."])

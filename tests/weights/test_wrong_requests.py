@@ -10,7 +10,9 @@ import pytest
 from crosscale import load_weights, save_weights
 from crosscale.artifact import file_digest, read_artifact, write_artifact
 from crosscale.errors import RequestError
+from crosscale.predictor import Predictor
 from crosscale.pretrained import restore_model
+from crosscale.pretrained.teacher import load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,10 @@ def test_best_weights_that_were_damaged_are_refused(tiny_run, stored, tmp_path, 
     for place in (run, run / "best"):
         with pytest.raises(RequestError, match=r"model\.safetensors: damaged, it is not what was written"):
             load_weights(place, stored[0])
+        with pytest.raises(RequestError, match=r"model\.safetensors: damaged, it is not what was written"):
+            Predictor.from_run(place)
+        with pytest.raises(RequestError, match=r"model\.safetensors: damaged, it is not what was written"):
+            load_teacher(str(place), None, artifact.labels, artifact.input_spec)
     config = json.loads((run / "best" / "config.json").read_text())
     del config["weights_digest"]  # as the line says, for other weights there
     (run / "best" / "config.json").write_text(json.dumps(config))

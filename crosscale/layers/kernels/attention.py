@@ -69,7 +69,7 @@ def fused_kernel_fits(q: Array, k: Array, bias: Array | None, platform: str) -> 
 
 
 def carried_tokens(tokens: Any) -> Any:
-    """With how many tokens a row of blocks should work, whose attention is told that only the first are keys.
+    """How many tokens a row of blocks should work on, with its attention told that only the first are keys.
 
     Filled up once for all blocks ("carried"), the padding costs one pass, and queries, keys and values none: 4 % of
     crossvit_9's training step on an H200. It stays off unless asked for: what cuDNN writes into the gradients of the

@@ -32,7 +32,7 @@ class Kernels:
         in the middle); empty for the default backend.
       attention: see `attention.FORMS`.
       gradients: of all kernels as JAX derives them from the plain formulas ("derived"), which forward mode needs:
-        `jax.jvp`, `jax.linearize`, `jax.hessian`. Written ones, a processor's default, know reverse mode alone.
+        `jax.jvp`, `jax.linearize`, `jax.hessian`. Written ones, a processor's default, know only reverse mode.
       gelu: with its gradient written out, or derived by JAX; before `gradients`.
       layer_norm: the same.
       convolution: strided ones as matrix products wherever that is possible, or never.
@@ -100,7 +100,7 @@ def platforms() -> tuple[str, ...]:
 
 
 def kinds() -> tuple[str, ...]:
-    """The same as kernels choose by it: "cpu", "gpu" or "tpu" of each platform."""
+    """The same in the words by which kernels choose: "cpu", "gpu" or "tpu" for each platform."""
     return tuple("gpu" if name in ("cuda", "rocm") else name for name in platforms())
 
 

@@ -81,7 +81,7 @@ def _gelu_formula(x: Array) -> Array:
 def _gelu(x: Array) -> Array:
     wide = x.astype(jnp.float32)
     y = wide * (0.5 * (1.0 + lax.erf(wide * math.sqrt(0.5))))
-    # Zero it is there already. XLA:CPU hands no selection to its library: without one, that takes the whole perceptron
+    # It is zero there already. XLA:CPU hands no selection to its library: without one, that takes the whole perceptron
     # at once, with every constant written out at full size.
     return jnp.where(wide < -10.0, 0.0, y).astype(x.dtype)
 

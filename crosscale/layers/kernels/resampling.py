@@ -36,7 +36,7 @@ def _products(x: Array, matrix: np.ndarray, axis: int) -> Array:
 
 
 def _taps(x: Array, matrix: np.ndarray, axis: int) -> Array:
-    """The entries that are not zero alone, as one elementwise pass.
+    """Only the entries that are not zero, as one elementwise pass.
 
     A GPU has no matrix unit for float32 at full precision, and a product would want the axis moved first.
     """

@@ -1,4 +1,4 @@
-"""CrossFormer's attention: of the short- and long-distance groups of every stage, mapped back to the picture."""
+"""CrossFormer's attention in the short- and long-distance groups of every stage, mapped back to the picture."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -107,7 +107,8 @@ def _check(c: CrossFormerConfig) -> None:
     for name, kind in (("group_type", GroupType), ("grouping", GroupingKind)):
         value, choices = getattr(c, name), get_args(kind)
         if value not in choices:
-            raise RequestError(f"{name}={value!r} is none of {', '.join(choices)}{did_you_mean(str(value), choices)}")
+            hint = did_you_mean(str(value), choices)
+            raise RequestError(f"{name}={value!r} is not one of {', '.join(choices)}{hint}")
     check_counts_and_rates(c)
     check_numbers(c, ("embed_dim",), ())
     for name in ("depths", "patch_size", "group_size", "interval"):

@@ -11,7 +11,7 @@ import numpy as np
 
 GroupType = Literal["constant", "linear", "linear_div", "alter", "7_14"]
 _SMALLEST = 4
-_PROGRESSIVE_STAGE = 2  # the third stage, where most blocks stand, is the one treated apart
+_PROGRESSIVE_STAGE = 2  # the third stage, with most of the blocks, is the one treated apart
 _HALVED_BLOCKS = 4
 
 

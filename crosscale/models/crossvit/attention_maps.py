@@ -1,4 +1,4 @@
-"""CrossViT's attention: of the CLS tokens, across the branches, and rolled out over all layers.
+"""CrossViT's attention: from the CLS tokens, across the branches, and rolled out over all layers.
 
 Rollout is Abnar and Zuidema's (ACL 2020): a layer with its residual passes on (A + I) / 2, averaged over the heads,
 and the layers' matrices are multiplied. Only the CLS tokens' rows are wanted, so vectors are carried from the last
@@ -187,7 +187,7 @@ def _through_means(fuse: Callable[..., Shares], c: CrossViTConfig, stage: Mappin
 
 
 def _through_cross_attention(c: CrossViTConfig, stage: Mapping[str, Any], shares: Shares) -> Shares:
-    """A CLS token carries half of itself and half of what it attends to; later blocks of a fusion see it alone."""
+    """A CLS token carries half of itself and half of what it attends to; later blocks of a fusion see only it."""
     result = list(shares)
     for b, other in _cross_pairs(c):
         layer, cls = _heads(stage[f"fusion_{b}"]["block_0"]), shares[b][:, :1]

@@ -148,7 +148,7 @@ class CrossViT(CrossViTConfig, ImageModel):
       img_size: per branch, the side in pixels, or a [height, width] pair, that the branch sees; one number sets
         all. Images of another size are rescaled inside the model, per branch, by `rescale`.
       patch_size: per branch, the side of its patches in pixels.
-      in_channels: channels of the images, 1 or more; of several pictures those of all together.
+      in_channels: channels of the images, 1 or more; for several pictures, of all together.
       num_classes: width of the logits; 0 returns the pooled CLS tokens, concatenated.
       embed_dim: per branch, the token width.
       depth: per stage, the number of blocks of each branch and then the fusion depth.

@@ -118,7 +118,8 @@ def _check(c: CrossViTConfig) -> None:
     for name, choices in (("fusion", get_args(Fusion)), ("rescale", get_args(Rescale))):
         given = getattr(c, name)
         if given not in choices:
-            raise RequestError(f"{name}={given!r} is none of {', '.join(choices)}{did_you_mean(str(given), choices)}")
+            hint = did_you_mean(str(given), choices)
+            raise RequestError(f"{name}={given!r} is not one of {', '.join(choices)}{hint}")
     check_counts_and_rates(c)
     check_numbers(c, ("pictures",), ())
     if c.pictures != 1 and (c.pictures != len(c.patch_size) or c.in_channels % c.pictures):

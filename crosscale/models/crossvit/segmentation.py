@@ -1,4 +1,4 @@
-"""Semantic FPN on CrossViT, through a simple pyramid of its finest map. Off the paper, which only classifies."""
+"""Semantic FPN on CrossViT, through a simple pyramid of its finest map. Not from the paper, which only classifies."""
 
 from dataclasses import dataclass, fields
 

@@ -46,7 +46,7 @@ def timm_rules(config: CrossViTConfig) -> Rules:
 
 
 def ibm_rules(config: CrossViTConfig) -> Rules:
-    """The released code's names: as timm's, but for the two tables."""
+    """The released code's names: as timm's, except for the two tables."""
     return (
         Rule("cls_token.{b}", "backbone/embed_{b}/cls"),
         Rule("pos_embed.{b}", "backbone/embed_{b}/position"),

@@ -1,1 +1,1 @@
-"""Heads: modules that take Features and give what a task learns. Each stands in a file of its own."""
+"""Heads: modules that take Features and give what a task learns. Each has a file of its own."""

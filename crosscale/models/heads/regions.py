@@ -30,7 +30,7 @@ class RegionOutputs(NamedTuple):
       proposals: (B, P, 4), the best anchors' boxes, clipped to the picture; zeros where there are fewer than P.
       scores: (B, P), their probabilities of showing an object; 0 where there are fewer.
       logits: (B, P, classes + 1) of each proposal; the last is that of none.
-      deltas: (B, P, classes, 4), by how much its box is another, were it of that class (`STD`).
+      deltas: (B, P, classes, 4), by how much its box would differ in that class (`STD`).
       masks: (B, min(P, 100), 2 * 14, 2 * 14, classes), logits of the pixels of the first proposals.
     """
 
@@ -141,7 +141,7 @@ class RegionHead(nn.Module):
 
         Args:
           features: a pyramid, fine to coarse.
-          train: means nothing here.
+          train: has no effect here.
           sizes: (B, 2), see `propose`; None: the finest map's, in pixels.
         """
         if sizes is None:

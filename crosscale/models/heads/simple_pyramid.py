@@ -1,4 +1,4 @@
-"""A pyramid made of one map, between a plain vision transformer and a dense head.
+"""A pyramid made from one map, between a plain vision transformer and a dense head.
 
 Li et al.: Exploring Plain Vision Transformer Backbones for Object Detection (ViTDet), ECCV 2022, section 3.
 """
@@ -38,9 +38,9 @@ class Doubled(nn.Module):
 class SimplePyramid(nn.Module):
     """One map at four, two, one and half times its size, each brought to `channels`.
 
-    Larger maps come of transposed convolutions of 2 x 2 at stride 2, each of which halves the channels, with norm and
-    GELU between the two of the largest; the smaller one of a maximum over 2 x 2. Then a 1 x 1 and a 3 x 3
-    convolution without bias, each with a layer norm, as in ViTDet. No map learns of another one there.
+    Larger maps come from transposed convolutions of 2 x 2 at stride 2, each of which halves the channels, with norm and
+    GELU between the two of the largest; the smaller one from a maximum over 2 x 2. Then a 1 x 1 and a 3 x 3
+    convolution without bias, each with a layer norm, as in ViTDet. No map learns from another there.
 
     Attributes:
       channels: of every map that comes out.

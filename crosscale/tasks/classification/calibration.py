@@ -37,7 +37,7 @@ def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     if (logits.argmax(1) == labels).all():
         raise WorkError(
-            "every held-out picture is classified rightly, so that no temperature is best; calibrate on harder data "
+            "every held-out picture is classified correctly, so no temperature is best; calibrate on harder data "
             "(--data-dir)"
         )
     from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]

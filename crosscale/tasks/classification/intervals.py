@@ -1,4 +1,4 @@
-"""How far a classification's figures may be off for want of more held-out pictures: percentile bootstrap."""
+"""How far a classification's figures may be off because the held-out pictures are few: percentile bootstrap."""
 
 from collections.abc import Mapping
 

@@ -14,7 +14,7 @@ from crosscale.tasks.measure import Measure
 from crosscale.tasks.metric import DeviceBatch, Metric, State
 
 BINS = 15  # of the calibration error
-MOST_RANKED = 1000  # classes; a ranking keeps every probability, 200 MB of 50,000 pictures of so many
+MOST_RANKED = 1000  # classes; a ranking keeps every probability, 200 MB for 50,000 pictures with that many
 
 MEASURES: Mapping[str, Measure] = {
     "top1": Measure("top-1", True, share=True, of_pictures=True),
@@ -35,9 +35,9 @@ _MEANS = ("loss", "top1", "top5")
 class Verdicts(Metric):
     """Cross-entropy with the hard label, accuracies, F1, kappa, calibration error, and the area under the ROC curve.
 
-    The state holds sums: of each class how many pictures have it rightly, are said to have it, and have it; of each bin
-    of confidence the pictures, their confidence and how many are right. Kappa and the quadratic kappa need no more,
-    because what chance would give follows from the classes' sums. The area is one of rankings, for which every
+    The state holds sums: for each class how many pictures have it rightly, are said to have it, and have it; for each
+    bin of confidence the pictures, their confidence and how many are right. Kappa and the quadratic kappa need no more,
+    because what chance would give follows from the classes' sums. The area ranks the pictures, for which every
     example's probabilities are kept, of up to `MOST_RANKED` classes.
     """
 
@@ -53,7 +53,7 @@ class Verdicts(Metric):
         """Raises RequestError for the AUROC of more than `MOST_RANKED` classes."""
         if name == "auroc" and not self.collects:
             raise RequestError(
-                f"validate.best=auroc: is measured of up to {MOST_RANKED:,} classes, and there are {self._classes:,}"
+                f"validate.best=auroc: is measured for up to {MOST_RANKED:,} classes, and there are {self._classes:,}"
             )
 
     def init(self) -> State:
@@ -104,7 +104,7 @@ class Verdicts(Metric):
     def compute(self, state: State, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The numbers of `MEASURES`; NaN where nothing was counted, kappas also where all pictures are of one class.
 
-        The AUROC is the mean over the classes of which there are pictures, and pictures of others; NaN without rows.
+        The AUROC is the mean over the classes that some pictures have and others lack; NaN without rows.
         """
         total = float(state["loss"][1])
         if not total:
@@ -146,8 +146,8 @@ def aurocs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         own, ranked = scores[labels == label], np.sort(scores)
         others = len(scores) - len(own)
         if len(own) and others:
-            # How many of all pictures have less than each of the class, and how many no more; among the class's own
-            # pairs that is even, whatever their order.
+            # How many of all pictures rank below each picture of the class, and how many no higher; the class's own
+            # pairs come out even, whatever their order.
             below = np.searchsorted(ranked, own, "left").sum() + np.searchsorted(ranked, own, "right").sum()
             found[label] = (below - len(own) ** 2) / (2 * len(own) * others)
     return found

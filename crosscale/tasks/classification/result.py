@@ -30,7 +30,7 @@ class Prediction(PlainResult):
 
     @property
     def rejected(self) -> bool:
-        """Whether the most probable class is less so than what is answered."""
+        """Whether the most probable class is below the least probability that is answered."""
         return self.reject is not None and bool(self.classes) and self.probabilities[0] < self.reject
 
     def json(self) -> dict[str, Any]:

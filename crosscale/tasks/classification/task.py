@@ -53,7 +53,7 @@ class Classification(PlainTask):
       label_smoothing: in [0, 1); share of each training target that is spread over all classes.
       augmentation: supplies random erasing, mixup and CutMix; what else it holds is the loader's.
       classes: names in label order; () calls them "0", "1", ...
-      temperature: the logits are divided by it before they become probabilities; training knows none.
+      temperature: the logits are divided by it before they become probabilities; training uses none.
       reject: the least probability that is answered, in 0..1; None answers every picture.
       class_weights: in the loss, in label order; None for all alike.
       focal_gamma: 0 or more; above 0 each class's share of the loss is multiplied by (1 - probability)^gamma.
@@ -191,7 +191,7 @@ class Classification(PlainTask):
             "coverage": None if found is None else found.coverage,
             "precision": None if found is None else found.precision,
         }
-        # As a float32 picture's probability compares with it: the one at the threshold itself is answered.
+        # Just below the threshold in float32, so that the picture whose probability it is gets its answer.
         reject = None if found is None else float(np.nextafter(np.float32(found.threshold * (1 - 1e-6)), np.float32(0)))
         return replace(self, temperature=temperature, reject=reject), numbers
 
@@ -215,7 +215,7 @@ class Classification(PlainTask):
         return classes_option(given, self.num_classes, place)
 
     def check_outputs(self, shape: Sequence[int]) -> None:
-        """Raises RequestError unless the logits are as many as the classes."""
+        """Raises RequestError unless there are as many logits as classes."""
         if tuple(shape) != (self.num_classes,):
             raise RequestError(f"{self.num_classes} class names for a model of {shape[-1]} classes; give one per class")
 
@@ -265,7 +265,7 @@ class Classification(PlainTask):
         )
 
     def groups(self, source: Any) -> np.ndarray | None:
-        """The labels, where training is to see all classes equally often."""
+        """The labels, where training sees all classes equally often."""
         return labels_of(source) if self.balanced else None
 
     def loss(self, outputs: Array, targets: Array, weight: Array) -> tuple[Losses, Array]:

@@ -22,7 +22,7 @@ BoxLoss = Literal["l1", "giou"]
 
 
 class AnchorTargets(NamedTuple):
-    """What each of a picture's N anchors is to say.
+    """What each of a picture's N anchors should say.
 
     Attributes:
       matched: (N,) int32; -1 counts for nothing, 0 is background, k + 1 is object k.
@@ -38,8 +38,8 @@ class AnchorTargets(NamedTuple):
 def anchor_targets(anchors: Array, boxes: Array, labels: Array, crowd: Array, size: Array) -> AnchorTargets:
     """Matches one picture's anchors with its objects by their largest overlap.
 
-    Crowds are not learnt, and not counted against the model either where an anchor lies on one by chance: they are left
-    out, as the released code leaves them out.
+    Crowds are not learnt, nor counted against the model where an anchor happens to lie on one: they are left out, as in
+    the released code.
 
     Args:
       anchors: (N, 4), of all levels.

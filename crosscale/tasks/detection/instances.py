@@ -58,7 +58,7 @@ class Instances(Detection):
                     "counts": {"type": "string"},
                 },
             },
-            "description": "of each box its pixels in the picture, as COCO's compressed run lengths",
+            "description": "each box's pixels in the picture, as COCO's compressed run lengths",
         },
     }
     charts: ClassVar[tuple[Chart, ...]] = (

@@ -1,4 +1,4 @@
-"""Masks that a detector says over its boxes, as pixels of the picture and as COCO has them."""
+"""Masks that a detector gives over its boxes, as pixels of the picture and as COCO has them."""
 
 import math
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ def _pixels(start: float, end: float, count: int) -> np.ndarray:
 
 
 def _weights(pixels: np.ndarray, start: float, end: float, side: int) -> np.ndarray:
-    """(pixels, side), of a line of cells those that the pixels' centres lie between."""
+    """(pixels, side): each pixel's shares of the two cells in a line between which its centre lies."""
     at = (pixels + 0.5 - start) / (end - start) * side - 0.5
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(side))).astype(np.float32)
 

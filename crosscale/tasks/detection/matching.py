@@ -26,4 +26,4 @@ def in_picture(anchors: jax.Array, size: Array) -> jax.Array:
     """
     height, width = (jnp.ceil(side / STEP) * STEP for side in (size[0], size[1]))
     x, y = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
-    return (x < width - 0.5) & (y < height - 0.5)  # centres stand on whole pixels but for rounding
+    return (x < width - 0.5) & (y < height - 0.5)  # apart from rounding, centres lie on whole pixels

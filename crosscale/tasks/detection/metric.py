@@ -1,4 +1,4 @@
-"""How a detector is measured: its boxes beside the true ones of each picture, read by COCO's evaluation at the end."""
+"""How a detector is measured: its boxes against the true ones of each picture, read by COCO's evaluation at the end."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +79,7 @@ class AveragePrecision(Metric):
 class MaskAveragePrecision(AveragePrecision):
     """The same of boxes and of masks, whose names begin with "mask_".
 
-    True masks do not travel in batches: they are read of the source at the end.
+    True masks do not travel in batches: they are read from the source at the end.
     """
 
     def __init__(self, names: Sequence[str], target: Target | None) -> None:

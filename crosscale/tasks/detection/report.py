@@ -13,7 +13,7 @@ from crosscale.tasks.detection.metric import as_coco, masks_as_coco
 from crosscale.tasks.sections import Examined, Gallery, Picture, Section, Table
 
 PICTURES = 6  # in a gallery
-SIDE = 420  # of each of the two beside one another, at most
+SIDE = 420  # of each of the two pictures side by side, at most
 LARGEST = 3.0  # what a small picture is enlarged by
 MANY_CLASSES = 20  # from here on the table can be filtered
 SHOWN = 0.3  # boxes of this score and more are drawn and counted in a picture's agreement
@@ -51,7 +51,7 @@ def telling(examined: Examined) -> list[int]:
 
 
 def agreements(rows: Rows) -> np.ndarray:
-    """(N,) of each picture the share of boxes that agree: right ones over right, wrong and missed ones; NaN of none."""
+    """(N,) each picture's share of boxes that agree: right ones over right, wrong and missed ones; NaN without any."""
     found = np.full(len(rows["scores"]), np.nan)
     for i in range(len(found)):
         chosen = rows["scores"][i] >= SHOWN
@@ -171,7 +171,7 @@ def _gallery(labels: Sequence[str], examined: Examined, agreement: np.ndarray, c
 def _masks(
     examined: Examined, row: int, shown: np.ndarray, boxes: np.ndarray, original: tuple[int, int], picture: Image.Image
 ) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:
-    """The true masks and those of the boxes shown, in pixels of the picture drawn; None of a model without masks."""
+    """The true masks and those of the boxes shown, in pixels of the picture drawn; None for a model without masks."""
     if "masks" not in examined.rows:
         return None, None
     true = [
@@ -184,7 +184,7 @@ def _masks(
 
 
 def _content(fed: np.ndarray, size: np.ndarray, original: tuple[int, int]) -> tuple[Image.Image, float]:
-    """The picture without what fills it up, of a size to be shown, and what its own pixels are multiplied by."""
+    """The picture without what fills it up, at the size to show, and the factor for its own pixels."""
     height, width = (int(side) for side in size)
     factor = min(LARGEST, SIDE / max(original))
     shape = (max(1, round(original[1] * factor)), max(1, round(original[0] * factor)))

@@ -30,7 +30,7 @@ class Detected:
       labels: names of all classes.
       size: height and width of the picture as it came; None where there is an error.
       error: one line on why the picture could not be used; None where it could.
-      masks: of each box its pixels in the picture, as COCO's compressed run lengths; None of a model without masks.
+      masks: each box's pixels in the picture, as COCO's compressed run lengths; None for a model without masks.
     """
 
     source: str

@@ -34,7 +34,7 @@ class RegionSample(NamedTuple):
       positive: (S,) bool, those that show an object.
       labels: (S,) int32, the object's; the number of classes for the others.
       objects: (S,) int32, which of the picture's objects; 0 for the others.
-      deltas: (S, 4), what is to be said of their boxes; zeros for the others.
+      deltas: (S, 4), what the head should say of their boxes; zeros for the others.
     """
 
     boxes: Array
@@ -83,7 +83,7 @@ def sample_regions(
     positive = taken & (matched[chosen] > 0)
     objects = jnp.where(positive, matched[chosen] - 1, 0)
     own = candidates[chosen]
-    unit = jnp.array([0.0, 0, 1, 1])  # has a logarithm of its sides, which a box that fills up has not
+    unit = jnp.array([0.0, 0, 1, 1])  # its sides have a logarithm, unlike those of a box that fills up
     aims, starts = (jnp.where(positive[:, None], box, unit) for box in (boxes[objects], own))
     return RegionSample(
         jnp.where(taken[:, None], own, 0.0),
@@ -127,7 +127,7 @@ def box_losses(logits: Array, deltas: Array, sample: RegionSample) -> LossParts:
       sample: of a batch.
     """
     classes = optax.softmax_cross_entropy_with_integer_labels(logits, sample.labels)
-    label = jnp.minimum(sample.labels, deltas.shape[2] - 1)  # of background any, since it counts for nothing
+    label = jnp.minimum(sample.labels, deltas.shape[2] - 1)  # any for background, which counts for nothing
     own = jnp.take_along_axis(deltas, label[..., None, None], 2)[:, :, 0]
     boxes = jnp.abs(own - sample.deltas).sum(-1)
     count = sample.real.sum(1)

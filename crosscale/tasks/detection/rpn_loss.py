@@ -31,7 +31,7 @@ class AnchorSample(NamedTuple):
       anchors: (S,) their places.
       real: (S,) bool; the others fill up.
       positive: (S,) bool, those that show an object.
-      deltas: (S, 4), what is to be said of their boxes; zeros for the others.
+      deltas: (S, 4), what the head should say of their boxes; zeros for the others.
     """
 
     anchors: Array

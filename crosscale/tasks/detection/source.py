@@ -1,4 +1,4 @@
-"""What a detection counts with where its data is not at hand."""
+"""What a detection assumes where its data is not at hand."""
 
 from collections.abc import Sequence
 

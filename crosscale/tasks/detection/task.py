@@ -38,8 +38,8 @@ from crosscale.tasks.task import DeclaredData, Losses, ResultOption, Split
 from crosscale.typed import from_plain, to_plain
 
 TARGETS = ("boxes", "labels", "crowd", "size")  # of a batch
-ROUNDED = 8  # a multiple of it is what `max_objects` is raised to
-HELD_OUT = 256  # objects of a held-out picture that there is room for at least: an evaluation counts every one
+ROUNDED = 8  # `max_objects` is raised to a multiple of it
+HELD_OUT = 256  # room for at least so many objects of a held-out picture: an evaluation counts every one
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Detection(ChoosesNothing):
     activation: ClassVar[str] = "detections"
     noun: ClassVar[str] = "classes"
     result_options: ClassVar[Mapping[str, ResultOption]] = {
-        "min_score": ResultOption(30, 0, "PERCENT", "least score of a box that is told, in percent"),
-        "max_boxes": ResultOption(100, 1, "N", "how many boxes of a picture are told at most"),
+        "min_score": ResultOption(30, 0, "PERCENT", "least score of a box to report, in percent"),
+        "max_boxes": ResultOption(100, 1, "N", "most boxes to report of a picture"),
     }
     test_options: ClassVar[tuple[str, ...]] = (*(field.name for field in fields(Limits)), "max_objects")
     schema: ClassVar[Mapping[str, Any]] = {

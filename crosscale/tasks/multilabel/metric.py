@@ -12,13 +12,13 @@ from crosscale.contracts import Array
 from crosscale.tasks.metric import DeviceBatch, Metric, State
 
 TAGS = "tags"  # name of the targets' array in a batch
-PLAIN = 0.5  # the threshold of a label of which nothing is known
+PLAIN = 0.5  # the threshold of a label about which nothing is known
 
 
 class Ranking(Metric):
     """Mean average precision, macro and micro F1, and the binary cross-entropy, mean over the labels.
 
-    The thresholds are given, or of each label the one that gives its best F1 on the same pictures; those are among the
+    The thresholds are given, or each label takes the one of its best F1 on the same pictures; those are among the
     numbers, as "threshold/<label>".
     """
 

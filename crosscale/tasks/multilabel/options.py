@@ -45,5 +45,5 @@ class MultiLabelOptions:
 
     @property
     def table(self) -> TableColumns:
-        """The columns by what they are, but for those of the labels."""
+        """The columns by what they are, except those of the labels."""
         return TableColumns(self.path_column, self.split_column, self.weight_column)

@@ -41,7 +41,7 @@ class MultiLabel(PlainTask):
       gammas: of the asymmetric loss, for labels that are there and for those that are missing.
       margin: of the asymmetric loss.
       augmentation: supplies random erasing, mixup and CutMix, which mixes the labels too.
-      table: the table's columns, but for those of the labels.
+      table: the table's columns, except those of the labels.
       label_columns: see `crosscale.data.tag_table.open_tag_table`, and for the next two.
       remarks: lines on how the data was read.
     """
@@ -100,7 +100,7 @@ class MultiLabel(PlainTask):
         """The labels are the table's. Raises RequestError for one that every picture to train on has."""
         for name, share in zip(source.classes, source.tags.mean(0), strict=True):
             if share == 1:
-                raise RequestError(f"every training picture has the label '{name}': nothing can be learnt of it")
+                raise RequestError(f"every training picture has the label '{name}': nothing can be learnt about it")
         gammas = options.gamma_positive, options.gamma_negative
         read: dict[str, Any] = {"table": options.table, "label_columns": options.label_columns}
         read |= {"separator": options.separator, "class_map": tuple(options.class_map.items())}

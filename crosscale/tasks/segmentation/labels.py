@@ -13,7 +13,7 @@ from jax import lax
 from crosscale.contracts import Array
 
 ROWS, COLUMNS = 32, 128  # of the picture at a time: logits at its full size would be gigabytes
-SLACK = 128  # by how much a canvas is larger than its pictures at most
+SLACK = 128  # by how much a canvas may be larger than its pictures
 IGNORED = 255  # in a mask: a pixel that does not count
 FEW = (8, 32)  # a tile is computed with the least of these numbers of classes that holds all it may show
 MARGIN = 1e-5  # of the largest logit: what rounding may add to a class's logit between cells
@@ -24,8 +24,8 @@ def label_maps(cells: Array, sizes: Array, *, network: tuple[int, int], canvas: 
     """The label of the largest logit, at the pictures' own resolution.
 
     As the released evaluation does, the logits are enlarged to the network's input and from there to the picture,
-    bilinearly with half-pixel centres; both steps are taken at once, a tile at a time, and of those classes alone
-    that can be the largest there.
+    bilinearly with half-pixel centres; both steps are taken at once, a tile at a time, and only for classes that
+    can be the largest there.
 
     Args:
       cells: (B, h, w, classes) logits.
@@ -35,7 +35,7 @@ def label_maps(cells: Array, sizes: Array, *, network: tuple[int, int], canvas: 
         is a multiple of `ROWS`.
 
     Returns:
-      (B, *canvas) uint8; `IGNORED` in pictures of which a logit is not finite. What lies beyond a picture's own
+      (B, *canvas) uint8; `IGNORED` in pictures with a logit that is not finite. What lies beyond a picture's own
       size means nothing.
     """
     one = partial(_label_map, network=network, canvas=canvas)
@@ -86,7 +86,7 @@ def _largest(down: Array, across: Array, near: Array) -> Array:
 
 
 def _among_candidates(largest: Callable[[Array], Array], near: Array, margins: Array) -> Array:
-    """What `largest` gives of logits (h, classes, w), computed with as few of the classes as that takes.
+    """What `largest` gives for logits (h, classes, w), computed with as few of the classes as that takes.
 
     Args:
       margins: (classes,) below 0 for what cannot be the largest.
@@ -109,8 +109,8 @@ def _margins(cells: Array) -> Array:
     """(h, classes, w) logits -> (windows, classes, windows): below 0 for a class that is nowhere the largest there.
 
     An interpolated logit is a mean of the 3 x 3 cells around it at most. A class whose largest logit among these is
-    below the smallest of another class there cannot win. The windows looked at are of 4 x 4 cells, two apart, of which
-    one holds any 3 x 3.
+    below the smallest of another class there cannot win. The windows looked at are of 4 x 4 cells, two apart, so that
+    one of them holds any 3 x 3.
     """
     high, low = _windows(cells, jnp.maximum), _windows(cells, jnp.minimum)
     return high - (low.max(1, keepdims=True) - MARGIN * jnp.abs(cells).max())

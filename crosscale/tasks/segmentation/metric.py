@@ -106,7 +106,7 @@ def overlap(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shares(both: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intersection over union and accuracy from pixels: of both, of the truth, and predicted; NaN where none are."""
+    """Intersection over union and accuracy from pixels of both, of the truth and predicted; NaN where none are."""
     either = true + predicted - both
     iou = np.where(either > 0, both / np.maximum(either, 1), np.nan)
     return iou, np.where(true > 0, both / np.maximum(true, 1), np.nan)

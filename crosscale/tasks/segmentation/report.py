@@ -10,7 +10,7 @@ from crosscale.tasks.segmentation.metric import shares
 from crosscale.tasks.segmentation.result import coloured
 
 PICTURES = 6  # in a gallery
-WIDTH = 360  # of each of the three beside one another, at most
+WIDTH = 360  # of each of the three pictures side by side, at most
 MANY_CLASSES = 20  # from here on the table can be filtered
 
 

@@ -235,7 +235,7 @@ class Segmentation(ChoosesNothing):
         return source
 
     def target_bytes(self) -> int:
-        """What a mask takes: it is counted with the pictures, to which they are small."""
+        """Nothing: a mask is small beside its picture, with which it is counted."""
         return 0
 
     def augment(self, key: Array, images: Array, batch: DeviceBatch) -> tuple[Array, Array]:
@@ -266,7 +266,7 @@ class Segmentation(ChoosesNothing):
         return losses, total
 
     def _pixels(self, logits: Array, targets: Array, real: Array, factors: Array) -> tuple[Array, Array]:
-        """The summed losses and what they are to be divided by."""
+        """The summed losses and what divides them."""
         options = self.options
         losses = pixel_losses(logits, targets, options.focal_gamma)
         if options.average == "all":

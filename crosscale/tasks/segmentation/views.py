@@ -51,7 +51,7 @@ class Views:
 
     @property
     def stride(self) -> tuple[int, int]:
-        """The window's steps; of no account without one."""
+        """The window's steps; unused without a window."""
         if self.window_stride is not None or self.window is None:
             return self.window_stride or (STEP, STEP)
         height, width = (max(STEP, round(side * 2 / 3 / STEP) * STEP) for side in self.window)
