@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from crosscale.contracts import Array
-from crosscale.engine.layer_decay import layer_scales
+from crosscale.engine.layer_decay import Layered, counted_layers, layer_scales
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings
 from crosscale.errors import RequestError
-from crosscale.models.description import Layer
 from crosscale.trees import flatten, match_first, select
 
 Schedule = Callable[[Array], Array]  # step -> learning rate
@@ -115,7 +114,7 @@ def _warmup_key(schedule: ScheduleSettings) -> str:
 
 
 def make_optimizer(
-    settings: OptimizerSettings, params: Any, layer_of: Callable[[str], Layer] | None = None
+    settings: OptimizerSettings, params: Any, model: Layered | None = None
 ) -> optax.GradientTransformation:
     """Gradients -> the direction of descent: the update is its product with minus the learning rate.
 
@@ -123,7 +122,7 @@ def make_optimizer(
     `on_nonfinite`) must not shift it.
 
     Args:
-      layer_of: the model's, for `layer_decay`.
+      model: says what its layers are, for `layer_decay`.
 
     Raises:
       RequestError: a pattern of `frozen` or `lr_scales` that matches no parameter, or `layer_decay` for a model that
@@ -155,9 +154,9 @@ def make_optimizer(
     if settings.lr_scales:
         parts.append(_scale_by_name(settings.lr_scales))
     if settings.layer_decay is not None:
-        if layer_of is None:
+        if model is None:
             raise RequestError("optimizer.layer_decay: this model does not say what its layers are")
-        factors = layer_scales(names, settings.layer_decay, layer_of)
+        factors = layer_scales(names, settings.layer_decay, counted_layers(model, settings.layer_rule))
         parts.append(_scale_by_name([(re.escape(name), factor) for name, factor in factors.items()]))
     moving = optax.chain(*parts)
     if not settings.frozen:

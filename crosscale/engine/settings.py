@@ -47,6 +47,9 @@ class OptimizerSettings:
     """[pattern, factor] pairs on the learning rate; the first that matches counts."""
     layer_decay: Annotated[float | None, POSITIVE] = None
     """Factor on the learning rate from each layer to the one below it, on top of lr_scales; null for none."""
+    layer_rule: Literal["block", "timm"] = "block"
+    """What layer_decay counts: every block and fusion, with the last norms beside the head; or as timm does a stage of
+    CrossViT, every block of DeiT and CrossFormer, with the last norms in the last layer."""
 
     def __post_init__(self) -> None:
         check_ranges("optimizer", self)

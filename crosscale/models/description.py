@@ -10,6 +10,7 @@ from crosscale.contracts import Array
 Layer = tuple[float, float]  # sorts from the images to the head: a stage, and a place within it
 TOP: Layer = (math.inf, math.inf)  # the head, and the norms right below it
 BOTTOM: Layer = (-1, 0)  # the embedding
+LAST: Layer = (math.inf, 0)  # the layer right below the head, whichever it is
 
 Direction = Literal["received", "given"]
 

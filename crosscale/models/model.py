@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError, did_you_mean
-from crosscale.models.description import BOTTOM, TOP, AttentionMaps, Layer, OpenSizes, TimmModel
+from crosscale.models.description import BOTTOM, LAST, TOP, AttentionMaps, Layer, OpenSizes, TimmModel
 from crosscale.models.heads.linear import MeanOfLinears
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
@@ -110,6 +110,17 @@ class ImageModel(nn.Module):
         the last norms, which keep the whole rate.
         """
         return TOP if name.startswith("head/") else BOTTOM
+
+    @nn.nowrap
+    def timm_layer_of(self, name: str) -> Layer:
+        """The same as timm counts it: all of an embedding is the lowest layer, and the last norms are part of the last.
+
+        See `optimizer.layer_rule`.
+        """
+        if name.startswith("backbone/embed"):
+            return BOTTOM
+        layer = self.layer_of(name)
+        return LAST if layer == TOP and name.startswith("backbone/") else layer
 
     @nn.nowrap
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps | None:

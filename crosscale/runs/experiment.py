@@ -209,7 +209,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
     sizes = {"batch_size": images, "steps_per_epoch": 1000, "epochs": train.epochs}
     if train.batch_size != AUTO or recipe.optimizer.lr_base_batch is None:  # the peak depends on a size not known yet
         make_schedule(recipe.schedule, recipe.optimizer, **sizes, steps=train.steps)
-    make_optimizer(recipe.optimizer, shapes, model.layer_of)
+    make_optimizer(recipe.optimizer, shapes, model)
     return {
         "model": recipe.model.name,
         "parameters": _count(shapes),
@@ -278,7 +278,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
     example: dict[str, Any] = {**task.examples(spec, recipe.augment).blank(), "weight": np.float32(0)}
     shapes = experiment.shapes
     params = shapes["params"]
-    slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model.layer_of).init, params)
+    slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model).init, params)
 
     def backward(variables: Any, batch: dict[str, Any]) -> Any:
         key, images = jax.random.key(0), batch["image"]

@@ -25,7 +25,7 @@ def abstract_state(experiment: Experiment) -> tuple[TrainState, optax.GradientTr
       RequestError: a rule of the optimizer matches no parameter.
     """
     recipe = experiment.recipe
-    optimizer = make_optimizer(recipe.optimizer, experiment.shapes["params"], experiment.model.layer_of)
+    optimizer = make_optimizer(recipe.optimizer, experiment.shapes["params"], experiment.model)
     return jax.eval_shape(lambda shapes: _created(experiment, shapes, optimizer), experiment.shapes), optimizer
 
 

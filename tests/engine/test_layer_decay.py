@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from crosscale.engine.layer_decay import layer_scales
+from crosscale.engine.layer_decay import counted_layers, layer_scales
 from crosscale.engine.optimizer import make_optimizer
 from crosscale.engine.settings import OptimizerSettings
 from crosscale.errors import RequestError
@@ -49,11 +49,53 @@ def test_other_names():
     assert [scales[name] for name in names] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("name", "factors"),
+    [
+        (
+            "crossvit_9_240",  # three stages
+            {
+                "backbone/embed_1/position": 0.5**4,
+                "backbone/stage_0/branch_1/block_2/norm1/scale": 0.5**3,
+                "backbone/stage_0/fusion_0/block_0/norm/scale": 0.5**3,
+                "backbone/stage_2/branch_1/block_0/norm1/scale": 0.5,
+                "backbone/norm_0/scale": 0.5,
+                "head/branch_1/kernel": 1,
+            },
+        ),
+        (
+            "deit_tiny_224",  # twelve blocks
+            {
+                "backbone/embed_0/cls": 0.5**13,
+                "backbone/stage_0/branch_0/block_0/norm1/scale": 0.5**12,
+                "backbone/stage_0/branch_0/block_11/norm1/scale": 0.5,
+                "backbone/norm_0/scale": 0.5,
+                "head/branch_0/kernel": 1,
+            },
+        ),
+        (
+            "crossformer_tiny_224",  # sixteen blocks and three mergings
+            {
+                "backbone/embed/scale_0/kernel": 0.5**20,
+                "backbone/embed_norm/scale": 0.5**20,
+                "backbone/stage_3/block_5/norm1/scale": 0.5,
+                "backbone/norm/scale": 0.5,
+                "head/branch_0/kernel": 1,
+            },
+        ),
+    ],
+)
+def test_layers_as_timm_counts_them(name, factors):
+    model = create_model(name)
+    scales = layer_scales(parameter_shapes(model), 0.5, counted_layers(model, "timm"))
+    assert {part: scales[part] for part in factors} == factors
+
+
 def test_updates_are_scaled():
     names = ["backbone/embed/kernel", "backbone/stage_0/block_0/kernel", "head/kernel"]
     params = unflatten({name: jnp.ones(2) for name in names})
     settings = OptimizerSettings(name="sgd", momentum=0.0, weight_decay=0.0, layer_decay=0.5)
-    optimizer = make_optimizer(settings, params, create_model("crossformer").layer_of)
+    optimizer = make_optimizer(settings, params, create_model("crossformer"))
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
     assert [float(flatten(updates)[name][0]) for name in names] == [0.25, 0.5, 1.0]
     with pytest.raises(RequestError, match="does not say what its layers are"):

@@ -11,8 +11,9 @@ import pytest
 import crosscale
 from benchmarks import parity
 from benchmarks.parity import deviation
-from crosscale.pretrained import from_variables, to_variables
-from crosscale.trees import flatten
+from crosscale.engine.layer_decay import counted_layers, layer_scales
+from crosscale.pretrained import from_variables, parameter_shapes, to_variables
+from crosscale.trees import flatten, unflatten
 from tests.variants import variants
 
 GOLDENS = Path(__file__).parent.parent / "golden" / "crossvit"
@@ -104,3 +105,20 @@ def test_live_gradients():
             continue
         difference = np.linalg.norm(gradient - theirs[name]) / np.linalg.norm(theirs[name])
         assert difference < 1e-3, f"{name}: {difference:.2e}"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["crossvit_9_240", "deit_tiny_224"])
+def test_layer_wise_decay_is_timms(name):
+    """Every tensor under timm's name holds its factor, and all agree with timm's groups of parameters."""
+    reference, _, model, _ = parity.reference_and_ours(name, batch=1)
+    from timm.optim import param_groups_layer_decay
+
+    shapes = parameter_shapes(model)
+    factors = layer_scales(shapes, 0.65, counted_layers(model, "timm"))
+    filled = unflatten({key: np.full(shape, factors[key], np.float32) for key, shape in shapes.items()})
+    ours = {key: value.flat[0] for key, value in from_variables({"params": filled}, model, "timm").items()}
+    names = {id(value): key for key, value in reference.named_parameters()}
+    groups = param_groups_layer_decay(reference, layer_decay=0.65)
+    theirs = {names[id(value)]: group["lr_scale"] for group in groups for value in group["params"]}
+    assert ours == pytest.approx(theirs)
