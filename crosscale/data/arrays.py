@@ -2,7 +2,7 @@
 
 import gzip
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +97,7 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
     """
     try:
         with np.load(file, allow_pickle=False) as data:
-            names = set(data.files)
+            names = {name.casefold(): name for name in data.files}
             pairs = {part: _pair(names, choices) for part, choices in {"": _ONE_PART, **_SPLITS}.items()}
             if pairs["train"] and pairs["val"]:
                 if split == "all":
@@ -107,12 +107,12 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
                 part = ""
             else:
                 raise RequestError(
-                    f"{file}: holds {', '.join(sorted(names)) or 'nothing'}; expected images and labels, or "
+                    f"{file}: holds {', '.join(sorted(data.files)) or 'nothing'}; expected images and labels, or "
                     "train_images, train_labels, val_images and val_labels"
                 )
             images_name, labels_name = pairs[part] or ("", "")
             images, labels = data[images_name], _whole_labels(file, labels_name, data[labels_name])
-            classes = [str(name) for name in data["classes"]] if "classes" in names else None
+            classes = [str(name) for name in data[names["classes"]]] if "classes" in names else None
             trained = labels if part != "val" else _whole_labels(file, pairs["train"][1], data[pairs["train"][1]])  # type: ignore[index]
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise WorkError(f"{file}: damaged or cut short ({error})") from None
@@ -142,8 +142,10 @@ def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
         )
 
 
-def _pair(names: set[str], choices: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    return next((pair for pair in choices if names.issuperset(pair)), None)
+def _pair(names: Mapping[str, str], choices: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """The first pair that is there, in whatever case, as the file spells it."""
+    found = next((pair for pair in choices if names.keys() >= set(pair)), None)
+    return None if found is None else (names[found[0]], names[found[1]])
 
 
 def _whole_labels(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
