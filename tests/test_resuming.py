@@ -81,6 +81,10 @@ def test_a_finished_run_is_extended_by_a_flag(run, capsys):
     assert load(run / "run" / "recipe.yaml").train.epochs == 3
     assert main(["train", "--data-dir", str(run / "photos"), "--extend", "2"]) == 2
     assert "--extend N goes with --resume" in capsys.readouterr().err
+    kept = (run / "run" / "checkpoints").rename(run / "kept")
+    assert resume(run, "--extend=1") == 2
+    assert f"--extend: {run / 'run'} has no checkpoint to go on from" in capsys.readouterr().err
+    kept.rename(run / "run" / "checkpoints")
 
 
 @pytest.mark.parametrize("given", ["new", "deep/er/new", "there", None])

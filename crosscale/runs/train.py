@@ -90,6 +90,11 @@ def run_training(
     if extend:
         if recipe.train.steps is not None:
             raise RequestError(f"--extend counts epochs, and this run is of train.steps={recipe.train.steps}")
+        if is_first() and not whole_checkpoints(output_dir):  # or it would begin from nothing, without a word
+            raise RequestError(
+                f"--extend: {output_dir} has no checkpoint to go on from; to train from its weights: --config finetune "
+                f"--pretrained {output_dir} --output-dir ANOTHER"
+            )
         recipe = replace(recipe, train=replace(recipe.train, epochs=recipe.train.epochs + extend))
     recipe, splits = with_batch_size(recipe, splits, folder=output_dir if resume else None)
     experiment = build(recipe, splits=splits)
