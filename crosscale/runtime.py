@@ -1,8 +1,10 @@
 """Settings of the process that make work start sooner and memory stay: compiled programs on disc, glibc's malloc."""
 
 import ctypes
+import errno
 import os
 import platform
+import stat
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
@@ -73,6 +75,14 @@ def tell(text: str, end: str = "\n") -> None:
         Lasting(sys.stderr).write(text + end)
 
 
+def printable(text: str) -> str:
+    """The text with control characters (escapes in a file's name) and bytes that are no text spelt out."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def shown_duration(seconds: float) -> str:
     """A time in the two units that matter: "41 s", "3 min 12 s", "5 h 20 min", "3 d 4 h"."""
     whole = max(0, round(seconds))
@@ -84,11 +94,31 @@ def shown_duration(seconds: float) -> str:
 
 
 def cache_folder() -> Path:
-    """$CROSSCALE_CACHE, or crosscale/ below $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get("CROSSCALE_CACHE"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "crosscale"
+    """$CROSSCALE_CACHE, or crosscale/ below $XDG_CACHE_HOME or ~/.cache. Raises OSError without a home folder."""
+    try:
+        if given := os.environ.get("CROSSCALE_CACHE"):
+            return Path(given).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path("~/.cache").expanduser()) / "crosscale"
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, str(error), "~") from None
+
+
+def own_cache(part: str) -> Path:
+    """The folder of one part of the cache, made where it is missing.
+
+    Whoever can write there can have code run, or other pictures taken for ours: nobody else may.
+
+    Raises:
+      OSError: there is no home folder, the folder cannot be made or written, or it is another user's.
+    """
+    folder = cache_folder() / part
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
+    if foreign or found.st_mode & stat.S_IWOTH or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EPERM, "is another user's, or another user can write there", str(folder))
+    return folder
 
 
 def keep_compiled_programs(environment: MutableMapping[str, str] | None = None) -> Path | None:
@@ -106,14 +136,10 @@ def keep_compiled_programs(environment: MutableMapping[str, str] | None = None) 
     env = os.environ if environment is None else environment
     if env.get(COMPILE_CACHE) == "0" or "JAX_COMPILATION_CACHE_DIR" in env:
         return None
-    folder = cache_folder() / "compiled"
     try:
-        # Whoever can write here can have code run: nobody else may.
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = own_cache("compiled")
         _repair(folder)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
-        return None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    except OSError:
         return None
     env["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     env.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(COMPILE_CACHE_BYTES))

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.output import bar, note, print_json, print_table, printable
+from crosscale.cli.output import bar, note, print_json, print_table
+from crosscale.runtime import printable
 
 if TYPE_CHECKING:
     from crosscale.contracts import LabelledSource

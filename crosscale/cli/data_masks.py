@@ -5,7 +5,8 @@ from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.output import Report, bar, print_json, print_problems, print_table, printable, progress_bar
+from crosscale.cli.output import Report, bar, print_json, print_problems, print_table, progress_bar
+from crosscale.runtime import printable
 
 if TYPE_CHECKING:
     from crosscale.data.mask_check import MaskCheck

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosscale.cli.output import bar, note, print_json, print_problems, print_table, printable, progress_bar
+from crosscale.cli.output import bar, note, print_json, print_problems, print_table, progress_bar
+from crosscale.runtime import printable
 
 if TYPE_CHECKING:
     from crosscale.data.object_check import ObjectCheck

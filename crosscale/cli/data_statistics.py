@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from crosscale.cli.output import note, print_json, printable, progress_bar
+from crosscale.cli.output import note, print_json, progress_bar
+from crosscale.runtime import printable
 
 if TYPE_CHECKING:
     from crosscale.contracts import Source

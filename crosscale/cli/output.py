@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO, cast
 
-from crosscale.runtime import Lasting, tell
+from crosscale.runtime import Lasting, printable, tell
 
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
@@ -140,14 +140,6 @@ def bar(share: float, width: int) -> str:
 def note(message: str) -> None:
     """Prints a line that is not a result, on standard error."""
     tell(printable(message))
-
-
-def printable(text: str) -> str:
-    """The text with control characters (escapes in a file's name) and bytes that are no text spelt out."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -207,7 +207,7 @@ def _write_csv(file: Path, predictions: Sequence[dict[str, Any]], task: "Task") 
     from crosscale.errors import WorkError
 
     try:
-        with file.open("w", newline="", encoding="utf-8") as stream:
+        with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             writer = csv.writer(stream)
             writer.writerow(["image", *task.columns, "error"])
             for item in predictions:

@@ -162,7 +162,9 @@ def _write(tables: "Sequence[Table]", folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for table in tables:
-            with (folder / f"{table.id}.csv").open("w", newline="", encoding="utf-8") as stream:
+            with (folder / f"{table.id}.csv").open(
+                "w", newline="", encoding="utf-8", errors="surrogateescape"
+            ) as stream:
                 csv.writer(stream).writerows([table.columns, *table.rows])
     except OSError as error:
         raise WorkError(f"--csv {folder}: cannot be written ({error.strerror or error})") from None

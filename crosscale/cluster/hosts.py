@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 from jax.experimental import multihost_utils
 
-from crosscale.cluster.stop import StopSignals
+from crosscale.cluster.stop import StopSignals, stopping_signals
 from crosscale.cluster.watch import (
     GRACE_SECONDS,
     LONG_MS,
@@ -157,7 +157,7 @@ def stop_signals() -> Stop:
 
 
 class AgreedStop:
-    """SIGTERM or Ctrl-C of any process, seen by all at the same question: they must ask equally often.
+    """SIGTERM, Ctrl-C or SIGHUP of any process, seen by all at the same question: they must ask equally often.
 
     JAX's runtime, which handles SIGTERM from the start, agrees on a count that no process has reached yet.
     """
@@ -166,7 +166,7 @@ class AgreedStop:
         self._asked = 0
         self._reached = False
         self._interrupted = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> str | None:
@@ -178,15 +178,17 @@ class AgreedStop:
 
     def __enter__(self) -> "AgreedStop":
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            for number in stopping_signals():
+                if number != signal.SIGTERM:  # JAX's runtime has that
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:
+        if self._interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._interrupted = True
         os.kill(os.getpid(), signal.SIGTERM)

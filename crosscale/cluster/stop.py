@@ -6,7 +6,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-def _stopping() -> list[signal.Signals]:
+def stopping_signals() -> list[signal.Signals]:
+    """Those that ask a process to end; SIGHUP only where whoever started the process did not ignore it."""
     found = [signal.SIGTERM, signal.SIGINT]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows has none
         found.append(signal.SIGHUP)
@@ -29,7 +30,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         # Python delivers signals to the main thread only, and lets no other thread set a handler.
         if threading.current_thread() is threading.main_thread():
-            for number in _stopping():
+            for number in stopping_signals():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

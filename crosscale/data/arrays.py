@@ -14,6 +14,7 @@ from crosscale.data.names import HELD_OUT, SPLITS
 from crosscale.data.split import part_of
 from crosscale.errors import RequestError, WorkError
 
+MOST_CLASSES = 1_000_000
 # (images, labels) of each split, as the usual files name them; the first pair is a file of one part.
 _ONE_PART = (("images", "labels"), ("x", "y"))
 _SPLITS = {
@@ -96,7 +97,7 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
       WorkError: the file is damaged.
     """
     try:
-        with np.load(file, allow_pickle=False) as data:
+        with _opened(file) as data:
             names = {name.casefold(): name for name in data.files}
             pairs = {part: _pair(names, choices) for part, choices in {"": _ONE_PART, **_SPLITS}.items()}
             if pairs["train"] and pairs["val"]:
@@ -125,6 +126,11 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
             f"{file}: {images_name} is {images.dtype} of shape {images.shape} for {len(labels)} labels; "
             "uint8 of shape (N, H, W) or (N, H, W, C) fits"
         )
+    if classes is None and trained.max() >= MOST_CLASSES:
+        raise RequestError(
+            f'{file}: {labels_name} goes up to {trained.max():,}; without "classes" the labels count from 0, '
+            f"to below {MOST_CLASSES:,}"
+        )
     if classes is None:
         classes = [str(label) for label in range(int(trained.max()) + 1)]
     check_labels(f"{file}: {labels_name}", labels, len(classes))
@@ -140,6 +146,13 @@ def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
             f"{where}: the label {labels[bad[0]]} of example {bad[0]} lies outside 0..{num_classes - 1} "
             f"({bad.size} such); number the {num_classes} classes from 0"
         )
+
+
+def _opened(file: Path) -> "np.lib.npyio.NpzFile":
+    found = np.load(file, allow_pickle=False)
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise RequestError(f"{file}: is a single array (.npy); an .npz file holds pictures and labels")
+    return found
 
 
 def _pair(names: Mapping[str, str], choices: Sequence[tuple[str, str]]) -> tuple[str, str] | None:

@@ -232,6 +232,8 @@ def upright_size(image: bytes | Path, name: str) -> tuple[int, int]:
       image: an encoded file, or the path of one.
     """
     try:
+        if isinstance(image, Path) and not image.is_file():  # a pipe would be waited for; see `open_image`
+            raise BadImage(name, "is no file")
         with Image.open(image if isinstance(image, Path) else BytesIO(image), formats=_formats()) as img:
             width, height = img.size
             if img.format == "TIFF":  # whose reader may have turned the size, but not the tags

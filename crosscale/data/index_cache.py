@@ -6,13 +6,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from crosscale.runtime import cache_folder, tell
+from crosscale.runtime import own_cache, tell
 
 log = logging.getLogger("crosscale.data")
 
@@ -35,24 +36,26 @@ def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:
 
 def save_index(arrays: Mapping[str, np.ndarray], kind: str, *place: str) -> None:
     """Stores arrays for `place`. A folder that cannot be written costs time next time, not the run."""
-    file = _file(kind, place)
+    try:
+        file = _file(kind, place)
+    except OSError as error:
+        log.warning("%s: the index cannot be kept for next time (%s)", error.filename, error.strerror or error)
+        return
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
         os.replace(temporary, file)
     except OSError as error:
         log.warning("%s: the index cannot be kept for next time (%s)", file.parent, error.strerror or error)
-        try:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        except OSError:
-            return
 
 
 def _file(kind: str, place: tuple[str, ...]) -> Path:
+    """Raises OSError where nobody but others could keep it."""
     key = sha256(b"\0".join(os.fsencode(part) for part in place)).hexdigest()[:24]
-    return cache_folder() / "index" / f"{kind}-v{_VERSION}-{key}.npz"
+    return own_cache("index") / f"{kind}-v{_VERSION}-{key}.npz"
 
 
 class Counter:

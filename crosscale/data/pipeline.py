@@ -60,7 +60,16 @@ class BatchIterator(Iterator[Batch]):
     def __next__(self) -> Batch:
         if not self._running:
             raise StopIteration
-        loaded: _Loaded = next(self._running[0])
+        try:
+            loaded: _Loaded = next(self._running[0])
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # Grain's words where one of its processes is gone
+                raise
+            self.close()
+            raise WorkError(
+                "a loader process was ended from outside, perhaps because memory ran out; try fewer data.workers, and "
+                "go on with --resume"
+            ) from error
         if loaded.errors and self._on_bad_image == "error":
             self.close()
             raise WorkError(f"{loaded.errors[0]}; to train without such files, set on_bad_image: skip")

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.data.arrays import check_labels
+from crosscale.data.arrays import MOST_CLASSES, check_labels
 from crosscale.data.names import split_in
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.errors import RequestError
-
-MOST_CLASSES = 1_000_000
 
 
 def find_shards(root: Path, suffix: str) -> dict[str, list[Path]]:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crosscale.engine.trackers import Tracked, Trackers
 from crosscale.errors import RequestError, WorkError
-from crosscale.runtime import Lasting, tell
+from crosscale.runtime import Lasting, printable, tell
 
 METRICS, TEXT = "metrics.jsonl", "log.txt"
 _WIDE = 150  # from so many terminal columns on the whole line fits beside the bar and the time
@@ -51,7 +51,7 @@ class RunLog:
             _refuse_link(folder / name)
         truncate_metrics(folder / METRICS, start_step, start_epoch)
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self._text = (folder / TEXT).open("a", encoding="utf-8")
+        self._text = (folder / TEXT).open("a", encoding="utf-8", errors="backslashreplace")
         console = Console(file=cast(TextIO, Lasting(sys.stderr)), highlight=False)  # the terminal may be closed
         self._display: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -83,7 +83,8 @@ class RunLog:
         self._trackers.log(step, numbers)
 
     def line(self, text: str) -> None:
-        """A line for the log, shown to whoever watches."""
+        """A line for the log, shown to whoever watches. Names of files may hold what a terminal would obey."""
+        text = printable(text)
         self._write(text)
         if self._display is not None:
             self._display.console.print(text, markup=False)
@@ -144,7 +145,7 @@ class RunLog:
         # The disc may be what failed; what ended the run is the news, not that this cannot be written.
         with suppress(OSError):
             if not self._text.closed:
-                self._write(f"ended by {type(error).__name__}: {error}")
+                self._write(printable(f"ended by {type(error).__name__}: {error}"))
         with suppress(OSError):
             self.close(failed=True)
 
@@ -167,7 +168,7 @@ class QuietLog(RunLog):
         pass
 
     def here(self, text: str) -> None:
-        tell(f"process {self._process}: {text}")
+        tell(printable(f"process {self._process}: {text}"))
 
     def window_line(self, step: int, text: str, short: str = "") -> None:
         pass
@@ -197,16 +198,15 @@ class CollectedLog(logging.Handler):
 
     def __enter__(self) -> "CollectedLog":
         logger = logging.getLogger("crosscale")
-        self._before = logger.level, logger.propagate
-        logger.propagate = False  # or a handler of the root logger would print the line as well
-        logger.addHandler(self)
+        self._before = logger.level, logger.propagate, logger.handlers[:]
+        # Or another handler, the root logger's or that of the command line, would print the line as well.
+        logger.propagate, logger.handlers[:] = False, [self]
         logger.setLevel(logging.INFO)
         return self
 
     def __exit__(self, *raised: object) -> None:
         logger = logging.getLogger("crosscale")
-        logger.removeHandler(self)
-        level, logger.propagate = self._before
+        level, logger.propagate, logger.handlers[:] = self._before
         logger.setLevel(level)  # the attribute alone would leave what logging remembers of it
 
 

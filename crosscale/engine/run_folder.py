@@ -123,10 +123,10 @@ def whole_checkpoints(folder: Path) -> list[int]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
+    """Writes a small file whole or not at all. What is no text, as in a file's name, is spelt out."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

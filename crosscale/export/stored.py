@@ -16,7 +16,7 @@ import numpy as np
 
 from crosscale.export.onnx import write_onnx
 from crosscale.export.program import Program
-from crosscale.runtime import cache_folder, package_version
+from crosscale.runtime import own_cache, package_version
 from crosscale.trees import flatten
 
 PROGRAM_BYTES = 2 << 30  # of all that are kept; the one that was not used for longest goes first
@@ -47,11 +47,8 @@ def stored_onnx(program: Program) -> tuple[Path, bool]:
 
 
 def _folder() -> Path:
-    folder = cache_folder() / "programs"
-    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
+    with suppress(OSError):
+        return own_cache("programs")
     passing = Path(tempfile.mkdtemp(prefix="crosscale-programs-"))
     atexit.register(shutil.rmtree, passing, ignore_errors=True)
     return passing

@@ -15,6 +15,7 @@ from crosscale.data.pictures import Picture
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError, WorkError
 from crosscale.predictor import Predictor
+from crosscale.runs.results_file import as_column
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -111,7 +112,7 @@ def write_embedded(found: Embedded, file: Path) -> None:
 
         lists = pa.FixedSizeListArray.from_arrays
         columns = {name: lists(pa.array(array.ravel()), array.shape[1]) for name, array in arrays.items()}
-        pq.write_table(pa.table({"path": list(found.paths), **columns}), file)
+        pq.write_table(pa.table({"path": [as_column(str, path) for path in found.paths], **columns}), file)
     except OSError as error:
         raise WorkError(f"{file}: cannot be written ({error.strerror or error})") from None
 

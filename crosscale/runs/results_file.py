@@ -243,7 +243,7 @@ def _write_parquet(file: Path, kinds: Mapping[str, type], rows: Iterable[Mapping
     schema = pa.schema([(name, types[kind]) for name, kind in kinds.items()])
 
     def table(part: list[Mapping[str, Any]]) -> Any:
-        columns = {name: [_as(kind, row.get(name)) for row in part] for name, kind in kinds.items()}
+        columns = {name: [as_column(kind, row.get(name)) for row in part] for name, kind in kinds.items()}
         return pa.table(columns, schema=schema)
 
     with import_parquet().ParquetWriter(file, schema) as writer:
@@ -257,7 +257,8 @@ def _write_parquet(file: Path, kinds: Mapping[str, type], rows: Iterable[Mapping
             writer.write_table(table(part))
 
 
-def _as(kind: type, value: Any) -> Any:
+def as_column(kind: type, value: Any) -> Any:
+    """A cell as Parquet takes it: text without the bytes of a name that are none, which are spelt out."""
     if value is None or kind is not str:
         return value
     return str(value).encode("utf-8", "backslashreplace").decode()

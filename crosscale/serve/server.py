@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from crosscale.cluster.stop import stopping_signals
 from crosscale.errors import RequestError, WorkError
 from crosscale.serve.app import make_app
 from crosscale.serve.served import ServedModel
@@ -29,7 +30,7 @@ def serve(
     on_ready: Callable[[str], None] = lambda url: None,
     on_shape: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> int:
-    """Serves until SIGINT or SIGTERM, then finishes the requests that have begun and returns.
+    """Serves until SIGINT, SIGTERM or SIGHUP (a closed terminal), then finishes what has begun and returns.
 
     A second signal ends it at once.
 
@@ -110,7 +111,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._stop) for number in stopping_signals()}
         try:
             yield
         finally:

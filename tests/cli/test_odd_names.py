@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from crosscale.cli.main import main
-from crosscale.cli.output import free_name, note, print_json, print_table, printable
-from crosscale.data.decode import BadImage, decode, open_image
+from crosscale.cli.output import free_name, note, print_json, print_table
+from crosscale.data.decode import BadImage, decode, open_image, upright_size
+from crosscale.engine.log import RunLog
+from crosscale.engine.run_folder import write_text
 from crosscale.errors import RequestError
-from crosscale.runtime import Lasting
+from crosscale.runs.embed import Embedded, write_embedded
+from crosscale.runtime import Lasting, printable
 from crosscale.weights.files import write_tensors
 
 
@@ -89,8 +93,9 @@ def test_what_never_ends_is_no_file(tmp_path, kind):
     if kind.startswith("link"):
         (tmp_path / "link.png").symlink_to(place)
         place = tmp_path / "link.png"
-    with pytest.raises(BadImage, match="a pipe or device, not a file"):
-        open_image(place)
+    for reads in (open_image, lambda path: upright_size(Path(path), "a.png")):
+        with pytest.raises(BadImage, match="a pipe or device, not a file"):
+            reads(place)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.eps"])
@@ -143,3 +148,16 @@ def test_files_of_one_name_never_overwrite_each_other():
     taken = set()
     stems = ("a", "a", "a-2", "A", "b")
     assert [free_name(stem, taken) for stem in stems] == ["a", "a-2", "a-2-2", "A-3", "b"]
+
+
+def test_names_that_are_no_text_go_into_files(tmp_path):
+    """Finished work is not lost while its name is written."""
+    name = os.fsdecode(b"caf\xe9\x1b.png")
+    write_text(tmp_path / "page.html", name)
+    assert (tmp_path / "page.html").read_text() == "caf\\udce9\x1b.png"
+    with RunLog(tmp_path, start_step=0, start_epoch=0.0, total_steps=1) as log:
+        log.here(f"skipped: {name}: damaged")
+    assert (tmp_path / "log.txt").read_text().endswith("skipped: caf\\udce9\\x1b.png: damaged\n")
+    pq = pytest.importorskip("pyarrow.parquet")
+    write_embedded(Embedded((name,), (np.zeros((1, 2), np.float32),), ()), tmp_path / "e.parquet")
+    assert pq.read_table(tmp_path / "e.parquet")["path"].to_pylist() == ["caf\\udce9\x1b.png"]

@@ -6,10 +6,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from crosscale import runtime
-from crosscale.runtime import COMPILE_CACHE, cache_folder, keep_compiled_programs, keep_memory
+from crosscale.data.image_folder import open_folder
+from crosscale.data.index_cache import load_index, save_index
+from crosscale.runtime import COMPILE_CACHE, cache_folder, keep_compiled_programs, keep_memory, own_cache
 
 COMPILING = """\
 import sys
@@ -40,6 +44,41 @@ def test_folder_by_convention(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert cache_folder() == Path("/home/me/.cache/crosscale")
+
+
+def test_a_cache_of_others_is_not_used(folder, monkeypatch):
+    """Compiled programs run, and an index says which pictures there are: only the user may write them."""
+    for part in ("compiled", "programs", "index"):
+        own_cache(part).chmod(0o777)
+        with pytest.raises(PermissionError):
+            own_cache(part)
+        (folder.parent / part).chmod(0o755)
+        with monkeypatch.context() as other:
+            other.setattr(os, "getuid", lambda: os.stat(folder.parent).st_uid + 1)
+            with pytest.raises(PermissionError):
+                own_cache(part)
+    save_index({"n": np.arange(3)}, "scan", "place")
+    assert load_index("scan", "place")["n"].tolist() == [0, 1, 2]
+    (folder.parent / "index").chmod(0o777)
+    assert load_index("scan", "place") is None
+    folder.chmod(0o777)
+    assert keep_compiled_programs(environment={}) is None
+
+
+def test_without_a_home_folder_nothing_is_kept(monkeypatch, tmp_path):
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")  # pathlib's words
+
+    for name in ("a/0.png", "b/0.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    for name in ("CROSSCALE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert keep_compiled_programs(environment={}) is None
+    assert len(open_folder(tmp_path, "all", 0.5, 0)) == 2
+    save_index({"n": np.arange(3)}, "scan", "place")
+    assert load_index("scan", "place") is None
 
 
 def test_cache_is_on_and_private(folder):

@@ -284,6 +284,26 @@ def test_importing_the_package_is_cheap():
     assert done.stdout.strip() == ""
 
 
+ENDED = ORPHAN.replace(
+    "time.sleep(60)",
+    """[child.kill() for child in multiprocessing.active_children()]
+    try:
+        for _ in range(1000):
+            next(batches)
+    except Exception as error:
+        print(type(error).__name__, error)""",
+)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(tmp_path):
+    script = tmp_path / "ended.py"
+    script.write_text(ENDED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
+    assert "WorkError a loader process was ended from outside, perhaps because memory ran out" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 LEFT_OPEN = ORPHAN.replace("time.sleep(60)", "batch = next(batches)")
 
 

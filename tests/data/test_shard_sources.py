@@ -318,3 +318,8 @@ def test_npz_refusals(tmp_path):
     assert "cut short" in refusal(WorkError, file, "train")
     np.savez(file, images=np.array([{}, {}]), labels=np.array([0, 1]))
     assert "plain arrays" in refusal(RequestError, file, "train")
+    with file.open("wb") as stream:
+        np.save(stream, images)
+    assert "is a single array (.npy)" in refusal(RequestError, file, "train")
+    far = save(images=images, labels=np.array([0, 10**9]))
+    assert "goes up to 1,000,000,000" in refusal(RequestError, far, "train")

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from crosscale.cluster.hosts import AgreedStop
 from crosscale.cluster.stop import StopSignals
 from crosscale.serve.admission import Bounded
 from crosscale.serve.server import _Server
@@ -48,6 +49,23 @@ def test_a_second_signal_ends_the_service_at_once(monkeypatch, number):
     assert (server.should_exit, ended) == (True, [])
     server._stop(signal.SIGTERM, None)
     assert ended == [128 + signal.SIGTERM]
+
+
+def test_a_closed_terminal_reaches_a_service_and_every_process_of_a_training(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        server, heard = _Server.__new__(_Server), []
+        monkeypatch.setattr(server, "_stop", lambda number, frame: heard.append(number))
+        with server.capture_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        sent = []
+        with AgreedStop():
+            monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+            signal.raise_signal(signal.SIGHUP)
+        assert (heard, sent) == ([signal.SIGHUP], [signal.SIGTERM])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
