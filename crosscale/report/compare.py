@@ -1,5 +1,6 @@
 """Several runs on one page: their curves over each other, what differs, and published models beside them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from crosscale.report.page import percent, render, shown_measure, shown_value
 from crosscale.report.published import PUBLISHED_MEASURE, published_rows, series_names
 from crosscale.report.records import Points, Run, flat_recipe
 from crosscale.runs.folds import spread as over_runs
+from crosscale.runtime import shown_duration
 from crosscale.tasks.measure import Measure
 from crosscale.tasks.task import Task
 
 MISSING = "\N{EN DASH}"
+_WORDNET = re.compile(r"n\d{8}")  # what ImageNet calls a class
 
 
 def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spread: bool = False) -> str:
@@ -32,6 +35,7 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spr
     elif len(data) > 1:
         warnings.append("these runs were trained on different data, so their numbers do not compare directly.")
     measures = {name: measure for kind in kinds for name, measure in kind.measures.items()}
+    scatters = _scatters(names, runs, costs)
     return render(
         "compare.html",
         title=f"{len(runs)} runs side by side",
@@ -42,9 +46,11 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spr
             *(_result(name, run, cost, measures) for name, run, cost in zip(names, runs, costs, strict=True)),
             *(_spread(runs, measures) if spread else []),
         ],
+        winners=_winners(runs, measures),
+        held_out=_held_out(runs),
         charts=_charts(names, runs, kinds),
         differences=recipe_differences(runs),
-        scatters=_scatters(names, runs, costs),
+        scatters=scatters,
         published=published_rows(),
     )
 
@@ -67,7 +73,30 @@ def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-_COLUMNS = ("best epoch", "epochs", "parameters, M", "GMACs", "images/s")
+_COLUMNS = ("pictures", "best epoch", "epochs", "time", "parameters, M", "GMACs", "images/s")
+
+
+def _winners(runs: Sequence[Run], measures: Mapping[str, Measure]) -> set[tuple[int, int]]:
+    """(row, column) of the best number of each measure, where one is better and the runs differ."""
+    found = set()
+    for column, (name, measure) in enumerate(measures.items(), 1):
+        values = [run.metrics.get(name) if name in run.kind.measures else None for run in runs]
+        known = [value for value in values if isinstance(value, int | float)]
+        if measure.higher_is_better is None or len(set(known)) < 2:
+            continue
+        best = max(known) if measure.higher_is_better else min(known)
+        found |= {(row, column) for row, value in enumerate(values) if value == best}
+    return found
+
+
+def _held_out(runs: Sequence[Run]) -> str:
+    """Whether the runs were measured on the same held-out pictures, as far as they have written that down."""
+    listings = [(run.environment.get("data") or {}).get("val") or {} for run in runs]
+    if not all(listing.get("digest") for listing in listings):
+        return "The runs do not say whether they were measured on the same held-out pictures."
+    if any(listing != listings[0] for listing in listings):
+        return "The runs were measured on different held-out pictures."
+    return f"All runs were measured on the same {listings[0]['images']:,} held-out pictures."
 
 
 def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Measure]) -> list[str]:
@@ -75,8 +104,10 @@ def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Mea
     return [
         name,
         *(shown_measure(run, key) if key in run.kind.measures else MISSING for key in measures),
+        f"{int(examples):,}" if isinstance(examples := run.metrics.get("examples"), int | float) else MISSING,
         MISSING if run.best_epoch is None else str(run.best_epoch),
         f"{run.epochs:.4g}",
+        MISSING if run.seconds is None else shown_duration(run.seconds),
         f"{costs.parameters / 1e6:.2f}" if costs else MISSING,
         f"{costs.macs / 1e9:.3g}" if costs else MISSING,
         f"{rates[len(rates) // 2]:,.1f}" if rates else MISSING,
@@ -129,14 +160,24 @@ def _charts(names: Sequence[str], runs: Sequence[Run], kinds: Sequence[type[Task
     ]
 
 
+def _on_imagenet(run: Run) -> bool:
+    """Whether a run tells ImageNet-1k's own 1,000 classes apart, by the names of its folders."""
+    return run.best is not None and len(set(filter(_WORDNET.fullmatch, run.best.labels))) == 1000 == len(
+        run.best.labels
+    )
+
+
 def _scatters(names: Sequence[str], runs: Sequence[Run], costs: Sequence[Costs | None]) -> list[Any]:
+    """The runs on ImageNet's classes beside published models; nothing where no run is: other numbers do not compare."""
+    if not any(map(_on_imagenet, runs)):
+        return []
     rows = published_rows()
     order = series_names()
     by_macs = [Mark(r.name, r.series, r.gmacs, r.accuracy, 1 + order.index(r.series)) for r in rows]
     by_params = [Mark(r.name, r.series, r.params, r.accuracy, 1 + order.index(r.series)) for r in rows]
     for name, run, cost in zip(names, runs, costs, strict=True):
         accuracy = run.metrics.get(PUBLISHED_MEASURE)
-        if cost is not None and isinstance(accuracy, int | float):
+        if cost is not None and isinstance(accuracy, int | float) and _on_imagenet(run):
             by_macs.append(Mark(name, "these runs", cost.formula_macs / 1e9, 100 * accuracy, 0, True))
             by_params.append(Mark(name, "these runs", cost.parameters / 1e6, 100 * accuracy, 0, True))
     shown = "{:.3g}".format
