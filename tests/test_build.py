@@ -1,6 +1,7 @@
 """A whole small run on the real digits: its folder, its best weights alone, and what cannot be built."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crosscale.artifact import WEIGHTS, file_digest, read_artifact
 from crosscale.contracts import Record
 from crosscale.engine.loop import Loop
 from crosscale.engine.run_folder import locked
@@ -48,6 +50,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [record for record in records if record["kind"] == kind]
+
+
+def test_the_best_weights_carry_their_digest_and_the_log_tells_the_time(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = run
+    best = folder / "best"
+    assert read_artifact(best).weights_digest == file_digest(best / WEIGHTS) != ""
+    assert re.search(r"done: best top-1 .*, in \d+ s; ", (folder / "log.txt").read_text())
 
 
 def test_the_run_folder_is_complete(run: tuple[Path, dict[str, Any]]) -> None:

@@ -1,12 +1,13 @@
 """The run's files: one line per record, none twice after a resume, readable by TensorBoard's own format."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 
-from crosscale.engine.log import RunLog, truncate_metrics
+from crosscale.engine.log import CollectedLog, RunLog, truncate_metrics
 from crosscale.errors import RequestError, WorkError
 
 
@@ -110,3 +111,13 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, name: str, there: boo
         RunLog(folder, start_step=0, start_epoch=0, total_steps=10)
     assert target.exists() == there
     assert not there or target.read_text() == "mine"
+
+
+def test_lines_before_the_run_log_are_kept_and_shown_nowhere(capsys):
+    """Nor does anything of it stay behind: another INFO line is as silent as before."""
+    logger = logging.getLogger("crosscale.somewhere")
+    with CollectedLog() as collected:
+        logger.info("a line")
+    logger.info("another")
+    assert collected.lines == ["a line"]
+    assert capsys.readouterr().err == ""

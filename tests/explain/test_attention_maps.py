@@ -339,3 +339,16 @@ def test_other_refusals():
         explain.describe_maps(SelfAttention(2))
     with pytest.raises(RequestError, match="must be"):
         explain.attention(crossvit(), {}, pictures((48, 48))[0], spec=SPEC)
+
+
+def test_a_sheet_has_plain_words_and_the_rollouts_folded():
+    """What people read: two scales by their patches, and the maps over all layers only where asked for."""
+    found = explain.describe_maps(crosscale.create_model("crossvit_9_240"))
+    assert [(m.name, m.folded) for m in found if m.name.startswith(("cls", "cross"))] == [
+        ("cls/0", False),
+        ("cls/1", False),
+        ("cross/1_to_0", False),
+        ("cross/0_to_1", False),
+    ]
+    assert {m.name.split("/")[0] for m in found if m.folded} == {"rollout", "rollout_across"}
+    assert (found[0].kind, found[0].scale) == ("what this scale looks at", "fine: 12 px patches, 20 x 20")

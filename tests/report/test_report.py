@@ -17,6 +17,7 @@ from crosscale.report.published import published_rows, series_names
 from crosscale.report.records import read_run
 from crosscale.report.write import LiveReport
 from crosscale.runs.validate import evaluate_run
+from crosscale.tasks.measure import Measure
 from crosscale.tasks.registry import task_kind
 from crosscale.tasks.sections import Examined
 
@@ -261,3 +262,21 @@ def test_wrong_requests(trained, written, capsys, monkeypatch, tmp_path, words, 
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
+
+
+def test_what_a_share_of_pictures_is_worth():
+    """Wilson's interval, as Brown, Cai and DasGupta (2001) give it."""
+    assert Measure("top-1", True, True, of_pictures=True).counted(0.9375, 32) == (
+        "30 of 32; 95 % interval 79.9 to 98.3 %"
+    )
+    assert Measure("loss").counted(0.9375, 32) == ""
+
+
+def test_a_page_leads_with_confusion_and_mistakes_and_folds_the_recipe(trained):
+    run = read_run(trained)
+    text = render_run(run, analyse(trained))
+    places = [text.index(words) for words in ('id="confusion"', 'id="mistakes"', 'id="curves"', 'id="recipe"')]
+    assert places == sorted(places)
+    assert "<details><summary>every key, as recipe.yaml holds it" in text
+    assert "The training loss is of pictures that are cropped and changed at random" in text
+    assert "Move the table sideways to see all 10 columns" in text
