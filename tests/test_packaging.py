@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -99,3 +100,10 @@ def test_issue_forms_are_forms():
         assert {"name", "description", "body"} <= set(form)
         ids = [part["id"] for part in form["body"]]
         assert len(ids) == len(set(ids)) > 1
+
+
+def test_modules_are_reached_from_the_package_alone():
+    """As the pages write it, `crosscale.export.export` and the like after `import crosscale`, in a fresh process."""
+    program = "import crosscale; print(crosscale.export.export.__name__, crosscale.explain.attention.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["export", "attention"]
