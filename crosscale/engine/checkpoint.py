@@ -58,6 +58,8 @@ class Checkpoints:
         )
         # Orbax reports ordinary things at warning level, and logs the errors that it raises as well.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # A write that fails is raised once; at the process's end Orbax's other writes would each print the same again.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Orbax refuses relative paths, but not before the first save.
         self.folder = folder.resolve()
         self._saving = 0

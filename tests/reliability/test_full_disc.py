@@ -52,6 +52,7 @@ def test_a_full_disc_loses_nothing(tmp_path: Path, where: str) -> None:
         # The libraries' own threads may print after it.
         (last,) = [line for line in result["errors"].splitlines() if line.startswith("crosscale train: error: ")]
         assert "no space left on the disc; the checkpoint of step" in last
+        assert "was never retrieved" not in result["errors"]
         assert last.endswith(f"--output-dir {work}/disc/run --resume")
         assert f"the checkpoint of step {result['kept'][-1]} is whole" in last
         assert result["left"] == []
