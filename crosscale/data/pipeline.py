@@ -18,6 +18,7 @@ from crosscale.contracts import Batch, Examples, Record, ShapedExamples, SizedEx
 from crosscale.data.decode import reuse_pillow_blocks
 from crosscale.data.loader_process import init_worker
 from crosscale.data.order import training_order
+from crosscale.data.watched import Watched
 from crosscale.errors import RequestError, WorkError
 
 OnBadImage = Literal["error", "skip"]
@@ -60,16 +61,7 @@ class BatchIterator(Iterator[Batch]):
     def __next__(self) -> Batch:
         if not self._running:
             raise StopIteration
-        try:
-            loaded: _Loaded = next(self._running[0])
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):  # Grain's words where one of its processes is gone
-                raise
-            self.close()
-            raise WorkError(
-                "a loader process was ended from outside, perhaps because memory ran out; try fewer data.workers, and "
-                "go on with --resume"
-            ) from error
+        loaded: _Loaded = next(self._running[0])
         if loaded.errors and self._on_bad_image == "error":
             self.close()
             raise WorkError(f"{loaded.errors[0]}; to train without such files, set on_bad_image: skip")
@@ -372,4 +364,5 @@ def _start(dataset: Any, workers: int, threads: int | None, steps: int) -> Any:
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options, worker_init_fn=partial(init_worker, parent=os.getpid()))
+        return Watched(iter(dataset))
     return iter(dataset)

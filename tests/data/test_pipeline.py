@@ -304,6 +304,24 @@ def test_a_killed_worker_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+STOPPED = ORPHAN.replace(
+    "time.sleep(60)",
+    """children = multiprocessing.active_children()
+    [os.kill(child.pid, signal.SIGSTOP) for child in children]
+    threading.Timer(3, lambda: [os.kill(child.pid, signal.SIGCONT) for child in children]).start()
+    print(sum(1 for _ in zip(range(200), batches)))""",
+).replace("import multiprocessing", "import os, signal, threading, crosscale.data.watched as watched, multiprocessing")
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_named_and_waited_for(tmp_path):
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED.replace("\n\nif", "\nwatched.Watched.__init__.__defaults__ = (1.0,)\n\nif", 1))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "200"
+    assert "no loader process has given a batch for 1 s: is one stopped" in done.stderr
+
+
 LEFT_OPEN = ORPHAN.replace("time.sleep(60)", "batch = next(batches)")
 
 
