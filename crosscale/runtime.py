@@ -104,16 +104,20 @@ def cache_folder() -> Path:
         raise FileNotFoundError(errno.ENOENT, str(error), "~") from None
 
 
-def own_cache(part: str) -> Path:
-    """The folder of one part of the cache, made where it is missing.
+def own_cache(part: str, *, make: bool = True) -> Path:
+    """The folder of one part of the cache.
 
     Whoever can write there can have code run, or other pictures taken for ours: nobody else may.
 
+    Args:
+      make: whether it is made where it is missing.
+
     Raises:
-      OSError: there is no home folder, the folder cannot be made or written, or it is another user's.
+      OSError: there is no home folder, the folder is missing or cannot be made or written, or it is another user's.
     """
     folder = cache_folder() / part
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if make:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
     if foreign or found.st_mode & stat.S_IWOTH or not os.access(folder, os.W_OK | os.X_OK):

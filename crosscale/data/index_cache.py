@@ -28,7 +28,7 @@ _VERSION = 3
 def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:
     """The arrays stored for a place (a path and what else identifies it); None if there are none to be read."""
     try:
-        with np.load(_file(kind, place), allow_pickle=False) as stored:
+        with np.load(_file(kind, place, make=False), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
@@ -37,7 +37,7 @@ def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:
 def save_index(arrays: Mapping[str, np.ndarray], kind: str, *place: str) -> None:
     """Stores arrays for `place`. A folder that cannot be written costs time next time, not the run."""
     try:
-        file = _file(kind, place)
+        file = _file(kind, place, make=True)
     except OSError as error:
         log.warning("%s: the index cannot be kept for next time (%s)", error.filename, error.strerror or error)
         return
@@ -52,10 +52,10 @@ def save_index(arrays: Mapping[str, np.ndarray], kind: str, *place: str) -> None
             temporary.unlink(missing_ok=True)
 
 
-def _file(kind: str, place: tuple[str, ...]) -> Path:
+def _file(kind: str, place: tuple[str, ...], *, make: bool) -> Path:
     """Raises OSError where nobody but others could keep it."""
     key = sha256(b"\0".join(os.fsencode(part) for part in place)).hexdigest()[:24]
-    return own_cache("index") / f"{kind}-v{_VERSION}-{key}.npz"
+    return own_cache("index", make=make) / f"{kind}-v{_VERSION}-{key}.npz"
 
 
 class Counter:
