@@ -110,10 +110,12 @@ def browser_page(address: str, viewport: dict[str, int]) -> Iterator[Any]:
             browser.close()
 
 
-def sections(file: Path, first: str | None, behind: str, name: str, width: int = 1000) -> None:
-    """A picture of a page from the heading with one id, or its top, to before the heading with another."""
+def sections(file: Path, first: str | None, behind: str | None, name: str, width: int = 1000) -> None:
+    """A picture of a page from the heading with one id, or its top, to before the heading with another, or its end."""
     with browser_page(file.resolve().as_uri(), {"width": width, "height": 900}) as page:
-        top, end = (page.locator(f"#{id}").bounding_box()["y"] - 12 if id else 0 for id in (first, behind))
+        whole = page.evaluate("document.documentElement.scrollHeight")
+        top = page.locator(f"#{first}").bounding_box()["y"] - 12 if first else 0
+        end = page.locator(f"#{behind}").bounding_box()["y"] - 12 if behind else whole
         area = {"x": 0, "y": top, "width": width, "height": end - top}
         page.screenshot(path=IMAGES / name, full_page=True, clip=area)
 
@@ -174,7 +176,7 @@ def report() -> None:
     other = trained("smoke", "--config", "smoke", "--train.epochs", "20")
     page = KEPT / "compared.html"
     crosscale("report", digits(), other, "--output", page)
-    sections(page, None, "published", "report_compare.png")
+    sections(page, None, None, "report_compare.png")
 
 
 def serve() -> None:

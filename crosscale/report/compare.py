@@ -35,18 +35,21 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spr
     elif len(data) > 1:
         warnings.append("these runs were trained on different data, so their numbers do not compare directly.")
     measures = {name: measure for kind in kinds for name, measure in kind.measures.items()}
+    told = {"loss", *(run.best_measure for run in runs), *(n for kind in kinds for c in kind.charts for n in c.names)}
+    leading = {name: measure for name, measure in measures.items() if name in told}
+    further = {name: measure for name, measure in measures.items() if name not in told}
     scatters = _scatters(names, runs, costs)
     return render(
         "compare.html",
         title=f"{len(runs)} runs side by side",
         names=names,
         warnings=warnings,
-        result_columns=("run", *(measure.label_with_unit for measure in measures.values()), *_COLUMNS),
+        result_columns=("run", *_labels(leading), *_COLUMNS, *_labels(further)),
         results=[
-            *(_result(name, run, cost, measures) for name, run, cost in zip(names, runs, costs, strict=True)),
-            *(_spread(runs, measures) if spread else []),
+            *(_result(name, run, cost, leading, further) for name, run, cost in zip(names, runs, costs, strict=True)),
+            *(_spread(runs, leading, further) if spread else []),
         ],
-        winners=_winners(runs, measures),
+        winners=_winners(runs, leading, 1) | _winners(runs, further, 1 + len(leading) + len(_COLUMNS)),
         held_out=_held_out(runs),
         charts=_charts(names, runs, kinds),
         differences=recipe_differences(runs),
@@ -76,10 +79,18 @@ def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 _COLUMNS = ("pictures", "best epoch", "epochs", "time", "parameters, M", "GMACs", "images/s")
 
 
-def _winners(runs: Sequence[Run], measures: Mapping[str, Measure]) -> set[tuple[int, int]]:
-    """(row, column) of the best number of each measure, where one is better and the runs differ."""
+def _labels(measures: Mapping[str, Measure]) -> list[str]:
+    return [measure.label_with_unit for measure in measures.values()]
+
+
+def _winners(runs: Sequence[Run], measures: Mapping[str, Measure], first: int) -> set[tuple[int, int]]:
+    """(row, column) of the best number of each measure, where one is better and the runs differ.
+
+    Args:
+      first: the column of the first measure.
+    """
     found = set()
-    for column, (name, measure) in enumerate(measures.items(), 1):
+    for column, (name, measure) in enumerate(measures.items(), first):
         values = [run.metrics.get(name) if name in run.kind.measures else None for run in runs]
         known = [value for value in values if isinstance(value, int | float)]
         if measure.higher_is_better is None or len(set(known)) < 2:
@@ -99,11 +110,16 @@ def _held_out(runs: Sequence[Run]) -> str:
     return f"All runs were measured on the same {listings[0]['images']:,} held-out pictures."
 
 
-def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Measure]) -> list[str]:
+def _result(
+    name: str, run: Run, costs: Costs | None, leading: Mapping[str, Measure], further: Mapping[str, Measure]
+) -> list[str]:
+    def shown(measures: Mapping[str, Measure]) -> list[str]:
+        return [shown_measure(run, key) if key in run.kind.measures else MISSING for key in measures]
+
     rates = sorted(value for _, value in run.curves.rate)
     return [
         name,
-        *(shown_measure(run, key) if key in run.kind.measures else MISSING for key in measures),
+        *shown(leading),
         f"{int(examples):,}" if isinstance(examples := run.metrics.get("examples"), int | float) else MISSING,
         MISSING if run.best_epoch is None else str(run.best_epoch),
         f"{run.epochs:.4g}",
@@ -111,14 +127,19 @@ def _result(name: str, run: Run, costs: Costs | None, measures: Mapping[str, Mea
         f"{costs.parameters / 1e6:.2f}" if costs else MISSING,
         f"{costs.macs / 1e9:.3g}" if costs else MISSING,
         f"{rates[len(rates) // 2]:,.1f}" if rates else MISSING,
+        *shown(further),
     ]
 
 
-def _spread(runs: Sequence[Run], measures: Mapping[str, Measure]) -> list[list[str]]:
+def _spread(runs: Sequence[Run], leading: Mapping[str, Measure], further: Mapping[str, Measure]) -> list[list[str]]:
     """Rows of the measures' mean and of their standard deviation over the runs."""
-    found = over_runs([run.metrics for run in runs], list(measures))
+    found = over_runs([run.metrics for run in runs], [*leading, *further])
+
+    def shown(name: str, measures: Mapping[str, Measure]) -> list[str]:
+        return [measure.shown(found[name][key]) for key, measure in measures.items()]
+
     rest = [MISSING] * len(_COLUMNS)
-    return [[name, *(m.shown(found[name][key]) for key, m in measures.items()), *rest] for name in found]
+    return [[name, *shown(name, leading), *rest, *shown(name, further)] for name in found]
 
 
 def _charts(names: Sequence[str], runs: Sequence[Run], kinds: Sequence[type[Task]]) -> list[Any]:
