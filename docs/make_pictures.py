@@ -227,9 +227,14 @@ def detection() -> None:
     run = demo("detect", "--masks")
     folder = KEPT / "scenes-boxes"
     shutil.rmtree(folder, ignore_errors=True)
-    scenes = sorted((KEPT / "detect-masks-images" / "val").glob("*.jpg"))[:4]
+    data = KEPT / "detect-masks-images"
+    scenes = sorted((data / "images" / "val").glob("*.jpg"))[:4]
     crosscale("predict", "--run", run, *scenes, "--output", folder)
     contact_sheet(sorted(folder.glob("*.png")), "objects_found.jpg")
+    drawn = KEPT / "drawn"
+    shutil.rmtree(drawn, ignore_errors=True)
+    crosscale("data", data, "--draw", "1", "--write", drawn)
+    shutil.copyfile(next(drawn.rglob("*.png")), IMAGES / "objects_drawn.png")
 
 
 PAGES: dict[str, Callable[[], None]] = {

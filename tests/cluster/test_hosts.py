@@ -244,7 +244,9 @@ def test_a_run_goes_on_with_eight_then_two_then_one_device(tmp_path: Path, one: 
         assert eight.ends() == [0]
     assert max(record["step"] for record in records(run)) < 15
     with Cluster(tmp_path / "2", 1, [*words, "--mesh.fsdp", "2"], processes=2) as two:
-        two.signal_after("step 9/", 1, signal.SIGTERM)  # the one that does not write
+        # After the first step, so that there are more: the processes agree on one some steps ahead. The process is the
+        # one that does not write.
+        two.signal_after("images/s", 1, signal.SIGTERM)
         assert two.ends() == [0, 0]
         assert "stopped by SIGTERM at step" in two.errors(0)
     assert max(record["step"] for record in records(run)) < 15

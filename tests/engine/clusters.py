@@ -82,7 +82,7 @@ class Cluster:
         while text not in self.errors(0):
             assert self.processes[0].poll() is None, self.errors(0)
             assert time.monotonic() < until, self.errors(0)
-            time.sleep(0.05)
+            time.sleep(0.01)  # a step takes some hundredths of a second
         self.processes[process].send_signal(number)
 
 
