@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.seeds import mean_and_range
+from benchmarks.seeds import table
 from crosscale.data import open_source
 from crosscale.recipe import load
 from crosscale.runs.train import run_training
@@ -67,16 +67,13 @@ def measured() -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
+def shown(rows: list[dict]) -> str:
     """Mean and range over the seeds, in percent, as Markdown."""
-    lines = ["| | balanced accuracy, % | macro F1, % | top-1, % |", "|---|---:|---:|---:|"]
-    for way in WAYS:
-        cells = mean_and_range([row for row in rows if row["way"] == way], SHOWN)
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    groups = {way: [row for row in rows if row["way"] == way] for way in WAYS}
+    return table(("", "balanced accuracy, %", "macro F1, %", "top-1, %"), groups, SHOWN)
 
 
 if __name__ == "__main__":
     found = measured()
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(table(found))
+    print(shown(found))

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.seeds import mean_and_range
+from benchmarks.seeds import table
 from crosscale.benchmark.machine import describe_machine
 from crosscale.data.scenes import write_scenes
 from crosscale.recipe import load
@@ -48,17 +48,14 @@ def measured() -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
+def shown(rows: list[dict]) -> str:
     """Mean and range over the seeds, in percent, as Markdown."""
-    lines = ["| embeddings | mIoU, % | mean accuracy, % | pixel accuracy, % |", "|---|---:|---:|---:|"]
-    for way in WAYS:
-        cells = mean_and_range([row for row in rows if row["way"] == way], SHOWN)
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    groups = {way: [row for row in rows if row["way"] == way] for way in WAYS}
+    return table(("embeddings", "mIoU, %", "mean accuracy, %", "pixel accuracy, %"), groups, SHOWN)
 
 
 if __name__ == "__main__":
     found = {"machine": describe_machine(), "epochs": EPOCHS, "rows": measured()}
     file = RESULTS / f"{time.strftime('%Y-%m-%d')}-scales.json"
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(table(found["rows"]))
+    print(shown(found["rows"]))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.seeds import mean_and_range
+from benchmarks.seeds import table
 from crosscale.predictor import Predictor
 from crosscale.recipe import load
 from crosscale.runs.calibrate import calibrate_run
@@ -103,20 +103,14 @@ def measured() -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
+def shown(rows: list[dict]) -> str:
     """Mean and range over the seeds, in percent, as Markdown."""
-    lines = [
-        "| of the held-out digits answered | of these right, % | letters unknown, % | photographs unknown, % |",
-        "|---:|---:|---:|---:|",
-    ]
-    for coverage in COVERAGES:
-        own = [row for row in rows if row["coverage"] == coverage]
-        cells = mean_and_range(own, ("precision", "letters", "photographs"))
-        lines.append(f"| {100 * coverage:.0f} % | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    columns = ("of the held-out digits answered", "of these right, %", "letters unknown, %", "photographs unknown, %")
+    groups = {f"{100 * share:.0f} %": [row for row in rows if row["coverage"] == share] for share in COVERAGES}
+    return table(columns, groups, ("precision", "letters", "photographs"), first="---:")
 
 
 if __name__ == "__main__":
     found = measured()
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(table(found))
+    print(shown(found))

@@ -53,7 +53,7 @@ def save_index(arrays: Mapping[str, np.ndarray], kind: str, *place: str) -> None
 
 
 def _file(kind: str, place: tuple[str, ...], *, make: bool) -> Path:
-    """Raises OSError where nobody but others could keep it."""
+    """The file of an index. Raises OSError as `own_cache` does."""
     key = sha256(b"\0".join(os.fsencode(part) for part in place)).hexdigest()[:24]
     return own_cache("index", make=make) / f"{kind}-v{_VERSION}-{key}.npz"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from crosscale.measure import Costs
 from crosscale.report.charts import Mark, Series, line_chart, scatter
-from crosscale.report.page import percent, render, shown_measure, shown_value
+from crosscale.report.page import leading_measures, percent, render, shown_measure, shown_value
 from crosscale.report.published import PUBLISHED_MEASURE, published_rows, series_names
 from crosscale.report.records import Points, Run, flat_recipe
 from crosscale.runs.folds import spread as over_runs
@@ -35,10 +35,9 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spr
     elif len(data) > 1:
         warnings.append("these runs were trained on different data, so their numbers do not compare directly.")
     measures = {name: measure for kind in kinds for name, measure in kind.measures.items()}
-    told = {"loss", *(run.best_measure for run in runs), *(n for kind in kinds for c in kind.charts for n in c.names)}
+    told = set().union(*map(leading_measures, runs))
     leading = {name: measure for name, measure in measures.items() if name in told}
     further = {name: measure for name, measure in measures.items() if name not in told}
-    scatters = _scatters(names, runs, costs)
     return render(
         "compare.html",
         title=f"{len(runs)} runs side by side",
@@ -53,7 +52,7 @@ def render_comparison(runs: Sequence[Run], costs: Sequence[Costs | None], *, spr
         held_out=_held_out(runs),
         charts=_charts(names, runs, kinds),
         differences=recipe_differences(runs),
-        scatters=scatters,
+        scatters=_scatters(names, runs, costs),
         published=published_rows(),
     )
 

@@ -143,7 +143,11 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
     examples = run.metrics.get("examples")
     worth = f"; {counted}" if (counted := measures[best].counted(run.metrics.get(best), examples)) else ""
     tiles = [(f"best {measures[best].label}", shown_measure(run, best), f"epoch {epoch}{worth}")]
-    tiles += [(measures[name].label, shown_measure(run, name), measures[name].unit) for name in _leading(run)]
+    tiles += [
+        (measure.label, shown_measure(run, name), measure.unit)
+        for name, measure in measures.items()
+        if name in leading_measures(run) - {best}
+    ]
     tiles += [
         ("epochs", f"{run.epochs:.4g}", f"of {planned}" if planned else ""),
         ("steps", f"{run.steps:,}", f"of {run.planned_steps:,}" if run.planned_steps else ""),
@@ -158,19 +162,17 @@ def _tiles(run: Run, costs: Any) -> list[dict[str, Any]]:
     return [{"name": name, "value": value, "note": note} for name, value, note in tiles]
 
 
-def _leading(run: Run) -> list[str]:
-    """Measures that a tile shows beside the best one's: the loss, and those with a chart."""
-    charted = {name for chart in run.kind.charts for name in chart.names}
-    return [name for name in run.kind.measures if name in {"loss", *charted} and name != run.best_measure]
+def leading_measures(run: Run) -> set[str]:
+    """Those that people look for first: the one that chose the weights, the loss, and those with a chart."""
+    return {run.best_measure, "loss", *(name for chart in run.kind.charts for name in chart.names)}
 
 
 def _further(run: Run) -> str:
     """All other measures of the best validation, in a sentence; "" where there are none."""
-    told = {run.best_measure, *_leading(run)}
     return "; ".join(
         f"{measure.label} {shown_measure(run, name)}{measure.unit and f' {measure.unit}'}"
         for name, measure in run.kind.measures.items()
-        if name not in told and run.metrics.get(name) is not None
+        if name not in leading_measures(run) and run.metrics.get(name) is not None
     )
 
 

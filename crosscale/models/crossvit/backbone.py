@@ -20,11 +20,11 @@ from crosscale.layers.patches import PatchTokens
 from crosscale.layers.resize import center_crop, resize_bicubic
 from crosscale.models.crossvit.attention_maps import attention_maps
 from crosscale.models.crossvit.config import CrossViTConfig, Size
-from crosscale.models.crossvit.description import layer_of, position_tables
+from crosscale.models.crossvit.description import by_stage, layer_of, position_tables
 from crosscale.models.crossvit.fusion import FUSIONS, FusionSettings, Tokens
 from crosscale.models.crossvit.timm import timm_model
 from crosscale.models.crossvit.weights import REMARKS, weight_rules
-from crosscale.models.description import BOTTOM, LAST, TOP, AttentionMaps, Layer, TimmModel
+from crosscale.models.description import AttentionMaps, Layer, TimmModel
 from crosscale.models.model import ImageModel, check_images, rematerialised
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Rules
@@ -194,9 +194,7 @@ class CrossViT(CrossViTConfig, ImageModel):
         return layer_of(name)
 
     def timm_layer_of(self, name: str) -> Layer:
-        """timm counts a stage of several branches as one layer."""
-        stage, _ = layer = super().timm_layer_of(name)
-        return (stage, 0) if len(self.config.patch_size) > 1 and layer not in (BOTTOM, LAST, TOP) else layer
+        return by_stage(self.config, super().timm_layer_of(name))
 
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
         return attention_maps(self.config, size or self.input_size)

@@ -3,7 +3,7 @@
 import math
 
 from crosscale.models.crossvit.config import CrossViTConfig
-from crosscale.models.description import BOTTOM, TOP, Layer
+from crosscale.models.description import BOTTOM, LAST, TOP, Layer
 from crosscale.weights.positions import PositionTable
 
 BACKBONE = "backbone/"
@@ -20,6 +20,11 @@ def layer_of(name: str) -> Layer:
     inner = rest.split("/")
     block = inner[1].removeprefix("block_") if inner[0].startswith("branch_") else math.inf
     return int(part.removeprefix("stage_")), float(block)
+
+
+def by_stage(c: CrossViTConfig, layer: Layer) -> Layer:
+    """A layer as timm counts it: of several branches a whole stage is one."""
+    return (layer[0], 0) if len(c.patch_size) > 1 and layer not in (BOTTOM, LAST, TOP) else layer
 
 
 def position_tables(c: CrossViTConfig) -> dict[str, PositionTable]:

@@ -8,9 +8,9 @@ from crosscale.errors import RequestError
 from crosscale.models.crossvit.attention_maps import attention_maps
 from crosscale.models.crossvit.backbone import CrossViTBackbone
 from crosscale.models.crossvit.config import CrossViTConfig
-from crosscale.models.crossvit.description import layer_of, position_tables
+from crosscale.models.crossvit.description import by_stage, layer_of, position_tables
 from crosscale.models.crossvit.weights import weight_rules
-from crosscale.models.description import BOTTOM, LAST, TOP, AttentionMaps, Layer
+from crosscale.models.description import AttentionMaps, Layer
 from crosscale.models.heads.semantic_fpn import SemanticFPNHead
 from crosscale.models.heads.simple_pyramid import SimplePyramid
 from crosscale.models.model import ImageModel
@@ -86,9 +86,7 @@ class SemanticFPNCrossViT(SemanticFPNCrossViTConfig, SegmentationModel):
         return layer_of(name)
 
     def timm_layer_of(self, name: str) -> Layer:
-        """timm counts a stage of several branches as one layer."""
-        stage, _ = layer = super().timm_layer_of(name)
-        return (stage, 0) if len(self.config.patch_size) > 1 and layer not in (BOTTOM, LAST, TOP) else layer
+        return by_stage(self.config, super().timm_layer_of(name))
 
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
         return attention_maps(self.config, size or self.input_size)
