@@ -1,12 +1,14 @@
 """The top-1 that `crosscale demo` ends at, over five seeds on this machine and on those that were measured before.
 
     python -m benchmarks.demo_range
+    XLA_FLAGS=--xla_cpu_max_isa=AVX2 python -m benchmarks.demo_range    # as on a processor with older vector units
 
 It trains the recipe `digits` once per seed, keeps the numbers of this machine in benchmarks/results, and prints the
 sentence for README.md of all machines that have results there. Some three minutes per seed on two processor cores.
 """
 
 import json
+import os
 import re
 import tempfile
 import time
@@ -21,6 +23,14 @@ SEEDS = (0, 1, 2, 3, 4)
 RESULTS = Path(__file__).parent / "results"
 
 
+def machine() -> dict:
+    """This machine; its processor with the vector units that XLA is held to, where these are not all that it has."""
+    found = describe_machine()
+    if held := re.search(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", "")):
+        found["processor"] += f", held to {held[1]}"
+    return found
+
+
 def measured() -> dict:
     """This machine, and a row for each seed."""
     rows = []
@@ -29,7 +39,7 @@ def measured() -> dict:
             found = run_training(load("digits", {"train.seed": str(seed)}), Path(folder) / str(seed))
             rows.append({"seed": seed, "top1": found["top1"], "seconds": found["seconds"]})
             print(json.dumps(rows[-1]), flush=True)
-    return {"machine": describe_machine(), "rows": rows}
+    return {"machine": machine(), "rows": rows}
 
 
 def sentence(results: list[dict]) -> str:
@@ -38,7 +48,7 @@ def sentence(results: list[dict]) -> str:
     seeds = {row["seed"] for row in rows}
     machines = {result["machine"]["processor"] for result in results}
     (top1,) = mean_and_range(rows, ("top1",))
-    count = "one machine" if len(machines) == 1 else f"{len(machines)} machines"
+    count = "one processor" if len(machines) == 1 else f"{len(machines)} processors"
     return (
         f"The demo ends at {top1} % top-1 on the held-out fifth (mean and range over {len(seeds)} seeds on {count}: "
         f"{'; '.join(sorted(machines))})."

@@ -3,8 +3,8 @@
     python -m benchmarks.performance_page [--results FOLDER] [--page FILE]
 
 A result is a file `YYYY-MM-DD-<what>.json` of `crosscale bench --output`. Of every mode the files of the newest day
-count, all of them. The page's own words stay: only what stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
-is replaced. `sh benchmarks/run_all.sh` makes all results.
+count, all of them; those of segmentations (`*-segment.json`) by themselves. The page's own words stay: only what stands
+between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced. `sh benchmarks/run_all.sh` makes all results.
 """
 
 import argparse
@@ -31,9 +31,18 @@ SPEED = [
     "matmul peak, ours",
     "theirs",
 ]
+SEGMENT = "_segment"  # behind the mode of what was measured on segmentations
 ENGINES = ("onnxruntime", "openvino")  # columns where a result has them
 FIRST = ["model", "batch", "ours, cold s", "warm s", "compiled, cold s", "warm s"]
 DETECTION = ["operation", "ours, best ms", "median", "torchvision, best ms", "median", "apart"]
+SEGMENTATION = [
+    "model",
+    "forward, ms",
+    "metric, trained",
+    "metric, random weights",
+    "training, images/s",
+    "waiting for data",
+]
 GROWTH = ["series", "at", "GMACs", "ms", "MB of activations", "MACs grow", "time grows", "activations grow"]
 
 
@@ -44,8 +53,9 @@ def newest(folder: Path) -> dict[str, tuple[str, list[dict[str, Any]]]]:
         day, result = path.name[:10], json.loads(path.read_text(encoding="utf-8"))
         if "mode" not in result:
             continue
-        old_day, results = found.get(result["mode"], (day, []))
-        found[result["mode"]] = (day, [*results, result] if day == old_day else [result])
+        mode = result["mode"] + (SEGMENT if path.stem.endswith("-segment") else "")
+        old_day, results = found.get(mode, (day, []))
+        found[mode] = (day, [*results, result] if day == old_day else [result])
     return found
 
 
@@ -66,8 +76,8 @@ def speed_tables(result: dict[str, Any]) -> str:
         head = [case["model"], str(case["batch_size"])]
         best = next((row for row in case["ratios"] if row["against"] == "best"), None)
         theirs = max((row["matmul_share"] for row in (eager, compiled) if row), default=None)
-        rates = [f"{row['images_per_second']:,.1f}" if row else "" for row in (ours, eager, compiled)]
-        others = [f"{rows[name]['images_per_second']:,.1f}" if name in rows else "" for name in engines]
+        rates = [pace(row["images_per_second"]) if row else "" for row in (ours, eager, compiled)]
+        others = [pace(rows[name]["images_per_second"]) if name in rows else "" for name in engines]
         ratio = ["", "", ""]
         if best:
             memory = "" if best["memory"] is None else f"{best['memory']:.2f}"
@@ -95,6 +105,11 @@ def cases(result: dict[str, Any]) -> list[dict[str, Any]]:
     return groups
 
 
+def pace(rate: float) -> str:
+    """Images per second."""
+    return f"{rate:,.1f}" if rate >= 10 else f"{rate:.2f}"
+
+
 def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
@@ -117,12 +132,19 @@ def detection_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return [[row["what"], *(f"{row[key]:.2f}" for key in keys), far] for row, far in zip(rows, apart, strict=True)]
 
 
+def segmentation_cells(result: dict[str, Any]) -> list[str]:
+    """What the metric of a segmentation costs beside the forward, and how long its training step waits for pictures."""
+    metric, feeding = result["metric"], result["feeding"]
+    shares = [f"{100 * share:.1f} %" for share in (metric["sure"], metric["unsure"], feeding["data_wait"])]
+    trained = pace(feeding["images_per_second"])
+    return [result["model"], f"{metric['forward_ms']:,.0f}", *shares[:2], trained, shares[2]]
+
+
 def machine_line(day: str, results: Sequence[dict[str, Any]]) -> str:
     machine = results[0]["machine"]
     versions = {name: number for one in results for name, number in one["machine"]["versions"].items()}
-    names = ", ".join(
-        f"{name} {versions[name]}" for name in ("jax", "flax", "torch", "torchvision", "timm") if name in versions
-    )
+    shown = ("jax", "flax", "torch", "torchvision", "timm", *ENGINES)
+    names = ", ".join(f"{name} {versions[name]}" for name in shown if name in versions)
     loads = [one["machine"][key] for one in results for key in ("load_before", "load_after")]
     known = [load for load in loads if load is not None]
     load = f"; load average {min(known):.1f} to {max(known):.1f}" if known else ""
@@ -136,8 +158,12 @@ def section(mode: str, day: str, results: Sequence[dict[str, Any]], images: Path
     result, line = merged(results), machine_line(day, results)
     if mode == "start_up":
         return f"{line}\n\n{table(['', 'cold s', 'warm s', 'cache off s'], start_up_cells(result))}"
+    if mode == "segmentation":
+        return f"{line}\n\n{table(SEGMENTATION, [segmentation_cells(one) for one in results])}"
     if mode == "detection":
         return f"{line}\n\n{table(DETECTION, detection_cells(result['rows']))}"
+    if mode.endswith(SEGMENT):
+        return f"{line}\n\n{speed_tables(result)}"
     picture = images / f"performance_{mode}.png"
     plot(result, picture)
     body = table(GROWTH, growth_cells(result["rows"])) if mode == "growth" else speed_tables(result)

@@ -3,9 +3,10 @@
 #
 #   PEER_PYTHON=/path/to/python PEER_REPO=/path/to/CrossFormer sh benchmarks/run_all.sh [PART...]
 #
-# PART: infer (10 min), official (6), train (5), growth (3), start-up (2), page (seconds), which are the default, and
-# detection (1). PEER_PYTHON has torch and timm, of detection torch and torchvision; PEER_REPO is a checkout of the released CrossFormer code (without it that part and
-# its training step are left out). torch.compile takes most of the time: without FULL=1 it runs at batch 8 and for
+# PART: infer (10 min), official (6), train (5), segment (8), growth (3), start-up (2), page (seconds), which are the
+# default, and detection (1). PEER_PYTHON has torch and timm, of detection torch and torchvision. PEER_REPO is a checkout
+# of the released CrossFormer code with models/crossformer_backbone.py of its branch `crossformer` beside the files of
+# main; without it official, and what train and segment measure against it, are left out. torch.compile takes most of the time: without FULL=1 it runs at batch 8 and for
 # crossvit_9's training step, and the other cases compare with eager.
 set -e
 cd "$(dirname "$0")/.."
@@ -16,6 +17,7 @@ OUT=benchmarks/results
 mkdir -p "$OUT"
 if [ -n "$FULL" ]; then ROUNDS=3 SECONDS_EACH=2; else ROUNDS=2 SECONDS_EACH=1; fi
 VITS="crossvit_9_240 crossvit_15_240 crossvit_18_240 crossvit_9_dagger_240"
+SEGMENT=semantic_fpn_crossformer_tiny
 FORMERS="crossformer_tiny_224 crossformer_small_224 crossformer_base_224"
 
 bench() {  # NAME, then options of `crosscale bench`
@@ -41,7 +43,7 @@ official() {
     return 1
 }
 
-for part in ${*:-infer official train growth start-up page}; do
+for part in ${*:-infer official train segment growth start-up page}; do
     case $part in
     infer)
         engines="onnxruntime openvino"
@@ -60,6 +62,12 @@ for part in ${*:-infer official train growth start-up page}; do
         compare train-timm-15 timm "$(both)" --mode train --batch-size 16 --model crossvit_15_240
         official || continue
         compare train-official official "$(both)" --mode train --batch-size 16 --model crossformer_small_224
+        ;;
+    segment)
+        "$PYTHON" -m benchmarks.segmentation_costs
+        official || continue
+        compare infer-official-segment official "eager compiled" --mode infer --batch-size 1 --model $SEGMENT
+        compare train-official-segment official "$(both)" --mode train --batch-size 2 --model $SEGMENT
         ;;
     growth) bench growth --mode growth --rounds 1 --seconds "$SECONDS_EACH" ;;
     start-up) bench start-up --mode start-up --rounds 2 ;;

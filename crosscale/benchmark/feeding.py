@@ -54,22 +54,18 @@ def measure_feeding(folder: Path, request: FeedRequest) -> dict[str, Any]:
     loader = _loader_rate(folder, request)
     with tempfile.TemporaryDirectory(prefix="crosscale-feeding-") as scratch:
         _train(folder, Path(scratch) / "run", request)
-        windows = _windows(Path(scratch) / "run" / "metrics.jsonl")
-    # The window that holds the first step counts the steps after it.
-    images = [request.batch_size * (LOG_EVERY - (index == 0)) for index in range(len(windows))]
-    seconds = [count / window["images_per_second"] for count, window in zip(images, windows, strict=True)]
-    waited = sum(window["data_wait"] * passed for window, passed in zip(windows, seconds, strict=True))
-    step = sum(images) / max(sum(seconds) - waited, 1e-9)
+        images, seconds, waited = waiting(Path(scratch) / "run" / "metrics.jsonl", request.batch_size)
+    step = images / max(seconds - waited, 1e-9)
     return {
         "model": request.model,
         "batch_size": request.batch_size,
         "threads": request.threads,
         "decode": request.decode,
-        "steps": sum(images) // request.batch_size,
+        "steps": images // request.batch_size,
         "loader": loader,
         "step": step,
         "keeps_up": loader > step,
-        "data_wait": waited / sum(seconds),
+        "data_wait": waited / seconds,
     }
 
 
@@ -113,7 +109,13 @@ def _train(folder: Path, run: Path, request: FeedRequest) -> None:
         raise WorkError(f"the training of {request.model} that should be fed failed: {lines[-1]}")
 
 
-def _windows(file: Path) -> list[dict[str, Any]]:
-    """The records between two lines of the log, without the first where it holds only the compiling step."""
+def waiting(file: Path, batch_size: int) -> tuple[int, float, float]:
+    """What a run's metrics say that was logged every `LOG_EVERY` steps: how many images its steps took after the first,
+    which compiles, in how many seconds, and how many of these they waited for images."""
     records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    return [record for record in records if record["kind"] == "train" and record["images_per_second"] > 0]
+    windows = [record for record in records if record["kind"] == "train" and record["images_per_second"] > 0]
+    # The window that holds the first step counts the steps after it.
+    images = [batch_size * (LOG_EVERY - (index == 0)) for index in range(len(windows))]
+    seconds = [count / window["images_per_second"] for count, window in zip(images, windows, strict=True)]
+    waited = sum(window["data_wait"] * passed for window, passed in zip(windows, seconds, strict=True))
+    return sum(images), sum(seconds), waited

@@ -50,6 +50,8 @@ def build(request: dict[str, Any]) -> tuple[ImageModel, InputSpec]:
     if request["dtype"] == "bfloat16":
         options["dtype"] = jnp.bfloat16
     model = create_model(request["model"], drop_path_rate=0.0, **options)
+    if hasattr(model, "head_drop_rate"):
+        model = model.clone(head_drop_rate=0.0)
     return model, input_spec(request["model"], model)
 
 

@@ -33,13 +33,13 @@ def write_jpegs(folder: Path, count: int, seed: int = 0, report: Callable[[int, 
     Raises:
       RequestError: scikit-image or scikit-learn is missing.
     """
-    photos = _photos()
+    photos = photographs()
     rng = np.random.default_rng(seed)
     shares = np.array([share for _, _, share in SIZES])
     total = 0
     for index in range(count):
         width, height, _ = SIZES[rng.choice(len(SIZES), p=shares / shares.sum())]
-        img = _cut(photos[int(rng.integers(len(photos)))], width, height, rng)
+        img = cut(photos[int(rng.integers(len(photos)))], width, height, rng)
         split = "val" if index < 4 else "train"
         path = folder / split / f"class{index % 2}" / f"{index:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,8 @@ def write_jpegs(folder: Path, count: int, seed: int = 0, report: Callable[[int, 
     return total // count
 
 
-def _photos() -> list[Image.Image]:
+def photographs() -> list[Image.Image]:
+    """The photographs, RGB. Raises RequestError where scikit-image or scikit-learn is missing."""
     try:
         from skimage import data
         from sklearn.datasets import load_sample_images
@@ -63,7 +64,7 @@ def _photos() -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
-def _cut(photo: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+def cut(photo: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
     """A random part of the size's shape, scaled to the size: as little enlarged as the photograph allows."""
     scale = min(photo.width / width, photo.height / height, 1.0 + rng.random())
     part = min(int(width * scale), photo.width), min(int(height * scale), photo.height)

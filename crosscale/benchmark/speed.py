@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from crosscale.benchmark import released
 from crosscale.benchmark.machine import describe_machine, load_average
 from crosscale.benchmark.ratios import summarise
 from crosscale.errors import RequestError, WorkError
@@ -98,6 +99,8 @@ def measure(request: Request, report: Report | None = None) -> dict[str, Any]:
     _check_engines(request)
     if request.against is not None:
         _check_peer(request)
+    if request.against == "official":
+        released.check_checkout(list(messages.values()))
     before = load_average()
     found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     stopped = _measure_all(request, messages, found, deadline, report)
@@ -188,31 +191,9 @@ def _message(request: Request, name: str, batch: int) -> dict[str, Any]:
             raise RequestError(f"--against timm: timm has no {name}; --against official compares CrossFormer")
         message["peer_model"] = preset.hub.removeprefix("timm/").split(".")[0]
     elif request.against == "official":
-        if not name.startswith("crossformer_"):
-            raise RequestError(f"--against official: the released code has no {name}; --against timm compares CrossViT")
-        message |= {"peer_repo": request.peer_repo, "peer_options": _official_options(model)}
+        repo = request.peer_repo and str(Path(request.peer_repo).expanduser())
+        message |= {"peer_repo": repo, **released.peer_of(name, model)}
     return message
-
-
-def _official_options(model: Any) -> dict[str, Any]:
-    """The constructor arguments of the released classifier."""
-    stages = len(model.depths)
-    each = {name: list(getattr(model, name)) for name in ("patch_size", "depths", "num_heads", "group_size")}
-    return {
-        **each,
-        "img_size": model.input_size[0],
-        "in_chans": model.in_channels,
-        "num_classes": model.num_classes,
-        "embed_dim": model.embed_dim,
-        "crs_interval": list(model.interval),
-        "merge_size": [list(kernels) for kernels in model.merge_size],
-        "mlp_ratio": [model.mlp_ratio] * stages,
-        "qkv_bias": model.qkv_bias,
-        "qk_scale": model.qk_scale,
-        "group_type": model.group_type,
-        "use_acl": model.use_acl,
-        "patch_norm": model.patch_norm,
-    }
 
 
 def _check_engines(request: Request) -> None:
@@ -234,11 +215,6 @@ def _check_peer(request: Request) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         raise RequestError(f"--peer-python {request.peer_python}: cannot run torch and timm ({lines[-1]})")
-    if request.against == "official":
-        if request.peer_repo is None:
-            raise RequestError("--against official needs --peer-repo PATH, a checkout of the released CrossFormer code")
-        if not (Path(request.peer_repo).expanduser() / "models" / "crossformer.py").is_file():
-            raise RequestError(f"--peer-repo {request.peer_repo}: holds no models/crossformer.py")
 
 
 def _turn(

@@ -19,14 +19,19 @@ from typing import Any
 BEGAN = time.perf_counter()
 
 
-def _sibling(name: str) -> Any:
-    """A module beside this file, which is no part of a package here."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def _module(name: str, path: Path) -> Any:
+    """A file as a module of its own, which torch.compile finds under its name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _sibling(name: str) -> Any:
+    """A module beside this file, which is no part of a package here."""
+    return _module(name, Path(__file__).with_name(f"{name}.py"))
 
 
 # The files beside this one must not be taken for top-level modules of the same names.
@@ -43,16 +48,18 @@ Step = Callable[[], None]
 
 
 def build(request: dict[str, Any]) -> nn.Module:
-    """The model as its library makes it, untrained, with no drop rates."""
+    """The model as its library makes it, or the torch twin of a segmentation; untrained, with no drop rates."""
     torch.manual_seed(0)
+    if request.get("peer_head") is not None:
+        fpn = _sibling("torch_fpn")
+        fpn.stub_frameworks()
+        backbone = _module("released_backbone", Path(request["peer_repo"]) / "models" / "crossformer_backbone.py")
+        return fpn.SemanticFPN(
+            backbone.CrossFormer(**request["peer_options"], drop_path_rate=0.0), **request["peer_head"]
+        )
     if request["against"] == "official":
-        path = Path(request["peer_repo"]) / "models" / "crossformer.py"
-        spec = importlib.util.spec_from_file_location("released_crossformer", path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.CrossFormer(**request["peer_options"], drop_path_rate=0.0)
+        released = _module("released_crossformer", Path(request["peer_repo"]) / "models" / "crossformer.py")
+        return released.CrossFormer(**request["peer_options"], drop_path_rate=0.0)
     import timm
 
     return timm.create_model(request["peer_model"], pretrained=False, drop_rate=0.0, drop_path_rate=0.0)
@@ -70,7 +77,8 @@ class Bench:
         images = torch.randint(0, 256, (batch, 3, *request["size"]), generator=generator, dtype=torch.uint8)
         mean, std = (torch.tensor(request[name]).reshape(1, 3, 1, 1) for name in ("mean", "std"))
         self.images = ((images.float() / 255 - mean) / std).to(device)
-        self.labels = torch.randint(0, request["classes"], (batch,), generator=generator).to(device)
+        places = (batch,) if request.get("peer_head") is None else (batch, *request["size"])
+        self.labels = torch.randint(0, request["classes"], places, generator=generator).to(device)
         self.call: Any = self.model
         self.optimizer: Any = None
 

@@ -44,6 +44,7 @@ examples:
   crosscale bench --mode infer --model crossvit_9_240 --against timm --quick
   crosscale bench --mode train --model crossvit_9_240 --batch-size 16 --against timm --peer-python /path/to/python
   crosscale bench --mode infer --model crossformer_small_224 --against official --peer-repo CrossFormer/
+  crosscale bench --mode train --model semantic_fpn_crossformer_tiny --batch-size 2 --against official --peer-repo DIR
   crosscale bench --mode growth --plot growth.png
   crosscale bench --mode data --peer-python /path/to/python --fast
 

@@ -80,7 +80,7 @@ def _print_all(models: Sequence[dict[str, Any]]) -> None:
     """A table for each kind of published figures."""
     segmenters, detectors = ([m for m in models if key in m["published"]] for key in ("miou", "box_ap"))
     _print_table([model for model in models if model not in (*segmenters, *detectors)], {"top-1": "top1"})
-    _print_table(segmenters, {"mIoU": "miou", "several scales": "miou_multi_scale"})
+    _print_table(segmenters, {"mIoU": "miou", "multi-scale": "miou_multi_scale"})
     _print_table(detectors, {"box AP": "box_ap", "mask AP": "mask_ap"})
 
 
@@ -103,7 +103,7 @@ def _print_table(models: Sequence[dict[str, Any]], measures: dict[str, str]) -> 
         ]
         for model in models
     ]
-    optional = ("weights", "source", "activations", "as run", "input")
+    optional = ("weights", "source", "activations", "as run", "input", *list(measures)[1:])
     print_table(["model", *numbers, "source", "weights"], rows, right=numbers, optional=optional)
 
 
@@ -143,10 +143,10 @@ def _published_macs(published: dict[str, Any]) -> str:
 
 def _published(published: dict[str, Any]) -> str:
     if "miou" in published:
-        return f"mIoU {_number(published['miou'])}, at several scales {_number(published['miou_multi_scale'])}"
+        return f"mIoU {_exact(published['miou'])}, at several scales {_exact(published['miou_multi_scale'])}"
     if "box_ap" in published:
-        return f"AP of boxes {_number(published['box_ap'])}, of masks {_number(published['mask_ap']) or 'none'}"
-    return f"top-1 {_number(published['top1'])}, top-5 {_number(published['top5'])}"
+        return f"AP of boxes {_exact(published['box_ap'])}, of masks {_exact(published['mask_ap'])}"
+    return f"top-1 {_exact(published['top1'])}, top-5 {_exact(published['top5'])}"
 
 
 def _size(model: dict[str, Any]) -> str:
@@ -155,7 +155,11 @@ def _size(model: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.1f}"
+
+
+def _exact(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def _numbers(values: Sequence[float]) -> str:

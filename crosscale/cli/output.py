@@ -62,9 +62,14 @@ def print_table(
 
 
 def _table_width(columns: Sequence[str], rows: Sequence[Sequence[str]], left_out: Sequence[str]) -> int:
-    """Terminal columns that a table needs to fold no cell, with two between its columns."""
-    widths = [max(map(len, [name, *cells])) for name, *cells in zip(columns, *rows, strict=True)]
-    return sum(width + 2 for name, width in zip(columns, widths, strict=True) if name not in left_out)
+    """Terminal columns that a table needs to fold no cell: a divider and a space on both sides of it between two
+    columns, and an edge on either side."""
+    from rich.cells import cell_len
+
+    widths = [
+        max(map(cell_len, [name, *cells])) for name, *cells in zip(columns, *rows, strict=True) if name not in left_out
+    ]
+    return sum(widths) + 3 * (len(widths) - 1) + 2
 
 
 class Report(Protocol):

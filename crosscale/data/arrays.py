@@ -1,6 +1,7 @@
 """Decoded pictures in memory: from an .npz file, or the digits that ship with scikit-learn."""
 
 import gzip
+import logging
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -11,8 +12,11 @@ import numpy as np
 
 from crosscale.contracts import Record
 from crosscale.data.names import HELD_OUT, SPLITS
+from crosscale.data.once import shared
 from crosscale.data.split import part_of
 from crosscale.errors import RequestError, WorkError
+
+log = logging.getLogger("crosscale.data")
 
 MOST_CLASSES = 1_000_000
 # (images, labels) of each split, as the usual files name them; the first pair is a file of one part.
@@ -126,16 +130,44 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
             f"{file}: {images_name} is {images.dtype} of shape {images.shape} for {len(labels)} labels; "
             "uint8 of shape (N, H, W) or (N, H, W, C) fits"
         )
-    if classes is None and trained.max() >= MOST_CLASSES:
-        raise RequestError(
-            f'{file}: {labels_name} goes up to {trained.max():,}; without "classes" the labels count from 0, '
-            f"to below {MOST_CLASSES:,}"
-        )
     if classes is None:
-        classes = [str(label) for label in range(int(trained.max()) + 1)]
+        classes = numbered_classes(f"{file}: {labels_name}", trained, 'give their names as "classes"')
     check_labels(f"{file}: {labels_name}", labels, len(classes))
     source = ArraySource(classes, [f"{images_name}/{index}" for index in range(len(images))], images, labels)
     return source if part else _part(source, split, val_fraction, seed, str(file))
+
+
+def numbered_classes(where: str, labels: np.ndarray, remedy: str) -> list[str]:
+    """ "0", "1", ... up to the largest label, with a warning where no label is 0.
+
+    Args:
+      labels: whole numbers, of the part to train on.
+      remedy: how the classes get names.
+
+    Raises:
+      RequestError: a label is too large to be one of as many classes.
+    """
+    largest = int(labels.max(initial=-1))
+    if largest >= MOST_CLASSES:
+        raise RequestError(
+            f"{where}: the label {largest:,} would make as many classes; number them from 0, below {MOST_CLASSES:,}, "
+            f"or {remedy}"
+        )
+    if largest > 0 and (least := int(labels.min())) > 0:
+        _note_the_start(least, largest, remedy)
+    return [str(label) for label in range(largest + 1)]
+
+
+@shared
+def _note_the_start(least: int, largest: int, remedy: str) -> None:
+    """Says once for all splits that the first classes are empty."""
+    log.warning(
+        "the labels are %s to %s, and classes count from 0, so no image is of class 0; if yours count from 1, "
+        "subtract 1, or %s",
+        f"{least:,}",
+        f"{largest:,}",
+        remedy,
+    )
 
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:

@@ -32,7 +32,8 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}  # grey of 2 or 4 bits, as Pillow spreads i
 
 
 # Cameras and editors write profiles and notes of several MB into PNGs, which Pillow takes for an attack from 1 MiB on.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20
+_MOST_TEXT = 16 << 20
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MOST_TEXT
 
 
 def reuse_pillow_blocks() -> None:
@@ -124,7 +125,7 @@ def decode(
         elif "truncated" in str(error).lower():
             reason = f"the file is truncated ({error})"
         else:
-            reason = f"the image data is damaged ({error or type(error).__name__})"
+            reason = _damaged("image data", error)
         raise BadImage(name, reason) from None
 
 
@@ -169,7 +170,13 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
         deep = "; data.pixels=float32 reads TIFFs of many channels" if data.startswith(TIFF) else ""
         raise BadImage(name, f"not an image in a format that Pillow reads{deep}") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
-        raise BadImage(name, f"the image header is damaged ({error or type(error).__name__})") from None
+        raise BadImage(name, _damaged("image header", error)) from None
+
+
+def _damaged(part: str, error: Exception) -> str:
+    if "MAX_TEXT_" in str(error):  # Pillow names its limit, not what the file holds
+        return f"holds more than {_MOST_TEXT >> 20} MB of text or profiles beside the pixels; save it without them"
+    return f"the {part} is damaged ({error or type(error).__name__})"
 
 
 def _formats() -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.data.arrays import MOST_CLASSES, check_labels
+from crosscale.data.arrays import check_labels, numbered_classes
 from crosscale.data.names import split_in
 from crosscale.data.scan import entries, is_dir, subfolders
 from crosscale.errors import RequestError
@@ -70,13 +70,7 @@ def label_numbers(
         numeric = isinstance(values, np.ndarray) or all(re.fullmatch(r"-?\d+", value) for value in values)
     if numeric:
         labels = np.asarray(values).astype(np.int64)
-        largest = int(labels.max(initial=-1))
-        if classes is None and largest >= MOST_CLASSES:
-            raise RequestError(
-                f"{where}: the label {largest:,} would make as many classes; number them from 0, below "
-                f"{MOST_CLASSES:,}, or give them names"
-            )
-        names = tuple(classes or (str(label) for label in range(largest + 1)))
+        names = tuple(classes or numbered_classes(where, labels, "write classes.txt with a name for each from 0 on"))
         check_labels(where, labels, len(names))
         return labels.astype(np.int32), names
     values = [value.removesuffix("/") for value in values]

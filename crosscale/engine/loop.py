@@ -292,11 +292,12 @@ class Loop:
         sums, self.progress.window = self.progress.window, {}
         values: dict[str, Any] = {"epoch": self.step / self.length.per_epoch, **means(sums)}
         self._log.record("train", self.step, {**values, "images_per_second": rate, "data_wait": waiting})
+        pace = f"{rate:.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
         text = (
             f"step {self.step}/{self.length.total}  loss {values.get('loss', math.nan):.4f}  "
-            f"lr {values.get('lr', math.nan):.2e}  {rate:.0f} images/s  waiting for data {waiting:.0%}"
+            f"lr {values.get('lr', math.nan):.2e}  {pace}  waiting for data {waiting:.0%}"
         )
-        self._log.window_line(self.step, text, f"loss {values.get('loss', math.nan):.4f}  {rate:.0f} images/s")
+        self._log.window_line(self.step, text, f"loss {values.get('loss', math.nan):.4f}  {pace}")
 
     def _finish_span(self, signals: Stop) -> None:
         """Validates where that is due, keeps the best, and saves."""
@@ -325,7 +326,9 @@ class Loop:
         if validation is not None:
             self._log.record("validate", self.step, {"epoch": epoch, **validation})
             score = self.parts.score(validation)
-            shown = [name for name in validation if name not in ("examples", "skipped", "images_per_second")]
+            silent = ("examples", "skipped", "images_per_second")
+            # "iou/dog": a class's own numbers are in metrics.jsonl and on the report; here they would fill the screen
+            shown = [name for name in validation if name not in silent and "/" not in name]
             text += "  validation " + "  ".join(self.parts.shown(name, validation[name]) for name in shown)
             if self.progress.best is None or score > tuple(self.progress.best["score"]):
                 text += "  (best)"

@@ -56,7 +56,7 @@ def _(block: Gallery) -> dict[str, Any]:
 
 @drawn.register
 def _(block: Scatter) -> dict[str, Any]:
-    return {"chart": points_chart(block.title, block.points, block.x_label, block.y_label, diagonal=block.diagonal)}
+    return {"chart": points_chart(block)}
 
 
 @drawn.register

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from crosscale.report.records import Points
+from crosscale.tasks.sections import Scatter
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 14, 12, 40
@@ -150,29 +151,46 @@ def _nothing_yet(title: str) -> Markup:
     )
 
 
-def points_chart(title: str, points: np.ndarray, x_label: str, y_label: str, *, diagonal: bool = False) -> Markup:
-    """Pairs of numbers (N, 2) as dots; `diagonal` draws the line on which both are equal, over one range."""
+def points_chart(block: Scatter) -> Markup:
+    """Pairs of numbers as dots; over one range where the line is drawn on which both are equal."""
+    points = block.points
     if not len(points):
-        return _nothing_yet(title)
+        return _nothing_yet(block.title)
     (x_low, y_low), (x_high, y_high) = points.min(0), points.max(0)
-    if diagonal:
+    if block.diagonal:
         x_low = y_low = min(x_low, y_low)
         x_high = y_high = max(x_high, y_high)
     x = _Axis(*_range(float(x_low), float(x_high), from_zero=False), False, _LEFT, _WIDTH - _RIGHT)
     y = _Axis(*_range(float(y_low), float(y_high), from_zero=False), False, _HEIGHT + 80 - _BOTTOM, _TOP)
-    parts = [_axes(x, y, "{:g}".format, "{:g}".format, x_label, y_label)]
-    if diagonal:
+    parts = [_axes(x, y, "{:g}".format, "{:g}".format, block.x_label, block.y_label)]
+    if block.diagonal:
         parts.append(
             Markup('<line class="grid" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
                 x(x.low), y(x.low), x(x.high), y(x.high)
             )
         )
-    step = -(-len(points) // _MAX_MARKS)
-    parts += [_mark(x(float(a)), y(float(b)), 0, False) for a, b in points[::step]]
+    if block.counts is None:
+        step = -(-len(points) // _MAX_MARKS)
+        parts += [_mark(x(float(a)), y(float(b)), 0, False) for a, b in points[::step]]
+    else:
+        most = block.counts.max()
+        parts += [
+            _sized_dot(x(float(a)), y(float(b)), int(count), float(count / most))
+            for (a, b), count in zip(points, block.counts, strict=True)
+        ]
     return Markup(
         '<figure class="chart"><figcaption>{title}</figcaption>'
         '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}: {n} points">{body}</svg></figure>'
-    ).format(title=title, w=_WIDTH, h=_HEIGHT + 80, n=len(points), body=Markup("").join(parts))
+    ).format(title=block.title, w=_WIDTH, h=_HEIGHT + 80, n=len(points), body=Markup("").join(parts))
+
+
+def _sized_dot(x: float, y: float, count: int, share: float) -> Markup:
+    """A dot whose area grows with `share`, 0..1, and which says how many images it stands for."""
+    radius = 2.5 + 6.5 * math.sqrt(share)
+    text = f"{count:,} {'image' if count == 1 else 'images'}"
+    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" class="dot s0"><title>{}</title></circle>').format(
+        x, y, radius, text
+    )
 
 
 def histogram(title: str, edges: np.ndarray, counts: np.ndarray, *, x_label: str) -> Markup:

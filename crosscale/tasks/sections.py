@@ -119,6 +119,7 @@ class Scatter:
     Attributes:
       points: (N, 2).
       diagonal: draws the line on which both are equal.
+      counts: (N,) images behind each point, which sizes it and is named where one points at it; None for one each.
     """
 
     title: str
@@ -126,6 +127,7 @@ class Scatter:
     x_label: str
     y_label: str
     diagonal: bool = False
+    counts: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

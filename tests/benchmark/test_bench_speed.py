@@ -230,6 +230,23 @@ def test_released_code_is_built_as_ours(processes, tmp_path):
     assert options["merge_size"] == [[2, 4]] * 3
     assert options["mlp_ratio"] == [4.0] * 4
     assert (options["img_size"], options["crs_interval"]) == (224, [8, 4, 2, 1])
+    assert "peer_head" not in processes[1][0]
+
+
+def test_released_segmentation_is_built_as_ours(processes, tmp_path):
+    name = "semantic_fpn_crossformer_small"
+    request = Request("train", (name,), rounds=1, against="official", peer_repo=str(tmp_path))
+    with pytest.raises(RequestError, match=f"models/crossformer_backbone.py, which {name} needs .branch crossformer"):
+        measure(request)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "crossformer_backbone.py").write_text("")
+    measure(request)
+    asked = processes[1][0]
+    assert asked["peer_head"] == {"widths": [96, 192, 384, 768], "neck": 256, "head": 128, "classes": 150}
+    assert asked["peer_options"]["group_size"] == [14, 14, 7, 7]
+    assert (asked["peer_options"]["mlp_ratio"], asked["peer_options"]["img_size"]) == (4.0, 512)
+    with pytest.raises(RequestError, match="has grouping=regions, its peer only whole"):
+        measure(Request("train", (name,), against="official", peer_repo=str(tmp_path), options={"grouping": "regions"}))
 
 
 def test_verb_prints_and_writes(processes, tmp_path, capsys):

@@ -8,7 +8,10 @@ import time
 
 import pytest
 
+from crosscale.cli import output
+from crosscale.cli.main import main
 from crosscale.cli.output import progress_bar
+from crosscale.models.registry import list_models
 from tests.reliability.runs import words as recipe_words
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
@@ -101,3 +104,22 @@ def test_without_a_terminal_phases_are_lines(capsys):
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "crosscale export: first ...\ncrosscale export: second ...\n"
+
+
+@pytest.mark.slow
+def test_eighty_columns_show_the_time_that_remains(tmp_path):
+    text = on_terminal(*train(None, tmp_path), COLUMNS="80", NO_COLOR="1")
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", text) if "images/s" in line]
+    assert shown
+    for line in shown:
+        assert re.search(r"\d+/\d+ \S*\d:\d\d(:\d\d)?\s*$", line), line
+        assert len(line.rstrip()) <= 80
+
+
+def test_eighty_columns_break_no_name(monkeypatch, capsys):
+    monkeypatch.setattr(output, "PIPED_WIDTH", 80)
+    assert main(["models"]) == 0
+    said = capsys.readouterr()
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert set(said.out.split()) >= set(list_models())
+    assert "no room for weights, source" in said.err

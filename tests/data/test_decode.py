@@ -1,4 +1,5 @@
 import contextlib
+import io
 import pickle
 import struct
 import time
@@ -6,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from crosscale.data.decode import MAX_PIXELS, BadImage, decode, open_image
 from crosscale.errors import RequestError
@@ -30,6 +31,21 @@ def test_truncated_jpeg(photo, encode):
 def test_truncated_png(photo, encode):
     data = encode(photo)
     assert "truncated" in message(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_much_text_in_a_png(photo, zipped):
+    """Cameras and editors write megabytes of notes; without end they would fill the memory."""
+
+    def written(megabytes):
+        notes = PngImagePlugin.PngInfo()
+        notes.add_text("comment", "word " * (megabytes * (1 << 20) // 5), zip=zipped)
+        stream = io.BytesIO()
+        photo.save(stream, "PNG", pnginfo=notes)
+        return stream.getvalue()
+
+    np.testing.assert_array_equal(np.asarray(decode(written(2), 3, "x")), np.asarray(photo))
+    assert "holds more than 16 MB of text or profiles beside the pixels; save it without them" in message(written(20))
 
 
 def test_every_cut_of_a_file_is_a_bad_image_or_a_picture(photo, encode):

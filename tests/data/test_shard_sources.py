@@ -18,6 +18,7 @@ from crosscale.data import Augment, open_source, train_batches
 from crosscale.data import index_cache as cache
 from crosscale.data.decode import BadImage, decode
 from crosscale.data.examples import ImageExamples
+from crosscale.data.once import read_once
 from crosscale.errors import RequestError, WorkError
 
 
@@ -91,6 +92,25 @@ def test_webdataset_shards(make_tar, tmp_path):
     assert contents(val) == [(13, 2)]
     (tmp_path / "w" / "classes.txt").write_text("cat\ndog\nguinea pig\n")
     assert list(open_source(tmp_path / "w", "train").classes) == ["cat", "dog", "guinea pig"]
+
+
+def test_labels_that_count_from_one_are_noted_once(make_tar, tmp_path, caplog):
+    labels = np.repeat(np.arange(1, 9), 2)
+    files = [((f"{i}.png", i), (f"{i}.cls", b"%d" % label)) for i, label in enumerate(labels)]
+    make_tar("w/all.tar", dict(file for pair in files for file in pair))
+    images = np.zeros((len(labels), 4, 4), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    for place in ("w", "x.npz"):
+        caplog.clear()
+        with read_once():
+            for split in ("train", "val"):
+                assert len(open_source(tmp_path / place, split).classes) == 9
+        (said,) = caplog.messages
+        assert said.startswith("the labels are 1 to 8, and classes count from 0, so no image is of class 0; if yours")
+    np.savez(tmp_path / "x.npz", images=images, labels=labels - 1)
+    caplog.clear()
+    open_source(tmp_path / "x.npz", "train")
+    assert not caplog.messages
 
 
 def test_tar_of_class_folders_is_one_part(make_tar, tmp_path):
@@ -322,4 +342,4 @@ def test_npz_refusals(tmp_path):
         np.save(stream, images)
     assert "is a single array (.npy)" in refusal(RequestError, file, "train")
     far = save(images=images, labels=np.array([0, 10**9]))
-    assert "goes up to 1,000,000,000" in refusal(RequestError, far, "train")
+    assert "the label 1,000,000,000 would make as many classes" in refusal(RequestError, far, "train")

@@ -7,6 +7,7 @@ import pytest
 from isolated import link_library, run_isolated
 from test_stablehlo import probabilities
 
+from crosscale.cli.main import main
 from crosscale.errors import RequestError
 from crosscale.export import export
 from crosscale.export.onnx import open_onnx
@@ -92,6 +93,15 @@ def test_tensorrt_lists_the_operators(artifact):
     used = {node.op_type for node in onnx.load(artifact.file).graph.node}
     assert used <= TENSORRT, used - TENSORRT
     assert max(entry.version for entry in onnx.load(artifact.file).opset_import) <= 25
+
+
+@pytest.mark.parametrize("opset", [3, 99])
+def test_a_set_of_operators_that_cannot_be_written_is_one_line(tiny_run, tmp_path, opset, capsys):
+    words = ["export", "--run", str(tiny_run), "--format", "onnx", "--opset", str(opset), str(tmp_path / "x.onnx")]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert f"--opset {opset}: the model cannot be written with this operator set" in line
+    assert not (tmp_path / "x.onnx").exists()
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ from html import unescape
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from crosscale.report.charts import Mark, Series, line_chart, scatter, thinned, ticks
+from crosscale.report.charts import Mark, Series, line_chart, points_chart, scatter, thinned, ticks
+from crosscale.tasks.sections import Scatter
 
 
 def parsed(markup):
@@ -65,3 +67,13 @@ def test_scatter_is_logarithmic():
         for x in re.findall(r'<g tabindex.*?cx="([\d.]+)"', scatter("t", marks, x_label="x", y_label="y", shown_x=str))
     ]
     assert xs[2] - xs[1] == pytest.approx(xs[1] - xs[0], abs=0.2)
+
+
+def test_dots_are_as_large_as_what_they_stand_for():
+    points = np.array([[10.0, 20.0], [50.0, 60.0], [90.0, 85.0]])
+    chart = points_chart(Scatter("t", points, "x", "y", diagonal=True, counts=np.array([1, 100, 400])))
+    radii = [float(r) for r in re.findall(r'<circle [^>]*r="([\d.]+)"', chart)]
+    assert radii == pytest.approx([2.5 + 6.5 / 20, 2.5 + 6.5 / 2, 9.0], abs=0.06)
+    assert re.findall("<title>(.*?)</title>", chart) == ["1 image", "100 images", "400 images"]
+    alike = points_chart(Scatter("t", points, "x", "y"))
+    assert len(set(re.findall(r'<circle [^>]*r="([\d.]+)"', alike))) == 1

@@ -21,7 +21,7 @@ from crosscale.tasks.measure import Measure
 from crosscale.tasks.registry import task_kind
 from crosscale.tasks.sections import Examined
 
-VOID = {"meta", "link", "img", "input", "br", "option", "path", "rect", "line", "circle", "polyline"}
+VOID = {"meta", "link", "img", "input", "br", "option", "path", "rect", "line", "polyline"}
 
 
 class Page(HTMLParser):

@@ -62,7 +62,14 @@ def _calibration(examined: Examined) -> list[Scatter]:
     kept = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, RISKS).astype(int))] if found else []
     risks = np.array([(100 * at.coverage, 100 * (1 - at.precision)) for at in kept], np.float64).reshape(-1, 2)
     return [
-        Scatter("Reliability, by bins of confidence", bins, "confidence, %", "right, %", diagonal=True),
+        Scatter(
+            "Reliability, by bins of confidence; larger dots stand for more images",
+            bins,
+            "confidence, %",
+            "right, %",
+            diagonal=True,
+            counts=counts[there],
+        ),
         Scatter("Risk and coverage, the surest answers first", risks, "pictures answered, %", "of these wrong, %"),
     ]
 

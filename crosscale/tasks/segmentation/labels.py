@@ -15,8 +15,9 @@ from crosscale.contracts import Array
 ROWS, COLUMNS = 32, 128  # of the picture at a time: logits at its full size would be gigabytes
 SLACK = 128  # by how much a canvas may be larger than its pictures
 IGNORED = 255  # in a mask: a pixel that does not count
-FEW = (8, 32)  # a tile is computed with the least of these numbers of classes that holds all it may show
-MARGIN = 1e-5  # of the largest logit: what rounding may add to a class's logit between cells
+BLOCK = 4  # cells; what a tile's classes may be is first told from blocks
+FEW = (8, 32)  # a tile is enlarged for the least of these numbers of classes that is enough
+MARGIN = 1e-5  # of the largest logit: what rounding may change of a logit between cells
 
 
 @partial(jax.jit, static_argnames=("network", "canvas"))
@@ -46,21 +47,44 @@ def label_maps(cells: Array, sizes: Array, *, network: tuple[int, int], canvas: 
 def _label_map(cells: Array, size: Array, *, network: tuple[int, int], canvas: tuple[int, int]) -> Array:
     rows, tops, high = _side(cells.shape[0], network[0], size[0], canvas[0], ROWS)
     columns, lefts, wide = _side(cells.shape[1], network[1], size[1], canvas[1], math.gcd(canvas[1], COLUMNS))
-    by_class = cells.swapaxes(1, 2)  # (h, classes, w): both enlargements are plain products
-    margins = _margins(by_class)
-    seen = min(margins.shape[0], high // 2 + 1), by_class.shape[1], min(margins.shape[2], wide // 2 + 1)
+    # What is taken from every class of a cell alike is taken from every class between the cells: it moves no largest.
+    largest = cells.max(-1, keepdims=True)
+    blocks, margin = _blocks(cells - largest), MARGIN * jnp.abs(cells).max()
+    seen = tuple(min(count, side // BLOCK + 2) for count, side in zip(blocks.shape[:2], (high, wide), strict=True))
 
     def tile(place: Array) -> Array:
         row, column = place // len(lefts), place % len(lefts)
-        near = lax.dynamic_slice(by_class, (tops[row], 0, lefts[column]), (high, by_class.shape[1], wide))
         down = lax.dynamic_slice_in_dim(rows[row], tops[row], high, 1)
         across = lax.dynamic_slice_in_dim(columns[column], lefts[column], wide, 1)
-        shown = lax.dynamic_slice(margins, (tops[row] // 2, 0, lefts[column] // 2), seen).max((0, 2))
-        return _among_candidates(partial(_largest, down, across), near, shown).astype(jnp.uint8)
+        starts = [
+            jnp.clip(first // BLOCK, 0, whole - count)
+            for first, whole, count in zip((tops[row], lefts[column]), blocks.shape[:2], seen, strict=True)
+        ]
+
+        def near(label: Array | int, count: int = 1) -> Array:  # (h, w, count) logits, from the label on
+            firsts = tops[row], lefts[column]
+            found = lax.dynamic_slice(cells, (*firsts, label), (high, wide, count))
+            return found - lax.dynamic_slice(largest, (*firsts, 0), (high, wide, 1))
+
+        def in_cells(found: Array) -> Array:  # of the blocks -> (h, w)
+            spread = found.repeat(BLOCK, 0).repeat(BLOCK, 1)
+            firsts = tops[row] - BLOCK * starts[0], lefts[column] - BLOCK * starts[1]
+            return lax.dynamic_slice(spread, firsts, (high, wide))
+
+        over = lax.dynamic_slice(blocks, (*starts, 0), (*seen, blocks.shape[2]))
+        return _labels(partial(_enlarged, down, across), near, over, in_cells, margin).astype(jnp.uint8)
 
     tiles = lax.map(tile, jnp.arange(len(tops) * len(lefts)))
     labels = tiles.reshape(len(tops), len(lefts), *tiles.shape[1:]).swapaxes(1, 2).reshape(canvas)
     return jnp.where(jnp.isfinite(cells).all(), labels, jnp.uint8(IGNORED))
+
+
+def _blocks(x: Array) -> Array:
+    """(h, w, classes) -> the largest of each class in blocks of `BLOCK` x `BLOCK` cells, the last ones cut short."""
+    counts = [-(-side // BLOCK) for side in x.shape[:2]]
+    short = [BLOCK * count - side for count, side in zip(counts, x.shape[:2], strict=True)]
+    x = jnp.pad(x, [(0, short[0]), (0, short[1]), (0, 0)], constant_values=-jnp.inf)
+    return x.reshape(counts[0], BLOCK, counts[1], BLOCK, -1).max((1, 3))
 
 
 def _side(cells: int, network: int, size: Array, canvas: int, step: int) -> tuple[Array, Array, int]:
@@ -74,58 +98,66 @@ def _side(cells: int, network: int, size: Array, canvas: int, step: int) -> tupl
     return shares.reshape(-1, step, cells), jnp.clip(starts, 0, cells - reach), reach
 
 
-def _largest(down: Array, across: Array, near: Array) -> Array:
-    """(h, classes, w) logits -> (rows, columns) positions of the largest between the cells; of equal ones the first."""
-    high, classes, wide = near.shape
+def _enlarged(down: Array, across: Array, near: Array) -> Array:
+    """(h, w, classes) logits -> (rows, classes, columns) between the cells."""
+    high, wide, classes = near.shape
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    x = product(down, near.reshape(high, classes * wide)).reshape(-1, wide)
-    x = product(x, across.T).reshape(len(down), classes, len(across))
+    x = product(down, near.swapaxes(1, 2).reshape(high, classes * wide)).reshape(-1, wide)
+    enlarged: Array = product(x, across.T).reshape(len(down), classes, len(across))
+    return enlarged
+
+
+def _largest(logits: Array) -> Array:
+    """(rows, classes, columns) -> (rows, columns) positions of the largest; of equal ones the first."""
+    classes = logits.shape[1]
     # Two plain reductions; XLA:CPU does not vectorise argmax.
     place = jnp.arange(classes, dtype=jnp.int32)[:, None]
-    return jnp.where(x == x.max(1, keepdims=True), place, classes).min(1)
+    return jnp.where(logits == logits.max(1, keepdims=True), place, classes).min(1)
 
 
-def _among_candidates(largest: Callable[[Array], Array], near: Array, margins: Array) -> Array:
-    """What `largest` gives for logits (h, classes, w), computed with as few of the classes as that takes.
+def _labels(
+    enlarge: Callable[[Array], Array],
+    near: Callable[..., Array],
+    over: Array,
+    in_cells: Callable[[Array], Array],
+    margin: Array,
+) -> Array:
+    """Labels of the pixels between some cells, enlarging as few of the classes as that takes.
+
+    The classes that come closest to the largest of some cell are enlarged, and beside them, as one more, a bound of all
+    others in each cell. No other class is above that one between the cells. So where it stays below the largest of the
+    few everywhere, none of the others is the largest anywhere; else more classes are enlarged.
 
     Args:
-      margins: (classes,) below 0 for what cannot be the largest.
+      enlarge: (h, w, classes) -> (rows, classes, columns).
+      near: (label, count) -> (h, w, count) logits less the largest of their cell, so 0 at most.
+      over: (blocks, blocks, classes) their largest in the blocks that hold these cells.
+      in_cells: what a block says -> what it says of each cell.
+      margin: what rounding may make of the difference of two logits between cells.
     """
-    classes = near.shape[1]
+    classes = over.shape[2]
+    closest = over.max((0, 1))  # 0 for a class that is the largest of some cell
+
+    def every() -> Array:
+        return _largest(enlarge(near(0, classes)))
+
+    def among(count: int, otherwise: Callable[[], Array]) -> Array:
+        kept = jnp.sort(lax.top_k(closest, count)[1])  # in order: of equal logits the first class is the label
+        other = jnp.ones(classes, bool).at[kept].set(False)
+        bound = in_cells(jnp.where(other, over, -jnp.inf).max(2))[:, :, None]
+        x = enlarge(jnp.concatenate([*(near(label) for label in kept), bound], 2))
+        few = x[:, :count]
+        sure = (x[:, count] < few.max(1) - margin).all()
+        labels: Array = lax.cond(sure, lambda: kept[_largest(few)], otherwise)
+        return labels
+
     counts = [count for count in FEW if count < classes]
-
-    def among(count: int, near: Array) -> Array:
-        kept = jnp.sort(lax.top_k(margins, count)[1])  # in order: of equal logits the first class is the label
-        chosen: Array = kept[largest(jnp.take(near, kept, 1))]
-        return chosen
-
-    needed = (margins >= 0).sum()
-    which = sum(((needed > count).astype(jnp.int32) for count in counts), jnp.int32(0))
-    found: Array = lax.switch(which, [*(partial(among, count) for count in counts), largest], near)
+    ways: list[Callable[[], Array]] = [every]
+    for count in reversed(counts):
+        ways.insert(0, partial(among, count, ways[0]))
+    largest = (closest == 0).sum()
+    found: Array = lax.switch(sum(((largest > count).astype(jnp.int32) for count in counts), jnp.int32(0)), ways)
     return found
-
-
-def _margins(cells: Array) -> Array:
-    """(h, classes, w) logits -> (windows, classes, windows): below 0 for a class that is nowhere the largest there.
-
-    An interpolated logit is a mean of the 3 x 3 cells around it at most. A class whose largest logit among these is
-    below the smallest of another class there cannot win. The windows looked at are of 4 x 4 cells, two apart, so that
-    one of them holds any 3 x 3.
-    """
-    high, low = _windows(cells, jnp.maximum), _windows(cells, jnp.minimum)
-    return high - (low.max(1, keepdims=True) - MARGIN * jnp.abs(cells).max())
-
-
-def _windows(x: Array, join: Callable[[Array, Array], Array]) -> Array:
-    """(h, classes, w) -> the windows' extremes, along both sides."""
-    for axis in (0, 2):
-        cut = partial(lax.slice_in_dim, axis=axis)
-        if x.shape[axis] % 2:
-            x = jnp.concatenate([x, cut(x, x.shape[axis] - 1, None)], axis)
-        x = join(cut(x, 0, None, 2), cut(x, 1, None, 2))
-        if (pairs := x.shape[axis]) > 1:  # one pair is a window of its own
-            x = join(cut(x, 0, pairs - 1), cut(x, 1, pairs))
-    return x
 
 
 def _taps(count: int, length: int, new_length: Any) -> tuple[Any, Any, Any]:
