@@ -65,10 +65,11 @@ notebooks:  ## examples/*.py as notebooks with their outputs, in build/notebooks
 	$(PYTHON) -m venv $(BOOKS)
 	$(BOOKS)/bin/python -m pip install --quiet --editable '.[digits,detect,notebooks]'
 	mkdir -p build/notebooks
-	for book in examples/*.py; do \
+	failed=; for book in examples/*.py; do \
 	  $(BOOKS)/bin/jupytext --to ipynb --execute --run-path build/notebooks \
-	    --output build/notebooks/$$(basename $$book .py).ipynb $$book || exit 1; \
-	done
+	    --output build/notebooks/$$(basename $$book .py).ipynb $$book || failed="$$failed $$book"; \
+	done; \
+	[ -z "$$failed" ] || { echo "these did not run to their end:$$failed"; exit 1; }
 
 lowest: install  ## the oldest versions that pyproject.toml allows, with a part of the default tests
 	rm -rf $(LOWEST)

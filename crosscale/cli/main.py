@@ -56,10 +56,11 @@ VERBS = {
     "recipe": Verb("crosscale.cli.recipe", "list, print, explain and check the recipes that `train` takes"),
 }
 
-# Settings of JAX that forbid what Flax's layers do: adding a bias to a batch, making arrays of numbers.
+# Settings of JAX that forbid what Flax and Optax do: add a bias to a batch, mix types of numbers, make arrays of them.
 _GUARDS = ("disallow", "disallow_explicit")
 _MODES = {
     "JAX_NUMPY_RANK_PROMOTION": ("raise",),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("strict",),
     "JAX_TRANSFER_GUARD": _GUARDS,
     "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": _GUARDS,
     "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": _GUARDS,

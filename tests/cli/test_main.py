@@ -273,6 +273,7 @@ def test_surroundings_that_cannot_be_are_named(monkeypatch, capsys, platforms, e
     ("name", "value", "left_out"),
     [
         ("JAX_NUMPY_RANK_PROMOTION", "raise", True),
+        ("JAX_NUMPY_DTYPE_PROMOTION", "strict", True),
         ("JAX_NUMPY_RANK_PROMOTION", "warn", False),
         ("JAX_TRANSFER_GUARD", "disallow", True),
         ("JAX_TRANSFER_GUARD_HOST_TO_DEVICE", "Disallow_Explicit", True),

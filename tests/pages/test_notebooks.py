@@ -12,18 +12,12 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 FEW = {'PICTURES = {"train": 256, "val": 32}': 'PICTURES = {"train": 8, "val": 2}', "EPOCHS = 12": "EPOCHS = 1"}
 # What is made smaller: a line of a notebook, and what stands in its place.
 SMALLER = {
-    "detect": {
-        'PICTURES = {"train": 256, "val": 32}': 'PICTURES = {"train": 8, "val": 2}',
-        "EPOCHS = 12": "EPOCHS = 1",
-    },
+    "detect": FEW,
     "explain_scales": {"EPOCHS = 10": "EPOCHS = 1"},
     "fine_tune": {"EPOCHS = 3": "EPOCHS = 1", "SHARE = 0.1": "SHARE = 0.03"},
     "from_pytorch": {"EPOCHS = 15": "EPOCHS = 4"},
     "own_fusion": {"EPOCHS = 10": "EPOCHS = 1"},
-    "segment": {
-        'PICTURES = {"train": 256, "val": 32}': 'PICTURES = {"train": 8, "val": 2}',
-        "EPOCHS = 12": "EPOCHS = 1",
-    },
+    "segment": FEW,
     "timm_weights": {},
 }
 BATCH = {"detect": "--train.batch_size 4", "segment": "--train.batch_size 4"}
