@@ -259,6 +259,12 @@ def running(pid):
         return False
 
 
+def shared_memory(pid):
+    """The files of shared memory that a process has mapped."""
+    with open(f"/proc/{pid}/maps") as lines:
+        return {line.split()[-1] for line in lines if "/dev/shm/" in line and "deleted" not in line}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads process states from /proc")
 def test_workers_end_with_a_killed_parent(tmp_path):
@@ -268,11 +274,16 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert pids
         assert all(running(pid) for pid in pids)
+        shared = {name for pid in (parent.pid, *pids) for name in shared_memory(pid)}
+        assert shared
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while any(running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(running(pid) for pid in pids)
+    while any(os.path.exists(file) for file in shared) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [file for file in shared if os.path.exists(file)]  # it would stay until somebody takes it away
 
 
 def test_importing_the_package_is_cheap():

@@ -98,6 +98,17 @@ def test_fields_that_are_not_known_are_refused_as_keys_are():
     assert (asked.options, asked.position) == ({"top_k": 3}, (0.5, 0.5))
 
 
+@pytest.mark.parametrize("charset", ["utf-7", "utf-16", "idna", "hex", "undefined", "no-such-9", ""])
+def test_a_form_in_an_odd_charset_is_read_or_refused(charset):
+    headers = {"Content-Type": f"{FORM['Content-Type']}; charset={charset}"}
+    try:
+        (upload,) = parsed("multipart", form([("a.png", PICTURE)])[0], headers).uploads
+    except Refused as refusal:
+        assert (refusal.status, str(refusal)[:21]) == (400, "the form is malformed")
+    else:
+        assert upload.data == PICTURE
+
+
 def test_a_body_that_is_one_picture_and_options_in_the_address():
     asked = parsed("picture", PICTURE, query=[("top_k", "3"), ("position", "0.25,0.5")])
     assert [upload.data for upload in asked.uploads] == [PICTURE]
