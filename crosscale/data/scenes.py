@@ -22,10 +22,11 @@ from crosscale.errors import RequestError
 COUNTS = {"train": 4800, "val": 200}
 SIDE = 96  # of a scene, in pixels
 DIGITS = (2, 3)  # in a scene, least and most
-SIZES = (36, 52)  # side of a digit's square
+SIZES = (44, 56)  # side of a digit's square
+MARGIN = 1  # cells of the digit's eight around it in its square, so that turning cuts nothing off
 TURN = 15.0  # degrees to either side
-INK = 0.25  # share of the darkest from which a pixel belongs to the digit
-OVERLAP = 0.15  # of the smaller square, at most
+INK = 0.3  # share of the darkest from which a pixel belongs to the digit
+OVERLAP = 0.25  # of the smaller square with its margin, at most
 TRIES = 300  # of a size and a free place for it
 HELD_OUT = 0.2  # of the digits
 DIMMED = 0.5  # of a photograph's brightness, so that a narrow network finds the digits within minutes
@@ -192,9 +193,10 @@ def _shared(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
 
 def _ink(digit: np.ndarray, size: int, degrees: float) -> np.ndarray:
     """(size, size) how much of each pixel is ink, 0..1: 0.5 is the edge."""
-    large = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
+    cells = np.pad(digit, MARGIN)
+    large = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
     turned = np.asarray(large.rotate(degrees, Image.Resampling.BICUBIC), np.float64) / 255
-    rise = 8 / size  # ink rises over about a cell of the eight: so much of it from one pixel to the next
+    rise = len(cells) / size  # ink rises over about a cell: so much of it from one pixel to the next
     shape: np.ndarray = np.clip((turned - INK) / rise + 0.5, 0, 1)
     return shape
 
