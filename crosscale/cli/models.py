@@ -97,7 +97,7 @@ def _print_table(models: Sequence[dict[str, Any]], measures: dict[str, str]) -> 
             f"{model['macs'] / 1e9:.2f}",
             f"{model['activation_bytes'] / 2**20:.1f} MiB",
             _size(model),
-            *(_number(model["published"][key]) for key in measures.values()),
+            *(_exact(model["published"][key], "") for key in measures.values()),
             model["published"]["source"] or "",
             model["hub"] or "",
         ]
@@ -154,12 +154,9 @@ def _size(model: dict[str, Any]) -> str:
     return f"{height} x {width}"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _exact(value: float | None) -> str:
-    return "none" if value is None else f"{value:g}"
+def _exact(value: float | None, missing: str = "none") -> str:
+    """A figure with as many places as were published."""
+    return missing if value is None else f"{value:g}"
 
 
 def _numbers(values: Sequence[float]) -> str:
