@@ -6,8 +6,9 @@
 # PART: infer (10 min), official (6), train (5), segment (8), growth (3), start-up (2), page (seconds), which are the
 # default, and detection (1). PEER_PYTHON has torch and timm, of detection torch and torchvision. PEER_REPO is a checkout
 # of the released CrossFormer code with models/crossformer_backbone.py of its branch `crossformer` beside the files of
-# main; without it official, and what train and segment measure against it, are left out. torch.compile takes most of the time: without FULL=1 it runs at batch 8 and for
-# crossvit_9's training step, and the other cases compare with eager.
+# main; without it official, and what train and segment measure against it, are left out. torch.compile takes most of
+# the time: without FULL=1 it runs at batch 8, for crossvit_9's training step and for the segmentation's inference, and
+# the other cases compare with eager.
 set -e
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

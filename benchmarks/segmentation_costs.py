@@ -3,9 +3,9 @@
     python -m benchmarks.segmentation_costs
 
 Metric: what it adds to the forward of `semantic_fpn_crossformer_tiny` on 150 classes, in processor time, the two taking
-turns. Feeding: `crosscale train --config segment_fpn_ade20k` with that model on a folder in
-ADE20K's layout, read from the run's metrics.jsonl. Both are kept in benchmarks/results, from which
-`benchmarks.performance_page` writes the page. Some five minutes on two processor cores.
+turns. Feeding: `crosscale train --config segment_fpn_ade20k` with that model on a folder in ADE20K's layout, read from
+the run's metrics.jsonl. Both are kept in benchmarks/results, from which `benchmarks.performance_page` writes the page.
+Some five minutes on two processor cores.
 """
 
 import json

@@ -230,7 +230,7 @@ def detection() -> None:
     data = KEPT / "detect-masks-images"
     scenes = sorted((data / "images" / "val").glob("*.jpg"))[:4]
     crosscale("predict", "--run", run, *scenes, "--output", folder)
-    contact_sheet(sorted(folder.glob("*.png")), "objects_found.jpg")
+    contact_sheet(sorted(folder.glob("*_boxes.*")), "objects_found.jpg")
     drawn = KEPT / "drawn"
     shutil.rmtree(drawn, ignore_errors=True)
     crosscale("data", data, "--draw", "1", "--write", drawn)
