@@ -6,7 +6,7 @@ from typing import Any
 
 from crosscale.errors import RequestError
 
-CLASSIFIER, BACKBONE = Path("models") / "crossformer.py", Path("models") / "crossformer_backbone.py"
+CLASSIFIER, BACKBONE = "models/crossformer.py", "models/crossformer_backbone.py"  # the latter on branch `crossformer`
 _DENSE = "semantic_fpn_crossformer"
 
 
@@ -17,7 +17,7 @@ def peer_of(name: str, model: Any) -> dict[str, Any]:
       RequestError: the released code has no such model.
     """
     if name.startswith("crossformer_"):
-        return {"peer_options": _classifier_options(model)}
+        return {"peer_file": CLASSIFIER, "peer_options": _classifier_options(model)}
     if not name.startswith(_DENSE):
         raise RequestError(
             f"--against official: the released code has no {name}; it has crossformer_* and {_DENSE}_*, and "
@@ -33,7 +33,7 @@ def peer_of(name: str, model: Any) -> dict[str, Any]:
         "head": model.head_channels,
         "classes": model.num_classes,
     }
-    return {"peer_options": _backbone_options(model), "peer_head": head}
+    return {"peer_file": BACKBONE, "peer_options": _backbone_options(model), "peer_head": head}
 
 
 def check_checkout(requests: Sequence[dict[str, Any]]) -> None:
@@ -41,9 +41,9 @@ def check_checkout(requests: Sequence[dict[str, Any]]) -> None:
     for request in requests:
         if request["peer_repo"] is None:
             raise RequestError("--against official needs --peer-repo PATH, a checkout of the released CrossFormer code")
-        file, branch = (BACKBONE, "crossformer") if "peer_head" in request else (CLASSIFIER, "main")
+        file = request["peer_file"]
         if not (Path(request["peer_repo"]) / file).is_file():
-            where = f"--peer-repo {request['peer_repo']}"
+            where, branch = f"--peer-repo {request['peer_repo']}", "crossformer" if file == BACKBONE else "main"
             raise RequestError(f"{where}: holds no {file}, which {request['model']} needs (branch {branch})")
 
 

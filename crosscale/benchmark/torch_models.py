@@ -50,16 +50,13 @@ Step = Callable[[], None]
 def build(request: dict[str, Any]) -> nn.Module:
     """The model as its library makes it, or the torch twin of a segmentation; untrained, with no drop rates."""
     torch.manual_seed(0)
-    if request.get("peer_head") is not None:
+    if request["against"] == "official":
         fpn = _sibling("torch_fpn")
         fpn.stub_frameworks()
-        backbone = _module("released_backbone", Path(request["peer_repo"]) / "models" / "crossformer_backbone.py")
-        return fpn.SemanticFPN(
-            backbone.CrossFormer(**request["peer_options"], drop_path_rate=0.0), **request["peer_head"]
-        )
-    if request["against"] == "official":
-        released = _module("released_crossformer", Path(request["peer_repo"]) / "models" / "crossformer.py")
-        return released.CrossFormer(**request["peer_options"], drop_path_rate=0.0)
+        released = _module("released_crossformer", Path(request["peer_repo"]) / request["peer_file"])
+        network = released.CrossFormer(**request["peer_options"], drop_path_rate=0.0)
+        head = request.get("peer_head")
+        return network if head is None else fpn.SemanticFPN(network, **head)
     import timm
 
     return timm.create_model(request["peer_model"], pretrained=False, drop_rate=0.0, drop_path_rate=0.0)
