@@ -73,13 +73,15 @@ def tree(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path):
-    """A pipe in the place of a picture holds the run up where it is killed."""
+def test_a_killed_run_goes_on_to_the_same_file(capsys, tiny_run, pictures, tmp_path):
+    """So many files that the run is far from its end where it is killed."""
+    many, total = tmp_path / "many", 100 * COUNT
+    many.mkdir()
+    for index in range(total):
+        os.link(pictures / f"{index % COUNT:02}.png", many / f"{index:04}.png")
+    words = ["--run", tiny_run, many, "--batch-size", BATCH, "--top-k", 2]
     predict(capsys, *words, "--output", tmp_path / "whole.csv", "--sort-into", tmp_path / "whole", status=1)
     words += ["--sort-into", tmp_path / "sorted"]
-    held, kept = pictures / "20.png", (pictures / "20.png").read_bytes()
-    held.unlink()
-    os.mkfifo(held)
     file, partial = tmp_path / "results.csv", tmp_path / "results.csv.partial"
     command = [sys.executable, "-m", "crosscale", "predict", *map(str, words), "--output", str(file)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -88,12 +90,10 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
         while not partial.exists() or partial.read_bytes().count(b"\n") < 1 + 3 * BATCH:
             assert process.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.01)
+            time.sleep(0.001)
     finally:
         process.kill()
         process.wait()
-        held.unlink()
-        held.write_bytes(kept)
     assert not file.exists()
     refused = predict(capsys, *words, "--output", file, status=2).err
     assert "a run that was stopped left" in refused
@@ -103,8 +103,8 @@ def test_a_killed_run_goes_on_to_the_same_file(capsys, words, pictures, tmp_path
     with partial.open("ab") as stream:
         stream.write(b'{"source": "torn')
     found = json.loads(predict(capsys, *words, "--output", file, "--resume", "--json", status=1).out)
-    assert (found["images"], found["failed"]) == (COUNT, 1)
-    assert 0 < found["predicted"] <= COUNT - 3 * BATCH
+    assert (found["images"], found["failed"]) == (total, 100)
+    assert 0 < found["predicted"] <= total - 3 * BATCH
     assert file.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert tree(tmp_path / "sorted") == tree(tmp_path / "whole")
     again = predict(capsys, *words, "--output", file, "--resume")
