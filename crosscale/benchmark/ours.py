@@ -55,6 +55,21 @@ def build(request: dict[str, Any]) -> tuple[ImageModel, InputSpec]:
     return model, input_spec(request["model"], model)
 
 
+def compiled(parts: dict[str, float], function: Any, *arguments: Any) -> Any:
+    """The program of a jitted function; `parts` gets the seconds of "trace", "lower" and "compile".
+
+    The last of them loads the program where an earlier process left it on disc.
+    """
+    began = time.perf_counter()
+    traced = function.trace(*arguments)
+    parts["trace"] = (now := time.perf_counter()) - began
+    began, lowered = now, traced.lower()
+    parts["lower"] = (now := time.perf_counter()) - began
+    began, program = now, lowered.compile()
+    parts["compile"] = time.perf_counter() - began
+    return program
+
+
 def inference(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
     """A jitted `model.apply` on a resident float32 batch, and what the compiler says of its memory."""
     variables = seeded_variables(model)
@@ -62,13 +77,14 @@ def inference(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tu
     images = jax.device_put(pixels.astype(np.float32))
     apply = jax.jit(lambda variables, images: model.apply(variables, images))
     program: list[Any] = []
+    parts: dict[str, float] = {}
 
     def step() -> None:
         if not program:
-            program.append(apply.lower(variables, images).compile())
+            program.append(compiled(parts, apply, variables, images))
         jax.block_until_ready(program[0](variables, images))
 
-    return step, {"program": program}
+    return step, {"program": program, "parts": parts}
 
 
 class FusionAlone(nn.Module):
@@ -128,14 +144,15 @@ def training(model: ImageModel, spec: InputSpec, request: dict[str, Any]) -> tup
     batch = put_batch(Batch({"image": images, **targets}, np.ones(count, np.float32), np.arange(count)), mesh)
     held = [state]
     program: list[Any] = []
+    parts: dict[str, float] = {}
 
     def step() -> None:
         if not program:
-            program.append(train_step.lower(held[0], batch).compile())  # type: ignore[attr-defined]
+            program.append(compiled(parts, train_step, held[0], batch))
         held[0], scalars = program[0](held[0], batch)
         scalars["loss"].block_until_ready()
 
-    return step, {"program": program}
+    return step, {"program": program, "parts": parts}
 
 
 def _task(model: ImageModel, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Any, dict[str, np.ndarray]]:
@@ -202,6 +219,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     return {
         **result,
         "first_call": first,
+        "first_call_parts": held.get("parts"),
         "start": imported,
         "peak_bytes": peak,
         "temporary_bytes": None if analysis is None else analysis.temp_size_in_bytes,

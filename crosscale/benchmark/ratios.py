@@ -23,7 +23,7 @@ def summarise(
     Returns:
       Rows of "model", "batch_size", "who", "ms" (a step's median over the rounds) with "ms_low" and "ms_high",
       "images_per_second", "ms_best" and "images_per_second_best" (of the quickest step of all), "first_call_cold" and
-      "first_call_warm" (seconds; the latter None with one round),
+      "first_call_warm" (seconds; the latter None with one round), "first_call_parts" (ours, as `_parts` has them),
       "start" (seconds until imports and the model were there), "peak_bytes", "macs" (of one picture's forward, as it
       runs: ours leaves products out that a peer in torch computes),
       "matmul_flops" (the peak that the same processes reached on a large product; None of an engine), "matmul_share" of
@@ -58,6 +58,7 @@ def _row(answers: Answers, message: Mapping[str, Any], flops: float) -> dict[str
         "iterations": [answer["iterations"] for answer in answers],
         "first_call_cold": answers[0]["first_call"],
         "first_call_warm": median(answer["first_call"] for answer in answers[1:]) if answers[1:] else None,
+        "first_call_parts": _parts(answers),
         "start": median(answer["start"] for answer in answers),
         "peak_bytes": _median_or_none([answer["peak_bytes"] for answer in answers]),
         "matmul_flops": peak,
@@ -68,6 +69,15 @@ def _row(answers: Answers, message: Mapping[str, Any], flops: float) -> dict[str
         "versions": answers[0]["versions"],
         "error": None,
     }
+
+
+def _parts(answers: Answers) -> dict[str, dict[str, float] | None] | None:
+    """Seconds of "trace", "lower" and "compile" in the first call, by "cold" and "warm"; None of a peer's."""
+    found: list[dict[str, float]] = [answer["first_call_parts"] for answer in answers if answer.get("first_call_parts")]
+    if not found:
+        return None
+    first, *later = found
+    return {"cold": first, "warm": {part: median(one[part] for one in later) for part in first} if later else None}
 
 
 def pairwise(found: Mapping[str, Answers]) -> list[dict[str, Any]]:

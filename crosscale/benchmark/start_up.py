@@ -27,7 +27,7 @@ def measure_start_up(model: str = "crossvit_9_240", batch_size: int = 16, rounds
     Returns:
       "machine"; "predict": seconds from start to exit, "cold" (nothing compiled before), "warm" (median over the
       rounds) and "off" (with the cache switched off); "train": seconds of trace, compilation and first step, "cold"
-      and "warm", and "step", those of one step.
+      and "warm", "step", those of one step, and "parts", by "cold" and "warm" those of "trace", "lower" and "compile".
 
     Raises:
       WorkError: a command failed.
@@ -50,6 +50,7 @@ def measure_start_up(model: str = "crossvit_9_240", batch_size: int = 16, rounds
             "cold": step["first_call_cold"],
             "warm": step["first_call_warm"],
             "step": step["ms"] / 1e3,
+            "parts": step["first_call_parts"],
         },
     }
 

@@ -85,6 +85,13 @@ def print_start_up(result: Result) -> None:
     print_table(columns, start_up_cells(result), right=columns[1:], title=result["model"])
 
 
+FIRST_CALL_PARTS = {
+    "trace": "tracing the model in Python",
+    "lower": "writing the program down for the compiler",
+    "compile": "compiling, or loading what was compiled",
+}
+
+
 def start_up_cells(result: Result) -> list[list[str]]:
     """The start-up table as text."""
     predict, train = result["predict"], result["train"]
@@ -100,6 +107,14 @@ def start_up_cells(result: Result) -> list[list[str]]:
             *(f"{max(train[key] - train['step'], 0):.1f}" for key in ("cold", "warm")),
             "",
         ],
+        *(
+            [
+                f"of these, {said}",
+                *(f"{parts[part]:.1f}" for parts in (train["parts"]["cold"], train["parts"]["warm"])),
+                "",
+            ]
+            for part, said in FIRST_CALL_PARTS.items()
+        ),
     ]
 
 

@@ -322,6 +322,9 @@ def test_measurement_of_a_tiny_model(mode):
     assert row["error"] is None
     assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"]
     assert row["first_call_warm"] < row["first_call_cold"]
+    parts = row["first_call_parts"]
+    assert parts["warm"]["compile"] < parts["cold"]["compile"]
+    assert 0 < sum(parts["cold"].values()) < row["first_call_cold"]
     assert 0 < row["matmul_share"] < 1
     assert row["peak_bytes"] > 50_000_000
     assert row["macs"] > 1000

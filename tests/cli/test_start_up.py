@@ -228,5 +228,7 @@ def test_first_prediction_and_first_step():
     assert predict["warm"] < 0.85 * predict["off"]
     # 0.47 on an AMD EPYC with two quiet cores, 0.63 on another: tracing, which no cache saves, takes its share.
     assert train["warm"] < 0.85 * train["cold"]
+    for key in ("cold", "warm"):
+        assert 0.5 * (train[key] - train["step"]) < sum(train["parts"][key].values()) < train[key]
     if found["machine"]["load_before"] < 2 * found["machine"]["cores"]:
         assert train["cold"] - train["step"] < 60.0
