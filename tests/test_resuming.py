@@ -13,9 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from crosscale.artifact import file_digest, read_artifact, write_artifact
 from crosscale.cli.main import main
-from crosscale.data.listing import listing
+from crosscale.data.class_map import map_classes
+from crosscale.data.label_table import open_label_table
+from crosscale.data.listing import listing, same
+from crosscale.data.object_source import open_objects
 from crosscale.data.sources import open_source
 from crosscale.data.table import open_table
+from crosscale.data.tag_table import open_tag_table
 from crosscale.engine.run_folder import claim_next
 from crosscale.recipe import load
 from crosscale.runs.places import with_whole_paths
@@ -160,4 +164,38 @@ def test_listings_of_other_sources(run, tmp_path):
     first, second = (listing(open_source(tmp_path / name, "all")) for name in ("a.npz", "b.npz"))
     assert first["images"] == second["images"] == 4
     assert first["digest"] != second["digest"]
-    assert listing(range(3)) == {"images": 3, "digest": ""}  # no ids to say
+    assert listing(range(3)) == {"images": 3, "digest": "", "objects": ""}  # no ids to say
+
+
+@pytest.mark.parametrize("reader", [open_label_table, open_tag_table])
+def test_listings_of_labels_and_tags(run, reader):
+    labels = {"t.csv": "abab", "u.csv": "abba"}
+    for place, said in labels.items():
+        rows = [f"a/{index}.png,{label}" for index, label in enumerate(said)]
+        (run / "photos" / place).write_text("\n".join(["path,label", *rows]) + "\n")
+    first, second = (reader(run / "photos" / name, "all", val_fraction=0, seed=0) for name in labels)
+    assert listing(first)["digest"] != listing(second)["digest"]
+    for name in labels:
+        (run / "photos" / name).unlink()
+
+
+def test_listings_of_mapped_classes(run):
+    source = open_source(run / "photos", "all")
+    first, second = (listing(map_classes(source, {"a": name}, "photos")) for name in ("a", "b"))
+    assert first["images"] == second["images"]
+    assert first["digest"] != second["digest"] != ""
+
+
+def test_listings_of_boxes(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "images" / "0.png")
+    found = []
+    for left in (4, 4, 5):
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [left, 4, 8, 8], "area": 64, "iscrowd": 0}
+        images = [{"id": 1, "file_name": "0.png", "width": 32, "height": 32}]
+        said = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
+        (tmp_path / "instances.json").write_text(json.dumps(said))
+        found.append(listing(open_objects(tmp_path, "all", val_fraction=0, seed=0)))
+    assert found[0] == found[1]
+    assert same({"images": 1, "digest": found[0]["digest"]}, found[2])  # of an older version
+    assert not same(found[0], found[2])

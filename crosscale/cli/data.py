@@ -54,6 +54,8 @@ SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Prints the data set's description, after writing it out if asked to."""
     options = _parser().parse(argv)
+    if options.statistics and (options.write is not None or options.check):
+        raise RequestError("--statistics measures and does nothing else; give --write or --check without it")
     if options.data == "scenes" and not Path("scenes").exists():
         return _compose(options, as_json)
     if _has_objects(options):
@@ -203,7 +205,17 @@ def _has_objects(options: argparse.Namespace) -> bool:
             raise RequestError(f"{option} is for pictures with boxes, and {options.data} holds none: {KNOWN}")
     if found and options.reduce_zero_label is not None:
         raise RequestError(f"--reduce-zero-label is for masks, and {options.data} holds boxes")
+    if found:
+        _refuse_labels(options, "boxes")
     return found
+
+
+def _refuse_labels(options: argparse.Namespace, held: str) -> None:
+    """Refuses the options that read labels, for data of another kind. Raises RequestError."""
+    for name in ("statistics", "root", "path_column", "label_column", "split_column"):
+        if getattr(options, name):
+            what = "labelled pictures" if name == "statistics" else "tables"
+            raise RequestError(f"--{name.replace('_', '-')} is for {what}, and {options.data} holds {held}")
 
 
 def _has_masks(options: argparse.Namespace) -> bool:
@@ -216,6 +228,8 @@ def _has_masks(options: argparse.Namespace) -> bool:
         raise RequestError("--write makes a folder of labelled pictures; pictures with masks are in files already")
     if options.reduce_zero_label is not None and not found:
         raise RequestError(f"--reduce-zero-label is for pictures with masks, and {options.data} holds none: {KNOWN}")
+    if found:
+        _refuse_labels(options, "masks")
     return found
 
 

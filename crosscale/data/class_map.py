@@ -46,6 +46,12 @@ class Relabelled:
     def __getitem__(self, index: int) -> Record:
         return replace(self.source[int(self.rows[index])], target=int(self.labels[index]))
 
+    def record_id(self, index: int) -> str:
+        """The source's own; where it has none, the example's number."""
+        row = int(self.rows[index])
+        said = getattr(self.source, "record_id", None)
+        return str(row) if said is None else str(said(row))
+
     def select(self, indices: np.ndarray) -> "Relabelled":
         """The same with only these examples, which must be sorted."""
         part = copy(self)

@@ -10,17 +10,20 @@ import numpy as np
 from PIL import Image
 
 from crosscale.contracts import LabelledSource, Record
-from crosscale.data.decode import decode, open_image
+from crosscale.data.decode import open_image
 from crosscale.data.flat_val import find_labels, open_flat
 from crosscale.data.names import (
     HELD_OUT,
     count_extensions,
+    is_array,
     is_left_behind,
     is_picture,
-    passed_over_text,
+    say_once,
+    say_passed_over,
     split_of,
     split_words,
 )
+from crosscale.data.reading import read_eight_bits
 from crosscale.data.scan import entries, is_dir, scan, subfolders
 from crosscale.data.split import part_of
 from crosscale.data.strings import Strings
@@ -137,7 +140,7 @@ def _check_inner(root: Path, folders: Sequence[str]) -> None:
             f"train/ and val/, or give {root / first} to hold out a part of it"
         )
     if len(common) > 1 and inner[0] == inner[1]:
-        _say_once(
+        say_once(
             root,
             f"takes {first}/ and {second}/ for classes, and they hold the same folders ({', '.join(common[:3])}); if "
             "these are the classes, call the others train/ and val/",
@@ -154,7 +157,8 @@ def write_image_folder(
       progress: called with (pictures written, pictures in all).
 
     Raises:
-      RequestError: `out` already holds one of the splits, or two ids give one file name.
+      RequestError: `out` already holds one of the splits, two ids give one file name, or an example is of several
+        pictures.
       BadImage: a picture of a source does not decode.
     """
     out = Path(out)
@@ -169,8 +173,10 @@ def write_image_folder(
             (out / split / name).mkdir(parents=True)
         for index in range(len(source)):
             record = source[index]
+            if isinstance(record.image, tuple):
+                raise RequestError(f"{record.id}: is of several pictures, which one file of a folder cannot hold")
             path = _free_path(out / split / source.classes[record.target], record.id)
-            _save(decode(record.image, _channels(record), record.id), path)
+            _save(read_eight_bits(record.image, _channels(record), record.id), path)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -189,7 +195,7 @@ def _save(img: Image.Image, path: Path) -> None:
 def _free_path(folder: Path, record_id: str) -> Path:
     """`folder`/<last part of the id>.png, or with the whole id where that name is taken."""
     base, extension = os.path.splitext(os.path.basename(record_id))
-    short = base if is_picture(record_id) else base + extension
+    short = base if is_picture(record_id) or is_array(record_id) else base + extension
     for name in (short, record_id.replace("/", "_")):
         path = folder / f"{name}.png"
         if not path.exists():
@@ -200,7 +206,7 @@ def _free_path(folder: Path, record_id: str) -> Path:
 def _channels(record: Record) -> int:
     if isinstance(record.image, np.ndarray):
         return 1 if record.image.ndim == 2 or record.image.shape[2] == 1 else 3
-    rgb = np.asarray(decode(record.image, 3, record.id))
+    rgb = np.asarray(read_eight_bits(record.image, 3, record.id))
     return 1 if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all() else 3
 
 
@@ -240,6 +246,8 @@ def _class_folders(
     if not wanted:
         raise RequestError(f"{base}: holds no class folders; {_flat_advice(base, prefix)}")
     _check_names(base, classes)
+    for place in {root: None, base: None}:
+        _say_loose(place)
     found = scan(root, [f"{prefix}/{name}" if prefix else name for name in wanted])
     counts = np.bincount(found.owner, minlength=len(wanted))
     if (empty := np.flatnonzero(counts == 0)).size:
@@ -254,19 +262,15 @@ def _class_folders(
     return ImageFolder(root, classes, found.paths, labels)
 
 
-def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
-    """Logs once how many files below a folder are not read, and why."""
-    if counts:
-        _say_once(where, passed_over_text(counts))
-
-
-_said: set[tuple[str, str]] = set()  # the parts of one folder are opened one after another
-
-
-def _say_once(where: Path, text: str) -> None:
-    if (line := (str(where), text)) not in _said:
-        _said.add(line)
-        log.warning("%s: %s", *line)
+def _say_loose(folder: Path) -> None:
+    """Says which pictures lie beside the class folders, where they have no class."""
+    loose = sorted(entry.name for entry in entries(folder) if is_picture(entry.name) and not is_dir(entry))
+    if loose:
+        say_once(
+            folder,
+            f"{len(loose):,} picture{'s lie' if len(loose) > 1 else ' lies'} beside the class folders, such as "
+            f"{loose[0]}, and {'are' if len(loose) > 1 else 'is'} left out: without a class",
+        )
 
 
 def _flat_advice(base: Path, prefix: str) -> str:

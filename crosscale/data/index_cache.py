@@ -13,6 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
+from crosscale.data.strings import Strings
 from crosscale.runtime import own_cache, tell
 
 log = logging.getLogger("crosscale.data")
@@ -22,7 +23,7 @@ CACHED_FROM = 10_000
 # File systems stamp times in steps of up to 2 s: what changed so shortly before it was read may change again
 # without a new stamp.
 RACY_NS = 2_000_000_000
-_VERSION = 3
+_VERSION = 4
 
 
 def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:
@@ -32,6 +33,22 @@ def load_index(kind: str, *place: str) -> dict[str, np.ndarray] | None:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def pack_counts(counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """How many files of each extension were passed over, as arrays for `save_index`."""
+    kinds = Strings.of(counts)
+    return {
+        "extensions": kinds.data,
+        "extension_ends": kinds.ends,
+        "counts": np.fromiter(counts.values(), np.int64, len(counts)),
+    }
+
+
+def unpack_counts(stored: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """What `pack_counts` packed."""
+    kinds = Strings(stored["extensions"], stored["extension_ends"])
+    return dict(zip(kinds, stored["counts"].tolist(), strict=True))
 
 
 def save_index(arrays: Mapping[str, np.ndarray], kind: str, *place: str) -> None:

@@ -17,6 +17,7 @@ from crosscale.data.table_rows import (
     Table,
     TableColumns,
     check_files,
+    columns_text,
     first_of,
     one_spelling,
     read_table,
@@ -131,13 +132,6 @@ def label_column(table: Table, taken: set[int | None], wanted: str | None) -> in
         which = ", ".join(table.headings[i] for i in left) or "none is left beside the paths"
         raise RequestError(f"{table.file}: which column is the label ({which})? say so with task.label_column")
     return found
-
-
-def columns_text(table: Table, used: dict[str, int | None]) -> str:
-    """Which column was taken for what, and which are not read, in words."""
-    told = [f"{what} from '{table.headings[i]}'" for what, i in used.items() if i is not None]
-    rest = [heading for i, heading in enumerate(table.headings) if i not in used.values()]
-    return ", ".join(told) + (f"; not read: {', '.join(rest)}" if rest else "")
 
 
 def plain_labels(labels: Sequence[str]) -> list[str]:

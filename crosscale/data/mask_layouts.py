@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosscale.data.image_folder import say_passed_over
 from crosscale.data.mask_sets import ADE20K, CITYSCAPES, VOC, KnownSet
-from crosscale.data.names import SPLITS
+from crosscale.data.names import SPLITS, say_passed_over
 from crosscale.data.once import shared
 from crosscale.data.scan import scan, subfolders
 from crosscale.data.strings import Strings

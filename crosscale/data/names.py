@@ -1,11 +1,15 @@
 """What the names of files and folders say, in one table each for every kind of source."""
 
+import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+
+log = logging.getLogger("crosscale.data")
 
 # Split -> what its folder, shard, column or array is called; the first that is there counts.
 SPLITS = {
@@ -78,6 +82,11 @@ def extensions() -> frozenset[str]:
     return _EXTENSIONS | (_HEIF if reads_heif() else frozenset()) | (_DICOM if reads_dicom() else frozenset())
 
 
+def readable() -> str:
+    """All of `extensions` as one text, for what is kept of a folder: an installed reader makes it another folder."""
+    return " ".join(sorted(extensions()))
+
+
 def is_picture(name: str) -> bool:
     """Whether a file is a picture by its name."""
     extension = os.path.splitext(name)[1].lower()
@@ -128,3 +137,19 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
         parts.append(f"{kinds} ({reason})")
     total = sum(counts.values())
     return f"passed over {total:,} file{'s' if total > 1 else ''}: {'; '.join(parts)}"
+
+
+def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
+    """Logs once how many files below a folder are not read, and why."""
+    if counts:
+        say_once(where, passed_over_text(counts))
+
+
+_said: set[tuple[str, str]] = set()  # the parts of one folder are opened one after another
+
+
+def say_once(where: Path, text: str) -> None:
+    """Logs a warning about a place, and the same one never again."""
+    if (line := (str(where), text)) not in _said:
+        _said.add(line)
+        log.warning("%s: %s", *line)

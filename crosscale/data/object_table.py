@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntFlag
+from hashlib import sha256
 
 import numpy as np
 
@@ -76,6 +77,15 @@ class ObjectTable:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal digits, of the boxes, their labels and their masks."""
+        columns = [self.boxes, self.labels, self.crowd, self.starts]
+        columns += [] if self.masks is None else [self.masks.data, self.masks.ends]
+        found = sha256()
+        for column in columns:
+            found.update(np.ascontiguousarray(column).tobytes())
+        return found.hexdigest()
 
     def kept(self, *, learn: bool) -> np.ndarray:
         """(T,) bool, which objects a record holds.

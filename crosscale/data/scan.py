@@ -9,8 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.data.index_cache import CACHED_FROM, RACY_NS, Counter, load_index, save_index
-from crosscale.data.names import count_extensions, is_array, is_left_behind, is_picture
+from crosscale.data.index_cache import (
+    CACHED_FROM,
+    RACY_NS,
+    Counter,
+    load_index,
+    pack_counts,
+    save_index,
+    unpack_counts,
+)
+from crosscale.data.names import count_extensions, is_array, is_left_behind, is_picture, readable
 from crosscale.data.once import shared
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
@@ -44,11 +52,11 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     Raises:
       RequestError: a folder that cannot be listed.
     """
-    place = ("folder", str(root.resolve()), *folders)  # one root may be read for several sets of folders
+    place = ("folder", str(root.resolve()), readable(), *folders)  # one root may be read for several sets of folders
     stored = load_index(*place)
     if stored is not None and _unchanged(root, stored):
-        counts = zip(Strings(stored["extensions"], stored["extension_ends"]), stored["counts"].tolist(), strict=True)
-        return Scan(Strings(stored["data"], stored["ends"]), stored["owner"], [() for _ in folders], dict(counts))
+        kept = Strings(stored["data"], stored["ends"])
+        return Scan(kept, stored["owner"], [() for _ in folders], unpack_counts(stored))
     began = time.time_ns()
     paths: list[str] = []
     owner: list[int] = []
@@ -69,10 +77,9 @@ def scan(root: Path, folders: Sequence[str]) -> Scan:
     result = Scan(Strings.of(paths), np.asarray(owner, np.int32), others, passed_over)
     settled = all(stamp < began - RACY_NS for stamp in visited.values())
     if len(paths) >= CACHED_FROM and settled and all(np.bincount(result.owner, minlength=len(folders))):
-        names, kinds = Strings.of(visited), Strings.of(passed_over)
+        names = Strings.of(visited)
         arrays = {"data": result.paths.data, "ends": result.paths.ends, "owner": result.owner}
-        arrays |= {"extensions": kinds.data, "extension_ends": kinds.ends}
-        arrays |= {"counts": np.fromiter(passed_over.values(), np.int64, len(passed_over))}
+        arrays |= pack_counts(passed_over)
         stamps = np.fromiter(visited.values(), np.int64, len(visited))
         save_index({**arrays, "folders": names.data, "folder_ends": names.ends, "stamps": stamps}, *place)
     return result

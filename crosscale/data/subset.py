@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from crosscale.data.class_map import Relabelled
 from crosscale.data.split import digests
 from crosscale.data.tag_table import rarest
 
@@ -18,11 +17,7 @@ def subset(source: Any, share: float, seed: int) -> Any:
     Args:
       share: above 0, up to 1.
     """
-    mapped = isinstance(source, Relabelled)
-    inner: Any = source.source if mapped else source
-    rows = source.rows if mapped else range(len(source))
-    name = inner.record_id if hasattr(inner, "record_id") else inner.paths.__getitem__
-    keys = digests([name(int(row)) for row in rows], seed)
+    keys = digests([source.record_id(index) for index in range(len(source))], seed)
     members: dict[int, list[int]] = {}
     for index, group in enumerate(strata(source).tolist()):
         members.setdefault(group, []).append(index)

@@ -17,6 +17,7 @@ from crosscale.data.table_rows import (
     Table,
     TableColumns,
     check_files,
+    columns_text,
     one_spelling,
     others,
     read_table,
@@ -45,27 +46,33 @@ class TableSource(TablePictures):
     """Pictures with one or several numbers each.
 
     Attributes:
+      table: the file.
       names: of the numbers, in order.
       units: theirs, "" for none.
       values: (N, numbers) float64.
       paths: of the pictures, relative to `root` or absolute.
       weights: (N,) float64, how much each picture counts in training; None for all alike.
+      notes: lines on which column was taken for what.
     """
 
     def __init__(
         self,
+        table: Path,
         root: Path,
         names: Sequence[str],
         units: Sequence[str],
         paths: Iterable[str],
         values: np.ndarray,
         weights: np.ndarray | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """
         Args:
           root: what relative paths are relative to.
         """
         super().__init__(root, paths, values, weights)
+        self.table = table
+        self.notes = tuple(notes)
         self.names = tuple(names)
         self.units = tuple(units)
 
@@ -73,10 +80,6 @@ class TableSource(TablePictures):
     def values(self) -> np.ndarray:
         """The targets."""
         return self.targets
-
-    def record_id(self, index: int) -> str:
-        """The picture's path, as the table has it."""
-        return self.paths[index]
 
 
 def open_table(
@@ -118,7 +121,11 @@ def open_table(
     hint = "" if numbers else "; say which columns to learn: task.targets"
     values = [[read_number(table, row, column, hint) for column in chosen] for row in table.rows]
     names, units = [c.name for c in headings], [c.unit for c in headings]
-    whole = TableSource(base, names, units, paths, np.array(values, np.float64), read_weights(table, weight))
+    used: dict[str, int | None] = {"path": place, **table.further_columns(place), "split": part, "weight": weight}
+    used |= {f"number{'' if i == 0 else f' {i + 1}'}": column for i, column in enumerate(chosen)}
+    notes = (f"{table.file.name}: {columns_text(table, used)}",)
+    numbers_of = np.array(values, np.float64), read_weights(table, weight)
+    whole = TableSource(table.file, base, names, units, paths, *numbers_of, notes)
     if split == "all":
         return whole
     if part is None:

@@ -42,6 +42,10 @@ class TablePictures:
         path, target = self.paths[index], self.targets[index]
         return Record(path, open_pictures(self.root, path), int(target) if target.ndim == 0 else target)
 
+    def record_id(self, index: int) -> str:
+        """The picture's path, as the table has it."""
+        return self.paths[index]
+
     def select(self, indices: np.ndarray) -> Self:
         """The same table with only these examples."""
         part = copy(self)

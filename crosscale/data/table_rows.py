@@ -22,6 +22,7 @@ from crosscale.errors import RequestError, WorkError, did_you_mean
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 PATH_NAMES = ("path", "image", "file", "filename", "file_name", "image_path")
 SPLIT_NAME = "split"
+_ROW_NUMBERS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # what pandas calls a column of its index
 SHOWN = 10  # rows that are wrong, in an error
 
 Cell = str | tuple[str, ...]  # a tuple is a list of a Parquet file or of JSON
@@ -144,7 +145,29 @@ def read_table(file: str | Path, of: str) -> Table:
     for heading in table.headings:
         if table.headings.count(heading) > 1:
             raise RequestError(f"{file}: the heading '{heading}' appears twice; rename one of the columns")
-    return table
+    return _without_row_numbers(table)
+
+
+def _without_row_numbers(table: Table) -> Table:
+    """Without what pandas writes of its index: a first column of whole numbers without a heading, or named for it."""
+    first = [row.text(0) for row in table.rows] if table.headings and not table.headings[0] else []
+    counts = bool(first) and all(re.fullmatch(r"\d+", cell) for cell in first)
+    kept = [
+        place
+        for place, heading in enumerate(table.headings)
+        if not _ROW_NUMBERS.fullmatch(heading) and not (counts and place == 0)
+    ]
+    if len(kept) == len(table.headings):
+        return table
+    rows = [Row(row.number, [row.cells[place] for place in kept]) for row in table.rows]
+    return Table(table.file, tuple(table.headings[place] for place in kept), rows)
+
+
+def columns_text(table: Table, used: dict[str, int | None]) -> str:
+    """Which column was taken for what, and which are not read, in words."""
+    told = [f"{what} from '{table.headings[i]}'" for what, i in used.items() if i is not None]
+    rest = [heading for i, heading in enumerate(table.headings) if i not in used.values()]
+    return ", ".join(told) + (f"; not read: {', '.join(rest)}" if rest else "")
 
 
 def check_no_root(root: str | Path | None, place: str | Path) -> None:

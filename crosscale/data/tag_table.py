@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscale.data.label_table import LABEL_NAMES, WEIGHT_NAMES, columns_text, once, sorted_classes, warn_alike
+from crosscale.data.label_table import LABEL_NAMES, WEIGHT_NAMES, once, sorted_classes, warn_alike
 from crosscale.data.split import part_of
 from crosscale.data.table import read_weights
 from crosscale.data.table_pictures import TablePictures
@@ -16,6 +16,7 @@ from crosscale.data.table_rows import (
     Table,
     TableColumns,
     check_files,
+    columns_text,
     others,
     read_table,
     row_splits,

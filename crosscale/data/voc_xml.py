@@ -151,7 +151,10 @@ def _pair(root: Path, place: _Place, pairs: _Pairs) -> None:
         paths = [os.path.join(place.pictures, name) for name in _pictures(root / place.pictures)]
     else:
         paths = list(scan(root, [place.pictures]).paths)
-    there = {_stem(path): path for path in paths}
+    there: dict[str, str] = {}
+    for path in paths:
+        if (other := there.setdefault(_stem(path), path)) != path:
+            pairs.missing.append(f"{path}: has the name of {other}, and one file would be of both; keep one of them")
     where = "beside it" if place.beside else f"in {place.pictures}/"
     names = _xmls(root / place.files)
     for name in names:

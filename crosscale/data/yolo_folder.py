@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from crosscale.data.annotated import Annotated, crowded
 from crosscale.data.coco_json import area_of
@@ -22,6 +21,7 @@ from crosscale.data.objects import Segmentation
 from crosscale.data.scan import entries, is_dir, scan, subfolders
 from crosscale.data.strings import Strings
 from crosscale.data.text_lists import check_distinct, read_lines
+from crosscale.data.yolo_yaml import class_names, description, key_point_numbers
 from crosscale.errors import RequestError
 
 PICTURES, LABELS = "images", "labels"
@@ -39,11 +39,13 @@ class YoloFolder:
       parts: part -> pictures, relative to the root.
       classes: names in label order; None where no file says them.
       said_by: the file that says them.
+      key_points: how many numbers of key points follow the box in each line.
     """
 
     parts: Mapping[str, tuple[str, ...]]
     classes: tuple[str, ...] | None
     said_by: str
+    key_points: int = 0
 
 
 def is_yolo(root: Path) -> bool:
@@ -56,7 +58,7 @@ def is_yolo(root: Path) -> bool:
         inside = {name.casefold(): name for name in subfolders(base)}
         if PICTURES in inside and LABELS in inside and _has_texts(base / inside[LABELS]):
             return True
-    described = _description(root)
+    described = description(root)
     return described is not None and "train" in described[1]
 
 
@@ -66,12 +68,12 @@ def find_yolo(root: Path) -> YoloFolder:
     Raises:
       RequestError: the YAML file is damaged, or does not say where the pictures are.
     """
-    described = _description(root)
+    described = description(root)
     parts = _by_folders(root) or _by_description(root, *(described or (root, {})))
     if not parts:
         raise RequestError(f"{root}: no pictures are found in images/ beside labels/, or where data.yaml says")
     if described is not None:
-        return YoloFolder(parts, _names(*described), described[0].name)
+        return YoloFolder(parts, class_names(*described), described[0].name, key_point_numbers(*described))
     for name in _CLASS_FILES:
         if (root / name).is_file():
             names = tuple(line for line in read_lines(root / name) if line)
@@ -86,14 +88,14 @@ def read_yolo(root: Path, folder: YoloFolder, part: str, masks: bool) -> Annotat
     Without a file of classes they are called by their numbers, those of every part.
     """
     pictures = folder.parts[part]
-    files = [_label_file(picture) for picture in pictures]
+    files = _label_files(root, pictures)
     there = [os.path.isfile(root / file) for file in files]
     if not any(there):
         raise RequestError(
             f"{root}: none of the {len(pictures):,} pictures of {part} has a text file of its name, such as {files[0]}"
         )
     names = folder.classes or _numbers(root, folder)
-    found = _Lines(len(names), folder.said_by)
+    found = _Lines(len(names), folder.said_by, folder.key_points)
     for position, (file, is_there) in enumerate(zip(files, there, strict=True)):
         if is_there:
             found.read(position, file, read_lines(root / file))
@@ -128,8 +130,8 @@ def read_yolo(root: Path, folder: YoloFolder, part: str, masks: bool) -> Annotat
 class _Lines:
     """The objects of text files, in columns."""
 
-    def __init__(self, classes: int, said_by: str) -> None:
-        self.classes, self.said_by = classes, said_by
+    def __init__(self, classes: int, said_by: str, key_points: int) -> None:
+        self.classes, self.said_by, self.key_points = classes, said_by, key_points
         self.owners: list[int] = []
         self.numbers: list[int] = []
         self.labels: list[int] = []
@@ -152,6 +154,8 @@ class _Lines:
                 values = [float(word) for word in line.split()]
             except ValueError:
                 values = []
+            if self.key_points and len(values) == 5 + self.key_points:
+                values = values[:5]
             fault = self._fault(values)
             if fault:
                 self.refused.append(f"{file}:{number}: {fault}")
@@ -193,6 +197,8 @@ class _Lines:
 
 def _notes(root: Path, folder: YoloFolder, files: Sequence[str], doubled: int) -> tuple[str, ...]:
     notes = [] if folder.classes else ["no data.yaml or classes.txt: the classes are called by their numbers"]
+    if folder.key_points:
+        notes.append(f"{folder.said_by} tells of key points (kpt_shape): only the boxes are learnt")
     if doubled:
         notes.append(f"{doubled:,} lines that appear twice in their file count once")
     wanted = {*files}
@@ -212,39 +218,51 @@ def _notes(root: Path, folder: YoloFolder, files: Sequence[str], doubled: int) -
 def _numbers(root: Path, folder: YoloFolder) -> tuple[str, ...]:
     """Names for the numbers 0..most of all parts' lines."""
     most = -1
-    for picture in (picture for pictures in folder.parts.values() for picture in pictures):
-        file = root / _label_file(picture)
+    for name in (name for pictures in folder.parts.values() for name in _label_files(root, pictures)):
+        file = root / name
         for line in read_lines(file) if file.is_file() else ():
             word = line.split()[0] if line else ""
             most = max(most, int(word)) if word.isdigit() and int(word) < 10_000 else most
     return tuple(str(number) for number in range(most + 1))
 
 
-def _label_file(picture: str) -> str:
+def _label_files(root: Path, pictures: Sequence[str]) -> list[str]:
     """images/train/a.jpg -> labels/train/a.txt: the last folder of that name, as YOLO has it."""
-    stem = os.path.splitext(picture)[0]
-    parts = stem.split("/")
-    places = [i for i, part in enumerate(parts[:-1]) if part.casefold() == PICTURES]
-    if places:
-        parts[places[-1]] = LABELS
-    return "/".join(parts) + ".txt"
+    called: dict[str, str] = {}  # folder -> what its folder of labels is called
+    files = []
+    for picture in pictures:
+        parts = os.path.splitext(picture)[0].split("/")
+        places = [i for i, part in enumerate(parts[:-1]) if part.casefold() == PICTURES]
+        if places:
+            above = "/".join(parts[: places[-1]])
+            if above not in called:
+                called[above] = _spelt(root / above, LABELS) or LABELS
+            parts[places[-1]] = called[above]
+        files.append("/".join(parts) + ".txt")
+    return files
+
+
+def _spelt(folder: Path, name: str) -> str | None:
+    """How a folder within this one is spelt, Images or images; None where there is none."""
+    return next((inside for inside in subfolders(folder) if inside.casefold() == name), None)
 
 
 def _by_folders(root: Path) -> dict[str, tuple[str, ...]]:
     """images/train or train/images, by any of the splits' names; images/ alone is one part."""
     parts: dict[str, tuple[str, ...]] = {}
-    if (root / PICTURES).is_dir() and (root / LABELS).is_dir():
-        folders = {name.casefold(): name for name in subfolders(root / PICTURES)}
+    inside = _spelt(root, PICTURES)
+    if inside is not None and _spelt(root, LABELS) is not None:
+        folders = {name.casefold(): name for name in subfolders(root / inside)}
         for split, words in SPLITS.items():
             found = next((folders[name] for name in folders if _is_split(name, words)), None)
             if found is not None:
-                parts[split] = tuple(scan(root, [f"{PICTURES}/{found}"]).paths)
-        return parts or {"all": tuple(scan(root, [PICTURES]).paths)}
+                parts[split] = tuple(scan(root, [f"{inside}/{found}"]).paths)
+        return parts or {"all": tuple(scan(root, [inside]).paths)}
     folders = {name.casefold(): name for name in subfolders(root)}
     for split, words in SPLITS.items():
         found = next((folders[name] for name in words if name in folders), None)
-        if found is not None and (root / found / PICTURES).is_dir():
-            parts[split] = tuple(scan(root, [f"{found}/{PICTURES}"]).paths)
+        if found is not None and (inside := _spelt(root / found, PICTURES)) is not None:
+            parts[split] = tuple(scan(root, [f"{found}/{inside}"]).paths)
     return {split: pictures for split, pictures in parts.items() if pictures}
 
 
@@ -281,39 +299,6 @@ def _pictures_of(root: Path, base: str, place: str, where: str) -> list[str]:
                 raise RequestError(f"{root / path}: lists {missing}, which is no picture in {root}")
             return listed
     raise RequestError(f"{where} is {place!r}, which is not in {root}; give the folder of pictures relative to it")
-
-
-def _description(root: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """The YAML file with the classes' names, and what it says; None where there is none."""
-    files = sorted(
-        entry.name for entry in entries(root) if entry.name.lower().endswith((".yaml", ".yml")) and not is_dir(entry)
-    )
-    for name in sorted(files, key=lambda name: not name.lower().startswith(("data.", "dataset."))):
-        try:
-            described = yaml.safe_load((root / name).read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            if name.lower().startswith("data."):
-                raise RequestError(f"{root / name}: cannot be read ({' '.join(str(error).split())[:150]})") from None
-            continue
-        if isinstance(described, dict) and "names" in described:
-            return root / name, described
-    return None
-
-
-def _names(file: Path, described: Mapping[str, Any]) -> tuple[str, ...]:
-    """names as a list, or as a mapping from numbers 0.. that has no gap. Raises RequestError."""
-    names = described["names"]
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise RequestError(f"{file}: names has the numbers {', '.join(map(str, names))}; number them 0, 1, 2, ...")
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise RequestError(f"{file}: names is neither a list nor a mapping of numbers to names")
-    told = tuple(str(name) for name in names)
-    check_distinct(told, str(file))
-    if isinstance(described.get("nc"), int) and described["nc"] != len(told):
-        raise RequestError(f"{file}: nc is {described['nc']}, but names has {len(told)}; make them equal")
-    return told
 
 
 def _has_texts(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import jax
 
 from crosscale.artifact import file_digest
 from crosscale.cluster.hosts import from_first, is_first
-from crosscale.data.listing import listing
+from crosscale.data.listing import listing, same
 from crosscale.engine.environment import record_environment
 from crosscale.engine.run_folder import ENVIRONMENT, RECIPE
 from crosscale.errors import RequestError
@@ -85,7 +85,7 @@ def _check_data(folder: Path, experiment: Experiment) -> None:
         )
     for part, words in (("train", "to train on"), ("val", "held out")):
         old, new = begun.get(part) or {}, found[part]
-        if old == new:
+        if same(old, new):
             continue
         what = (
             f"{old.get('images')} images {words}, now there are {new['images']}"

@@ -113,6 +113,7 @@ class Regression(PlainTask):
       huber_delta: in standard deviations.
       augmentation: supplies random erasing, mixup and CutMix, which mixes the numbers too.
       table: the columns of the table.
+      notes: lines on how the data was read.
     """
 
     labels: tuple[str, ...]
@@ -123,6 +124,7 @@ class Regression(PlainTask):
     huber_delta: float = 1.0
     augmentation: Augment = field(default_factory=Augment.none)
     table: TableColumns = RECOGNISED
+    notes: tuple[str, ...] = ()
 
     name: ClassVar[str] = "regression"
     Options: ClassVar[type] = RegressionOptions
@@ -169,7 +171,7 @@ class Regression(PlainTask):
             if not spread > 1e-12 * max(abs(center), 1e-300):
                 raise RequestError(f"the target '{name}' is {center:g} in every training row: nothing can be learnt")
         numbers = tuple(map(float, mean)), tuple(map(float, std))
-        own: Any = options.loss, options.huber_delta, augment, options.table
+        own: Any = options.loss, options.huber_delta, augment, options.table, source.notes
         return cls(source.names, source.units, *numbers, *own)
 
     @classmethod

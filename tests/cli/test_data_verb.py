@@ -144,3 +144,38 @@ def test_how_rare_a_class_is_depends_on_the_pictures_to_train_on(capsys, tmp_pat
     assert "rarest to train on: rare (3), usual (30); commonest: usual (30), rare (3)" in text
     assert "10 to 1: see task.class_weights and task.sampling for rare classes" in text
     assert [line.count("█") for line in text.splitlines() if "█" in line] == [20, 2]
+
+
+def refused(capsys, *words):
+    assert main(["data", *map(str, words)]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--write", "out"], ["--check"]])
+def test_statistics_do_nothing_else(capsys, more):
+    assert "--statistics measures and does nothing else; give --write or --check without it" in refused(
+        capsys, "digits", "--statistics", *more
+    )
+
+
+def test_options_of_labels_are_refused_for_masks(capsys, tmp_path):
+    for folder, size in (("images", (8, 8, 3)), ("masks", (8, 8))):
+        for split in ("train", "val"):
+            (tmp_path / folder / split).mkdir(parents=True)
+            Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / folder / split / "0.png")
+    for words, said in (
+        (["--statistics"], "--statistics is for labelled pictures"),
+        (["--root", "x"], "--root is for tables"),
+        (["--label-column", "x"], "--label-column is for tables"),
+    ):
+        assert f"{said}, and {tmp_path} holds masks" in refused(capsys, tmp_path, *words)
+
+
+def test_rows_of_several_pictures_are_no_image_folder(capsys, tmp_path):
+    for index in range(4):
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / f"{index}.png")
+    rows = [f"{index}.png,{index}.png,{'ab'[index % 2]}" for index in range(4)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["path,path_2,label", *rows]) + "\n")
+    assert "is of several pictures, which one file of a folder cannot hold" in refused(
+        capsys, tmp_path / "pairs.csv", "--write", tmp_path / "out"
+    )

@@ -11,6 +11,7 @@ from crosscale.data.arrays import ArraySource
 from crosscale.data.class_map import map_classes
 from crosscale.data.folds import Fold, cut
 from crosscale.data.label_table import open_label_table
+from crosscale.data.table import open_table
 from crosscale.errors import RequestError
 
 pytest.importorskip("sklearn")
@@ -91,3 +92,10 @@ def test_what_cannot_be_cut_is_said(tmp_path: Path) -> None:
 def test_a_class_with_fewer_pictures_than_folds_is_cut_all_the_same() -> None:
     found = parts(source({"a": 20, "b": 2}), 5)
     assert sum((part.labels == 1).sum() for _, part in found) == 2
+
+
+def test_a_table_of_numbers_is_cut_by_a_column_too(tmp_path: Path) -> None:
+    file = table(tmp_path, [(f"{i}.png", str(i), "abc"[i // 4]) for i in range(12)])
+    whole = open_table(file, "all", val_fraction=0.2, seed=0, numbers=["label"])
+    for _, held_out in parts(whole, 3, by="patient"):
+        assert len({int(held_out[i].id.removesuffix(".png")) // 4 for i in range(len(held_out))}) == 1

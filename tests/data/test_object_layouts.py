@@ -57,6 +57,25 @@ class TestYolo:
             assert source[0].target.areas.tolist() == [96]
             assert source.counts.tolist() == [1, 0]  # a picture without a text file has no objects
 
+    def test_folders_in_another_case(self, tmp_path):
+        root = self.folder(tmp_path, images="Images/{}", labels="LABELS/{}")
+        assert has_objects(root)
+        assert opened(root).counts.tolist() == [1, 0]
+
+    def test_names_are_texts(self, tmp_path):
+        root = self.folder(tmp_path, data="names: [on, 'no']\nnc: 2\ntest:\n")
+        assert opened(root).classes == ("on", "no")
+
+    def test_key_points_are_left_out(self, tmp_path):
+        data = DATA + "kpt_shape: [2, 3]\n"
+        root = self.folder(tmp_path, LINE.strip() + " 0.2 0.3 2 0.4 0.5 1\n", data)
+        source = opened(root, masks=None)
+        np.testing.assert_allclose(source[0].target.boxes, [CORNERS])
+        assert not source.has_masks
+        assert "data.yaml tells of key points (kpt_shape): only the boxes are learnt" in source.notes
+        (root / "data.yaml").write_text(DATA + "kpt_shape: 17\n")
+        assert "kpt_shape is 17; it says how many key points a line has" in refused(root)
+
     def test_one_part_is_parted(self, tmp_path):
         write(tmp_path, {f"images/{n}.jpg": jpeg(picture(seed=n)) for n in range(8)})
         write(tmp_path, {f"labels/{n}.txt": LINE for n in range(8)} | {"classes.txt": "cat\ndog\n"})
@@ -179,6 +198,11 @@ class TestVoc:
         np.testing.assert_array_equal(target.boxes, [CORNERS, [0, 0, W, H]])  # pixels 1..W are the whole picture
         assert target.labels.tolist() == [1, 0]
         assert target.crowd.tolist() == [False, True]
+
+    def test_two_pictures_of_one_name(self, tmp_path):
+        root = self.folder(tmp_path, lists=False)
+        write(root, {"JPEGImages/more/0.png": jpeg(picture(seed=9))})
+        assert "JPEGImages/more/0.png: has the name of JPEGImages/0.jpg, and one file would be of both" in refused(root)
 
     def test_pixels_that_are_counted_from_0(self, tmp_path):
         source = opened(self.folder(tmp_path, content=xml(("dog", (0, 0, 20, 30), 0))))

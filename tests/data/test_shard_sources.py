@@ -153,7 +153,7 @@ def test_tar_index_is_kept_until_a_shard_changes(make_tar, tmp_path, monkeypatch
     make_tar("t/x.tar", {"a/0.png": 5, "b/1.png": 6})
     first = contents(open_source(tmp_path / "t", "all"))
     with monkeypatch.context() as patch:
-        patch.setattr("crosscale.data.tar_shards._read_index", lambda file: pytest.fail("read again"))
+        patch.setattr("crosscale.data.tar_shards.read_index", lambda file: pytest.fail("read again"))
         assert contents(open_source(tmp_path / "t", "all")) == first
     make_tar("t/x.tar", {"a/0.png": 7, "b/1.png": 8, "b/2.png": 9})
     assert contents(open_source(tmp_path / "t", "all")) == [(7, 0), (8, 1), (9, 1)]

@@ -119,3 +119,25 @@ def test_columns_and_files_that_are_not_there(pictures):
         open_table(pictures / "gone.csv", "train", **SPLIT)
     with pytest.raises(RequestError, match=r"not a table; give a \.csv"):
         open_table(pictures / "img", "train", **SPLIT)
+
+
+@pytest.mark.parametrize("heading", ["", "Unnamed: 0"])
+def test_the_row_numbers_that_pandas_writes_are_not_learnt(pictures, heading):
+    file = write(pictures, f"{heading},path,mass", *(f"{i},img/{i}.png,{i}.5" for i in range(8)))
+    source = open_table(file, "all", **SPLIT)
+    assert source.names == ("mass",)
+    assert source.notes == ("t.csv: path from 'path', number from 'mass'",)
+
+
+def test_the_index_that_pandas_stores_in_parquet_is_not_learnt(pictures):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    columns = {"path": [f"img/{i}.png" for i in range(8)], "mass": [float(i) for i in range(8)]}
+    pq.write_table(pa.table({**columns, "__index_level_0__": list(range(8))}), pictures / "t.parquet")
+    assert open_table(pictures / "t.parquet", "all", **SPLIT).names == ("mass",)
+
+
+def test_a_column_of_numbers_without_a_heading_that_counts_nothing_is_learnt(pictures):
+    file = write(pictures, ",path,mass", *(f"{i}.5,img/{i}.png,{i}.5" for i in range(8)))
+    assert open_table(file, "all", **SPLIT).names == ("", "mass")

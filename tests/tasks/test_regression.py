@@ -64,7 +64,9 @@ def test_metrics_are_those_of_the_formulas_in_any_batches():
 
 
 def test_statistics_and_units_come_from_the_training_rows():
-    source = TableSource(Path(), ["mass", "length"], ["g", ""], ["a", "b", "c"], np.array([[1.0, 2], [3, 2.5], [8, 3]]))
+    source = TableSource(
+        Path(), Path(), ["mass", "length"], ["g", ""], ["a", "b", "c"], np.array([[1.0, 2], [3, 2.5], [8, 3]])
+    )
     made = Regression.from_data(RegressionOptions(), Augment.none(), source)
     np.testing.assert_allclose((made.mean, made.std), (source.values.mean(0), source.values.std(0)))
     assert Regression.from_artifact(made.labels, json.loads(json.dumps(made.artifact_options()))) == made
