@@ -79,8 +79,8 @@ def open_tar(root: Path, split: str, val_fraction: float, seed: int) -> TarShard
     """One split of a folder of .tar shards.
 
     A picture's label is the text of the .cls file of the same key, the "label" of its .json file, or the folder
-    that it lies in. classes.txt beside the shards names numbered classes. Of the pictures of a labelled sample the one
-    without a second suffix counts: 7.jpg, not 7.seg.png.
+    that it lies in. classes.txt beside the shards names numbered classes. From a labelled sample's pictures the one
+    without a second suffix is learnt: 7.jpg, not 7.seg.png.
 
     Raises:
       RequestError: a picture without a label, one outside the range, or a sample with two labels or pictures.
