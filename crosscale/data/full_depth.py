@@ -101,7 +101,7 @@ def read_npy(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # NumPy reads it as Python's text: damage raises anything
         raise BadImage(name, f"the header of the .npy file is damaged ({error})") from None
     if dtype.hasobject:
         raise BadImage(name, "a .npy file of Python objects, which could run code; save numbers")

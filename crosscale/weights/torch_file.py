@@ -85,7 +85,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise RequestError(f"{path}: not a whole PyTorch file ({_reason(error)})") from None
     if any(part.filename.endswith("/constants.pkl") for part in parts):
         raise RequestError(

@@ -105,6 +105,7 @@ BAD = {
     "empty": (npy(np.zeros((0, 4))), 1, "an array of shape (0, 4, 1) and type float64 is not a picture"),
     "cut short": (npy(DEEP)[:-1], 3, "the .npy file is truncated"),
     "half a header": (npy(DEEP)[:20], 3, "the header of the .npy file is damaged"),
+    "a header that never ends": (npy(DEEP).replace(b"}", b" ", 1), 3, "the header of the .npy file is damaged"),
     "holes": (npy(np.array([[1.0, np.nan], [np.inf, 2.0]])), 1, "2 of its numbers are not finite"),
     "no tiff": (b"II*\x00 and nothing else", 1, "the TIFF cannot be read"),
     "no picture": (b"hello", 3, "not an image in a format that Pillow reads"),
