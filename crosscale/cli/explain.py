@@ -146,7 +146,7 @@ def _explain_files(
     said: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
     """Each file's result as "json" and "rows", in order, after its PNG is written."""
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     remaining = iter(files)
     while chunk := list(islice(remaining, options.batch_size)):
         loaded = [_load(predictor, file) for file in chunk]

@@ -162,11 +162,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def free_name(stem: str, taken: set[str]) -> str:
-    """`stem`, or `stem`-2 and so on where that name is `taken` already, in any case; adds it to `taken`."""
-    name, count = stem, 1
+def free_name(stem: str, taken: dict[str, int]) -> str:
+    """`stem`, or `stem`-2 and so on where that name is taken already, in any case.
+
+    Args:
+      taken: each name that is, and the number that it was last given with; the new one is added.
+    """
+    key = stem.casefold()
+    name, count = stem, taken.get(key, 1)
     while name.casefold() in taken:
         count += 1
         name = f"{stem}-{count}"
-    taken.add(name.casefold())
+    taken[name.casefold()] = 1
+    taken[key] = count
     return name

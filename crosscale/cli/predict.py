@@ -138,8 +138,10 @@ def _predict_share(options: argparse.Namespace, files: list[Found]) -> "tuple[Ta
     import jax
 
     folder = _made(options.output)
-    taken: set[str] = set()
-    names = [free_name(file.stem, taken) for file in files][jax.process_index() :: jax.process_count()]
+    taken: dict[str, int] = {}
+    # All files get theirs here, so that several processes agree on them.
+    names = [free_name(file.stem, taken) if folder is not None else "" for file in files]
+    names = names[jax.process_index() :: jax.process_count()]
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     batch_size = max(1, min(options.batch_size, len(files[jax.process_index() :: jax.process_count()])))
     predictor = open_predictors(options, batch_size)

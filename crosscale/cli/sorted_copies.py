@@ -50,12 +50,12 @@ class SortedCopies:
                 )
         self._folder, self._task, self.count = folder.expanduser(), task, 0
         # Pictures of a class called unknown stay apart from those without an answer.
-        taken: set[str] = set()
+        taken: dict[str, int] = {}
         self._folders = {name: free_name(_safe(name), taken) for name in task.labels}
         self._unknown = free_name(UNKNOWN, taken)
-        ends: dict[str, set[str]] = {}
+        ends: dict[str, dict[str, int]] = {}
         self._names = {
-            file: free_name(file.stem, ends.setdefault(file.suffix.casefold(), set())) + file.suffix for file in files
+            file: free_name(file.stem, ends.setdefault(file.suffix.casefold(), {})) + file.suffix for file in files
         }
 
     def add(self, file: Path, result: Mapping[str, Any]) -> None:
