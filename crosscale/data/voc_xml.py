@@ -207,7 +207,7 @@ def _read(found: _Found, position: int, root: Path, file: str) -> tuple[int, int
         tree = ElementTree.parse(root / file).getroot()
     except (LookupError, ValueError) as error:  # of the encoding that its first line declares, such as "ANSI"
         raise RequestError(
-            f"{root / file}: its encoding is not read ({error}); save it as UTF-8, which its first line says"
+            f"{root / file}: its encoding is not read ({error}); save it as UTF-8, and let its first line say so"
         ) from None
     except (OSError, ElementTree.ParseError) as error:
         raise RequestError(f"{root / file}: no XML, or damaged ({error}); write it anew or take it out") from None
