@@ -244,13 +244,14 @@ class Predictor:
         return self._predict(*checked_pictures(pictures, self.spec.channels, batch_size), options)
 
     def _predict(self, pictures: Iterable[Picture], batch_size: int, options: dict[str, Any]) -> Iterator[Result]:
-        def start(loaded: Sequence[_Loaded]) -> Any:
-            return self._dispatch(loaded, batch_size)
+        def start(loaded: Sequence[Loaded]) -> Any:
+            batches = self.batches(loaded, batch_size)
+            return [(part, self.spread_outputs(batch, contents)) for part, batch, contents in batches]
 
-        def read(loaded: Sequence[_Loaded], started: Any) -> Iterator[Result]:
+        def read(loaded: Sequence[Loaded], started: Any) -> Iterator[Result]:
             return self._read(loaded, started, options)
 
-        return read_ahead(pictures, batch_size, self._load, start, read)
+        return read_ahead(pictures, batch_size, self.load, start, read)
 
     @cached_property
     def _spread(self) -> tuple[Variables, Any]:
@@ -260,20 +261,22 @@ class Predictor:
         mesh = local_mesh()
         return jax.device_put(self.variables, replicated(mesh)), split_batch(mesh)
 
-    def _load(self, index: int, picture: Picture) -> "_Loaded":
+    def load(self, index: int, picture: Picture) -> "Loaded":
+        """A picture as `read` gives it, or why it cannot be used; `index` names one that has no name."""
         name = picture_name(picture, f"image/{index}")
         try:
-            return _Loaded(name, *self.read(picture, name), None)
+            return Loaded(name, *self.read(picture, name), None)
         except BadImage as error:
-            return _Loaded(name, None, (0, 0), error.reason)
+            return Loaded(name, None, (0, 0), error.reason)
 
-    def _dispatch(self, loaded: Sequence["_Loaded"], batch_size: int) -> list[tuple[list["_Loaded"], Array]]:
-        """Batches of pictures of one shape, and their outputs, perhaps not there yet."""
-        groups: dict[tuple[int, ...], list[_Loaded]] = {}
+    def batches(
+        self, loaded: Sequence["Loaded"], batch_size: int
+    ) -> Iterator[tuple[list["Loaded"], np.ndarray, np.ndarray | None]]:
+        """Yields pictures of one shape, the batch (B, H, W, C) whose first rows they are, and its contents."""
+        groups: dict[tuple[int, ...], list[Loaded]] = {}
         for item in loaded:
             if item.image is not None:
                 groups.setdefault(item.image.shape, []).append(item)
-        dispatched = []
         for shape, items in groups.items():
             # For a shape that few pictures have, most of a batch would be padding: one for each device.
             count = batch_size if shape[:2] == self.spec.size else jax.local_device_count()
@@ -281,14 +284,12 @@ class Predictor:
                 part = items[start : start + count]
                 batch = np.zeros((count, *shape), self.spec.dtype)
                 batch[: len(part)] = np.stack([np.asarray(item.image) for item in part])
-                contents = self.contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
-                dispatched.append((part, self.spread_outputs(batch, contents)))
-        return dispatched
+                yield part, batch, self.contents([item.size for item in part] + [part[-1].size] * (count - len(part)))
 
     def _read(
         self,
-        loaded: Sequence["_Loaded"],
-        dispatched: Sequence[tuple[list["_Loaded"], Array]],
+        loaded: Sequence["Loaded"],
+        dispatched: Sequence[tuple[list["Loaded"], Array]],
         options: dict[str, Any],
     ) -> Iterator[Result]:
         found: dict[int, Result] = {}
@@ -302,8 +303,17 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
+    """A picture that was read, or could not be.
+
+    Attributes:
+      source: its name.
+      image: (H, W, C) as the model takes it; None where it could not be read.
+      size: its own height and width.
+      error: why it could not be read.
+    """
+
     source: str
-    image: np.ndarray | None  # (H, W, C)
-    size: tuple[int, int]  # the picture's own height and width
+    image: np.ndarray | None
+    size: tuple[int, int]
     error: str | None

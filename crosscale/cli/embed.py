@@ -47,9 +47,9 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     options = parser.parse(argv)
     check_model_options(options)
     files = find_images(options.images, "embed")
-    from crosscale.runs.embed import check_suffix, embed, write_embedded
+    from crosscale.runs.embed import check_output, embed, write_embedded
 
-    check_suffix(options.output)
+    check_output(options.output)
     options.classes = None
     predictor = open_predictor(options)
     with progress_bar("embedding") as report:

@@ -15,7 +15,7 @@ from crosscale.cli.arguments import (
     positive_int,
     result_options,
 )
-from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
+from crosscale.cli.output import check_outside, free_name, note, print_json, print_table, progress_bar, short_stem
 from crosscale.cli.predict import Found, find_images
 from crosscale.errors import RequestError, WorkError
 
@@ -61,6 +61,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     options = _parser().parse(argv)
     check_model_options(options)
     files = find_images(options.images, "explain")
+    check_outside("--output", Path(options.output), options.images, "the drawings")
     folder = _output_folder(options.output)
 
     predictor = open_predictor(options)
@@ -146,7 +147,7 @@ def _explain_files(
     said: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
     """Each file's result as "json" and "rows", in order, after its PNG is written."""
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     remaining = iter(files)
     while chunk := list(islice(remaining, options.batch_size)):
         loaded = [_load(predictor, file) for file in chunk]
@@ -159,7 +160,7 @@ def _explain_files(
                 yield {"json": {**failure.json(), "output": None, "maps": {}}, "rows": []}
                 continue
             image, result, peaks = next(drawn)
-            output = folder / f"{free_name(file.stem, taken)}.png"
+            output = folder / f"{free_name(short_stem(file), taken)}.png"
             try:
                 image.save(output)
             except OSError as error:

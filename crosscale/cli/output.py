@@ -6,12 +6,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
+from crosscale.errors import RequestError
 from crosscale.runtime import Lasting, printable, tell
 
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
+_LONGEST_NAME = 255  # bytes of a file's name on most file systems
+_ROOM = 32  # bytes of what is put behind a name, such as "-1000000_overlay.png"
 PROBLEMS = 10  # of a data set, that are printed
 
 
@@ -162,11 +166,43 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def free_name(stem: str, taken: set[str]) -> str:
-    """`stem`, or `stem`-2 and so on where that name is `taken` already, in any case; adds it to `taken`."""
-    name, count = stem, 1
+def check_outside(option: str, folder: Path, searched: Sequence[str], what: str) -> None:
+    """Refuses a place for pictures where the next search would find them.
+
+    Args:
+      option: that gives the folder, for the error.
+      searched: where pictures are looked for.
+      what: is written, for the error: "the copies".
+
+    Raises RequestError.
+    """
+    for word in searched:
+        place = Path(word).expanduser()
+        if os.path.isdir(place) and folder.expanduser().resolve().is_relative_to(place.resolve()):
+            raise RequestError(
+                f"{option} {folder}: lies in {place}, where {what} would be taken for further pictures; choose a "
+                "folder outside"
+            )
+
+
+def short_stem(file: Any) -> str:
+    """The name of a file without its end, cut where the files that are called after it would have too long a name."""
+    stem: str = file.stem
+    cut = os.fsencode(stem)[: _LONGEST_NAME - _ROOM]
+    return stem if len(os.fsencode(stem)) == len(cut) else cut.decode(errors="ignore")
+
+
+def free_name(stem: str, taken: dict[str, int]) -> str:
+    """`stem`, or `stem`-2 and so on where that name is taken already, in any case.
+
+    Args:
+      taken: each name that is, and the number that it was last given with; the new one is added.
+    """
+    key = stem.casefold()
+    name, count = stem, taken.get(key, 1)
     while name.casefold() in taken:
         count += 1
         name = f"{stem}-{count}"
-    taken.add(name.casefold())
+    taken[name.casefold()] = 1
+    taken[key] = count
     return name

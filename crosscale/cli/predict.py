@@ -19,7 +19,7 @@ from crosscale.cli.arguments import (
     positive_int,
     result_options,
 )
-from crosscale.cli.output import free_name, note, print_json, print_table, progress_bar
+from crosscale.cli.output import check_outside, free_name, note, print_json, print_table, progress_bar, short_stem
 from crosscale.cli.predict_file import is_one_file, open_predictors, predict_to_file, sorted_copies
 from crosscale.cli.standard_input import WORD, StandardInput, read_standard_input
 from crosscale.errors import RequestError
@@ -137,12 +137,16 @@ def _predict_share(options: argparse.Namespace, files: list[Found]) -> "tuple[Ta
     """The task and this process's results, as "json" and "rows"; several processes take files in turn."""
     import jax
 
-    folder = _made(options.output)
-    taken: set[str] = set()
-    names = [free_name(file.stem, taken) for file in files][jax.process_index() :: jax.process_count()]
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     batch_size = max(1, min(options.batch_size, len(files[jax.process_index() :: jax.process_count()])))
     predictor = open_predictors(options, batch_size)
+    if options.output is not None and has_pictures(predictor.task):
+        check_outside("--output", options.output, options.images, "what is drawn")
+    folder = _made(options.output)
+    taken: dict[str, int] = {}
+    # All files get theirs here, so that several processes agree on them.
+    names = [free_name(short_stem(file), taken) if folder is not None else "" for file in files]
+    names = names[jax.process_index() :: jax.process_count()]
     copies = sorted_copies(options, predictor.task, files)
     files = files[jax.process_index() :: jax.process_count()]
     said = result_options(options, predictor.task)
@@ -162,6 +166,13 @@ def _predict_share(options: argparse.Namespace, files: list[Found]) -> "tuple[Ta
     if copies is not None:
         copies.tell()
     return predictor.task, predictions
+
+
+def has_pictures(task: "Task") -> bool:
+    """Whether files go with a task's results; all that do are pictures."""
+    from crosscale.tasks.defaults import PlainResult
+
+    return type(task.failure("", "")).files is not PlainResult.files
 
 
 def _made(folder: "Path | None") -> "Path | None":
@@ -254,7 +265,7 @@ def find_images(words: Sequence[str], verb: str = "predict") -> list[Found]:
         if isinstance(path, StandardInput):
             files.append(path)
             continue
-        if not path.is_dir():
+        if not os.path.isdir(path):  # which takes what is too long for a path
             files += table_paths(path) if is_table(path) else [path]
             continue
         walked = _walk(path)
@@ -274,7 +285,7 @@ def _exists(path: Path) -> bool:
     """Whether one of the pictures that a path names is there."""
     from crosscale.data.pictures import SEPARATOR
 
-    return any(Path(part).exists() for part in (str(path), *str(path).split(SEPARATOR)))
+    return any(os.path.exists(part) for part in (str(path), *str(path).split(SEPARATOR)))
 
 
 def _walk(root: Path) -> list[Path]:

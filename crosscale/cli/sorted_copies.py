@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscale.cli.output import free_name, note
+from crosscale.cli.output import check_outside, free_name, note, short_stem
+from crosscale.data.pictures import SEPARATOR
 from crosscale.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from crosscale.tasks.task import Task
 
 UNKNOWN = "unknown"
+_LONGEST = 255  # bytes of a folder's name on most file systems
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # in the name of a folder, on one system or another
 
 
@@ -37,25 +39,33 @@ class SortedCopies:
           files: all pictures.
 
         Raises:
-          RequestError: the task gives a picture no single class, or the next search would find the copies.
+          RequestError: the task gives a picture no single class, the next search would find the copies, an example is
+            several pictures, or a class has too long a name for a folder.
         """
         if "class" not in task.cells(task.failure("", "").json()):
             raise RequestError(f"--sort-into {folder}: a result of the task {task.name} is not one class")
-        for word in searched:
-            place = Path(word).expanduser()
-            if place.is_dir() and folder.expanduser().resolve().is_relative_to(place.resolve()):
-                raise RequestError(
-                    f"--sort-into {folder}: lies in {place}, where the copies would be taken for further pictures; "
-                    "choose a folder outside"
-                )
+        check_outside("--sort-into", folder, searched, "the copies")
+        several = next((file for file in files if SEPARATOR in str(file) and not os.path.exists(file)), None)
+        if several is not None:
+            raise RequestError(
+                f"--sort-into {folder}: {several} is several pictures, and copies are of one; --output results.csv has "
+                "the class of each"
+            )
         self._folder, self._task, self.count = folder.expanduser(), task, 0
         # Pictures of a class called unknown stay apart from those without an answer.
-        taken: set[str] = set()
+        taken: dict[str, int] = {}
         self._folders = {name: free_name(_safe(name), taken) for name in task.labels}
         self._unknown = free_name(UNKNOWN, taken)
-        ends: dict[str, set[str]] = {}
+        for name, own in self._folders.items():
+            if len(os.fsencode(own)) > _LONGEST:
+                raise RequestError(
+                    f"--sort-into {folder}: the class {name[:30]!r}... has too long a name for a folder; give shorter "
+                    "names (--classes)"
+                )
+        ends: dict[str, dict[str, int]] = {}
         self._names = {
-            file: free_name(file.stem, ends.setdefault(file.suffix.casefold(), set())) + file.suffix for file in files
+            file: free_name(short_stem(file), ends.setdefault(file.suffix.casefold(), {})) + file.suffix
+            for file in files
         }
 
     def add(self, file: Path, result: Mapping[str, Any]) -> None:
@@ -84,8 +94,9 @@ class SortedCopies:
 
 def _copy(file: Path, place: Path) -> None:
     """Copies whole or not at all. The run that goes on overwrites what a killed run left of a copy."""
+    # Every folder takes a name of this length, however long the picture's own is.
     picture = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:12]
-    temporary = place.with_name(f".{place.name}.{picture}")
+    temporary = place.with_name(f".{picture}.copy")
     try:
         shutil.copy2(file, temporary)
         os.replace(temporary, place)

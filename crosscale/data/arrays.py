@@ -2,7 +2,6 @@
 
 import gzip
 import logging
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -119,12 +118,12 @@ def open_npz(file: Path, split: str, val_fraction: float, seed: int) -> ArraySou
             images, labels = data[images_name], _whole_labels(file, labels_name, data[labels_name])
             classes = [str(name) for name in data[names["classes"]]] if "classes" in names else None
             trained = labels if part != "val" else _whole_labels(file, pairs["train"][1], data[pairs["train"][1]])  # type: ignore[index]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise WorkError(f"{file}: damaged or cut short ({error})") from None
+    except (RequestError, MemoryError):
+        raise
     except ValueError as error:
-        if isinstance(error, RequestError):
-            raise
         raise RequestError(f"{file}: not an .npz file of plain arrays ({error})") from None
+    except Exception as error:  # damage makes zipfile, zlib and NumPy's reader of headers raise anything
+        raise WorkError(f"{file}: damaged or cut short ({error or type(error).__name__})") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels) or not len(images):
         raise RequestError(
             f"{file}: {images_name} is {images.dtype} of shape {images.shape} for {len(labels)} labels; "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
-from crosscale.data.coco_masks import bitmap, sound_polygons
+from crosscale.data.coco_masks import bitmap, sound_polygons, usable_runs
 from crosscale.data.object_table import Fault, ObjectTable, box_faults, make_table
 from crosscale.data.objects import Segmentation
 from crosscale.data.once import shared
@@ -112,6 +112,8 @@ def _objects(
         read_segmentation(e.get("segmentation")) if is_kept else None
         for e, is_kept in zip(annotations, kept, strict=True)
     ]
+    segments, more = usable_runs(segments, sizes[of], told.__getitem__)
+    refused += more
     table = make_table(
         of,
         len(names),
@@ -259,8 +261,9 @@ def read_segmentation(found: Any) -> Segmentation | None:
     """What an annotation has as its "segmentation": polygons or run lengths; None where it is neither."""
     if isinstance(found, dict):
         size = found.get("size")
-        is_mask = isinstance(found.get("counts"), (list, str)) and isinstance(size, list) and len(size) == 2
-        return found if is_mask else None
+        if not isinstance(found.get("counts"), (list, str)) or not isinstance(size, list) or len(size) != 2:
+            return None
+        return {**found, "size": [_key(side) for side in size]}
     if not isinstance(found, list):
         return None
     # What is no polygon stays as an empty one, for a check to report.

@@ -1,9 +1,11 @@
 """COCO's masks as bitmaps; polygons and packed run lengths by faster-coco-eval, whose answers are pycocotools' own."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from crosscale.data.decode import MAX_PIXELS
 from crosscale.data.objects import Segmentation
 from crosscale.errors import RequestError
 
@@ -81,6 +83,32 @@ def as_compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str
         counts = segmentation["counts"]
         return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}
     return compressed(bitmap(segmentation, size))
+
+
+def usable_runs(
+    masks: Sequence[Segmentation | None], sizes: np.ndarray, told: Callable[[int], str]
+) -> tuple[list[Segmentation | None], list[str]]:
+    """The masks without the run lengths that are not of their pictures' sizes, and a line for each of these.
+
+    Run lengths say their own size, which may be any: nothing is made of that size before it is looked at.
+
+    Args:
+      masks: polygons are taken as they are.
+      sizes: (N, 2) heights and widths of the pictures, 0 where nobody says.
+      told: names the object of a position.
+    """
+    kept, refused = list(masks), []
+    for i, mask in enumerate(masks):
+        if not isinstance(mask, dict):
+            continue
+        said, size = mask["size"], sizes[i].tolist()
+        whole = all(isinstance(side, int) and side > 0 for side in said)
+        if whole and (said == size if all(size) else said[0] * said[1] <= MAX_PIXELS):
+            continue
+        kept[i] = None
+        wanted = f"[{size[0]}, {size[1]}]" if all(size) else "the picture's height and width"
+        refused.append(f"{told(i)}: its run lengths say the size {str(said)[:60]}, not {wanted}; draw the mask anew")
+    return kept, refused
 
 
 def sound_polygons(polygons: list[list[float]]) -> list[list[float]]:

@@ -17,6 +17,12 @@ _SIXTEEN = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # the upper 8 bits, a
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Pillow's
 
+# A TIFF's PhotometricInterpretation, ExtraSamples and SampleFormat, in its own numbers.
+_WHITE_IS_0, _BLACK_IS_0, _RGB, _PALETTE = range(4)
+_OTHER_COLOURS = {5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
+_PREMULTIPLIED, _ALPHA = 1, 2
+_UNSIGNED = (1, 4)
+
 
 def is_npy(data: Any) -> TypeGuard[bytes]:
     """Whether it is the content of a `.npy` file."""
@@ -55,7 +61,7 @@ def read_full(
         return array
     if found == 1 and channels > 1:
         array = np.repeat(array, channels, axis=2)
-    elif found == 4 and channels in (1, 3) and not isinstance(image, np.ndarray) and not is_npy(image):
+    elif found == 4 and channels in (1, 3) and not (isinstance(image, np.ndarray) or is_npy(image) or is_tiff(image)):
         array = 1 - array[:, :, 3:] * (1 - array[:, :, :3])
         found = 3
     if found == 3 and channels == 1:
@@ -101,7 +107,7 @@ def read_npy(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # NumPy reads it as Python's text: damage raises anything
         raise BadImage(name, f"the header of the .npy file is damaged ({error})") from None
     if dtype.hasobject:
         raise BadImage(name, "a .npy file of Python objects, which could run code; save numbers")
@@ -134,7 +140,9 @@ def _read_tiff(data: bytes, channels: int | None, name: str, max_pixels: int) ->
                 raise BadImage(name, reason)
             axes, shape = series.axes, series.shape
             _check_size(name, tuple(side for side, axis in zip(shape, axes, strict=True) if axis in "YXSC"), max_pixels)
-            return _channels_last(series.asarray(), axes, channels)
+            if _is_photograph(page, axes, shape, channels) and _pillow_opens(data, name):
+                return _read_pillow(data, channels, name, max_pixels)
+            return _as_tagged(_channels_last(series.asarray(), axes, channels), page, channels, name)
     except BadImage:
         raise
     except Exception as error:  # a damaged file makes the reader raise anything
@@ -157,20 +165,64 @@ def is_compressed_tiff(data: bytes) -> bool:
         return True
 
 
-def _channels_last(array: np.ndarray, axes: str, channels: int | None) -> np.ndarray:
-    """(H, W, C) of an array with tifffile's letters for its axes.
+def _is_photograph(page: Any, axes: str, shape: tuple[int, ...], channels: int | None) -> bool:
+    """Whether a TIFF is read as without full depth: up to 8 bits, and no sample or page is a channel of its own."""
+    bits, samples = np.max(page.bitspersample), page.samplesperpixel
+    if bits > 8 or page.sampleformat not in _UNSIGNED or samples > 4 or _channel_axis(axes, shape, channels) not in "S":
+        return False
+    return samples in (1, 3) or channels in (1, 3) or (channels is None and page.photometric not in (_BLACK_IS_0, _RGB))
 
-    Channels are samples (S) or channels (C), or without these as many pages as channels are wanted; along any
-    other axis the first is taken.
+
+def _pillow_opens(data: bytes, name: str) -> bool:
+    try:
+        open_encoded(data, name)
+    except BadImage:
+        return False
+    return True
+
+
+def _as_tagged(array: np.ndarray, page: Any, channels: int | None, name: str) -> np.ndarray:
+    """Samples (H, W) or (H, W, C) turned, inverted and coloured as a TIFF's tags say.
+
+    Where 1 or 3 channels are wanted, alpha is laid over white, which makes the result float32 and scaled.
     """
+    samples, meaning = page.samplesperpixel, page.photometric
+    if meaning == _PALETTE and page.colormap is not None:
+        array = np.moveaxis(page.colormap[:, array], 0, -1)
+    elif meaning == _WHITE_IS_0 and samples == 1 and array.dtype.kind in "bu":
+        array = ~array if array.dtype.kind == "b" else array.dtype.type(2**page.bitspersample - 1) - array
+    turned = page.tags.get(274)
+    array = _upright(array, turned.value if turned is not None else 1)
+    if channels not in (1, 3):
+        return array
+    if meaning in _OTHER_COLOURS and samples > 1:
+        raise BadImage(
+            name, f"a TIFF of {_OTHER_COLOURS[meaning]}, which only Pillow turns into colours; save it as RGB"
+        )
+    colours = 3 if meaning == _RGB else 1
+    if samples != colours + 1:
+        return array
+    extra = page.extrasamples[0] if page.extrasamples else _ALPHA
+    if extra not in (_ALPHA, _PREMULTIPLIED):  # a band of its own, such as infrared
+        return array[:, :, :3] if colours == 3 else array
+    shown, alpha = np.split(_scaled(array, name), [colours], axis=2)
+    return 1 - alpha * (1 - shown) if extra == _ALPHA else shown + 1 - alpha
+
+
+def _channel_axis(axes: str, shape: tuple[int, ...], channels: int | None) -> str:
+    """tifffile's letter for the axis of channels: samples (S) or channels (C), or without these as many pages as
+    channels are wanted; "" where there is none."""
     named = [letter for letter in axes if letter in "SC"]
     if not named:
-        named = [
-            letter for letter, side in zip(axes, array.shape, strict=True) if letter not in "YX" and side == channels
-        ]
-    kept = named[-1:]
+        named = [letter for letter, side in zip(axes, shape, strict=True) if letter not in "YX" and side == channels]
+    return named[-1] if named else ""
+
+
+def _channels_last(array: np.ndarray, axes: str, channels: int | None) -> np.ndarray:
+    """(H, W, C) of an array with tifffile's letters for its axes; along any axis beside these, the first is taken."""
+    kept = _channel_axis(axes, array.shape, channels)
     for place in reversed(range(len(axes))):
-        if axes[place] not in ("Y", "X", *kept):
+        if axes[place] not in ("Y", "X", kept):
             array = array.take(0, axis=place)
             axes = axes[:place] + axes[place + 1 :]
     return array.transpose([axes.index(letter) for letter in ("Y", "X", *kept)])

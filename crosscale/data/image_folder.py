@@ -14,6 +14,7 @@ from crosscale.data.decode import open_image
 from crosscale.data.flat_val import find_labels, open_flat
 from crosscale.data.names import (
     HELD_OUT,
+    advice_on,
     count_extensions,
     is_array,
     is_left_behind,
@@ -281,7 +282,9 @@ def _flat_advice(base: Path, prefix: str) -> str:
             f"({base.parent / f'{prefix}.txt'} with lines such as '{images[0]} 65'), or one folder per class"
         )
     where = f", {base}/<class>/*.jpg" if prefix else ""
-    return f"put each class's images into a folder of its own{where}"
+    files = [] if images else sorted(entry.name for entry in entries(base) if not is_dir(entry))
+    told = next((f"{name} is passed over ({advice}); " for name in files if (advice := advice_on(name))), "")
+    return f"{told}put each class's images into a folder of its own{where}"
 
 
 def _check_names(base: Path, classes: Sequence[str]) -> None:

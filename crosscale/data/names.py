@@ -24,12 +24,16 @@ _EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 _HEIF = frozenset((".heic", ".heif", ".hif"))
 _DICOM = frozenset((".dcm", ".dicom"))
 _ARRAY = ".npy"
-# Pictures and films that are not read, by what to do about them.
+_SHARD = "a shard of pictures: crosscale data FOLDER --write OTHER makes picture files of it"
+# Files that are not read as pictures, by what to do about them.
 _OTHERS = {
     "a raw photograph: develop it to JPEG or TIFF first": ".arw .cr2 .cr3 .dng .nef .orf .raf .raw .rw2",
     "convert it to JPEG or PNG first": ".dds .exr .hdr .ico .j2k .jp2 .jpx .jxl .pcx .psd .svg .tga .xcf",
     "a document: save its pages as pictures first": ".eps .pdf .ps",
     "a film: take pictures from it first": ".avi .m4v .mkv .mov .mp4 .webm",
+    "packed: unpack it first": ".7z .bz2 .gz .rar .tgz .xz .zip .zst",
+    "a table: save it as CSV first": ".ods .xls .xlsx",
+    _SHARD: ".parquet .tar",
 }
 _OTHER_REASONS = {extension: reason for reason, names in _OTHERS.items() for extension in names.split()}
 _HEIF_REASON = "HEIC is read where pillow-heif is installed: pip install 'crosscale[heif]'"
@@ -115,6 +119,14 @@ def why_passed_over(name: str) -> str:
     extension = os.path.splitext(name)[1].lower()
     optional = dict.fromkeys(_HEIF, _HEIF_REASON) | dict.fromkeys(_DICOM, DICOM_REASON)
     return optional.get(extension) or _OTHER_REASONS.get(extension, _NO_PICTURE)
+
+
+def advice_on(name: str) -> str:
+    """What to do about a file that stands where a folder is wanted; "" where its name says nothing."""
+    reason = why_passed_over(name)
+    if reason == _SHARD:
+        return "a shard of pictures: give its folder"
+    return "" if reason == _NO_PICTURE else reason
 
 
 def count_extensions(names: Iterable[str]) -> "Counter[str]":

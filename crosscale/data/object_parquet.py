@@ -10,6 +10,7 @@ import numpy as np
 
 from crosscale.data.annotated import Annotated, crowded
 from crosscale.data.coco_json import read_area, read_segmentation
+from crosscale.data.coco_masks import usable_runs
 from crosscale.data.mask_parquet import PICTURE_NAMES
 from crosscale.data.object_table import Fault, box_faults, make_table
 from crosscale.data.once import shared
@@ -93,6 +94,8 @@ def _read(files: Sequence[Path], masks: bool) -> tuple[RowGroups, Annotated]:
     boxes = np.array([entry.box for entry in told], np.float64).reshape(-1, 4)
     corners, notes = _corners(boxes, sizes[of], ids[owners[0]] if owners else "")
     segments = [read_segmentation(_parsed(entry.mask)) for entry in told] if masks and columns.mask else []
+    segments, more = usable_runs(segments, sizes[of], lambda i: f"{ids[owners[i]]}: object {numbers[i]}")
+    refused += more
     areas = [read_area(*pair) for pair in zip_longest([entry.area for entry in told], segments)]
     without_area = np.array([area <= 0 for area in areas], bool)
     table = make_table(

@@ -194,7 +194,8 @@ def open_objects(
     elif "train" in parts and split == "val":
         annotated = annotated.with_classes(parts["train"][1].classes)
     if masks and annotated.table.masks is None:
-        raise RequestError(f"{root}: its objects have no masks; give data with segmentations, or learn boxes alone")
+        none = f"{root}: its objects have no masks; give data with segmentations, or learn boxes alone"
+        raise RequestError(next(iter(annotated.refused), none))  # masks that are all refused are left out
     source = ObjectSource(reader, annotated, layout, split == "train")
     if "all" in parts:
         ids = list(annotated.pictures)

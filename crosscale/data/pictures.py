@@ -91,7 +91,7 @@ def open_pictures(root: Path, paths: str) -> Any:
       root: what the paths are relative to.
       paths: of one picture, or of several with "::" between them.
     """
-    if SEPARATOR not in paths or (root / paths).exists():
+    if SEPARATOR not in paths or os.path.exists(root / paths):
         return open_image(root / paths)
     return tuple(open_image(root / path) for path in paths.split(SEPARATOR))
 

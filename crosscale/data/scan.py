@@ -18,7 +18,7 @@ from crosscale.data.index_cache import (
     save_index,
     unpack_counts,
 )
-from crosscale.data.names import count_extensions, is_array, is_left_behind, is_picture, readable
+from crosscale.data.names import advice_on, count_extensions, is_array, is_left_behind, is_picture, readable
 from crosscale.data.once import shared
 from crosscale.data.strings import Strings
 from crosscale.errors import RequestError
@@ -152,6 +152,7 @@ def entries(folder: Path) -> list["os.DirEntry[str]"]:
     except PermissionError:
         raise RequestError(f"{folder}: no permission to list this folder") from None
     except NotADirectoryError:
-        raise RequestError(f"{folder}: a file, not a folder of class folders") from None
+        advice = advice_on(folder.name)
+        raise RequestError(f"{folder}: a file, not a folder of class folders{advice and f'; {advice}'}") from None
     except OSError as error:
         raise RequestError(f"{folder}: cannot be listed ({error.strerror})") from None

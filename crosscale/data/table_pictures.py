@@ -1,5 +1,6 @@
 """The pictures of a table with what is known of each, as every task that learns from a table reads them."""
 
+import os
 from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
@@ -31,7 +32,7 @@ class TablePictures:
     @property
     def pictures(self) -> int:
         """How many pictures a row has."""
-        if not len(self.paths) or SEPARATOR not in self.paths[0] or (self.root / self.paths[0]).exists():
+        if not len(self.paths) or SEPARATOR not in self.paths[0] or os.path.exists(self.root / self.paths[0]):
             return 1
         return self.paths[0].count(SEPARATOR) + 1
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 PATH_NAMES = ("path", "image", "file", "filename", "file_name", "image_path")
 SPLIT_NAME = "split"
 _ROW_NUMBERS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # what pandas calls a column of its index
+_LONG = 240  # letters of a path, beyond which an error shows its beginning
+_NO_TEXT = ", and a cell holds the path of a file, not the picture itself as text"
 SHOWN = 10  # rows that are wrong, in an error
 
 Cell = str | tuple[str, ...]  # a tuple is a list of a Parquet file or of JSON
@@ -118,7 +121,7 @@ class Table:
 def is_table(place: str | Path) -> bool:
     """Whether a place is a table by its name, and a file."""
     path = Path(place).expanduser()
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in SUFFIXES and os.path.isfile(path)
 
 
 def read_table(file: str | Path, of: str) -> Table:
@@ -178,17 +181,23 @@ def check_no_root(root: str | Path | None, place: str | Path) -> None:
 
 def check_files(table: Table, paths: Sequence[str], root: Path) -> None:
     """Raises RequestError for pictures that are not there: how many, and the first ten by name and row."""
+    # os.path also takes what is too long for a path, such as the picture itself as text.
     missing = [
-        f"{path or '(no path)'} (row {row.number})"
+        f"{_shown(path)} (row {row.number})"
         for row, joined in zip(table.rows, paths, strict=True)
-        for path in ([joined] if (root / joined).is_file() else joined.split(SEPARATOR))
-        if not path or not (root / path).is_file()
+        for path in ([joined] if os.path.isfile(root / joined) else joined.split(SEPARATOR))
+        if not path or not os.path.isfile(root / path)
     ]
     if missing:
         raise RequestError(
             f"{table.file}: {len(missing)} of its {len(table.rows)} pictures are missing: {first_of(missing)}; "
-            f"paths are relative to {root}"
+            f"paths are relative to {root}{_NO_TEXT if any(len(path) > _LONG for path in paths) else ''}"
         )
+
+
+def _shown(path: str) -> str:
+    """A path in an error; of a long text, which may be the picture itself, the beginning."""
+    return path if 0 < len(path) <= _LONG else f"'{path[:40]}...' of {len(path):,} letters" if path else "(no path)"
 
 
 def table_paths(file: str | Path) -> list[Path]:
@@ -289,7 +298,10 @@ def _read_parquet(file: Path) -> Table:
     except Exception as error:  # pyarrow raises ArrowInvalid, OSError and more for damaged files
         raise WorkError(f"{file}: damaged or no Parquet file ({str(error).splitlines()[0]})") from None
     if inner and not set(PATH_NAMES) & {name.lower() for name in table.column_names}:
-        raise RequestError(f"{file}: holds the pictures themselves ('{inner[0]}'); give its folder, {file.parent}")
+        raise RequestError(
+            f"{file}: holds the pictures themselves ('{inner[0]}'); train and validate take its folder, and "
+            f"crosscale data {file.parent} --write FOLDER makes picture files"
+        )
     columns = [[_cell(cell) for cell in column.to_pylist()] for column in table.columns]
     if not table.num_rows:
         raise RequestError(f"{file}: holds no rows")

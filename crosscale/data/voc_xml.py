@@ -208,7 +208,11 @@ def _read(found: _Found, position: int, root: Path, file: str) -> tuple[int, int
     """Adds a file's objects; height and width of its picture, 0 where it does not say them."""
     try:
         tree = ElementTree.parse(root / file).getroot()
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+    except (LookupError, ValueError) as error:  # of the encoding that its first line declares, such as "ANSI"
+        raise RequestError(
+            f"{root / file}: its encoding is not read ({error}); save it as UTF-8, and let its first line say so"
+        ) from None
+    except (OSError, ElementTree.ParseError) as error:
         raise RequestError(f"{root / file}: no XML, or damaged ({error}); write it anew or take it out") from None
     for number, entry in enumerate(tree.iter("object"), 1):
         name = (entry.findtext("name") or "").strip()

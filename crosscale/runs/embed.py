@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from crosscale.contracts import Variables
-from crosscale.data import BadImage
 from crosscale.data.pictures import Picture
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError, WorkError
@@ -63,43 +62,35 @@ def embed(
     def features(variables: Variables, images: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(forward(predictor.model, variables, images, spec, method="features").pooled)
 
-    def load(file: Picture) -> np.ndarray | str:
-        try:
-            return predictor.prepare(file, str(file))
-        except BadImage as error:
-            return str(error)
-
     paths: list[str] = []
     failures: list[str] = []
     found: list[tuple[np.ndarray, ...]] = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            loaded = list(zip(part, pool.map(load, part), strict=True))
-            failures += [item for _, item in loaded if isinstance(item, str)]
-            good = [(file, item) for file, item in loaded if isinstance(item, np.ndarray)]
-            batch = np.zeros((batch_size, *spec.size, spec.channels), spec.dtype)
-            for row, (_, image) in enumerate(good):
-                batch[row] = image
-            paths += [str(file) for file, _ in good]
-            pooled = features(predictor.variables, batch) if good else ()
-            found += [tuple(np.asarray(branch, np.float32)[: len(good)] for branch in pooled)] if good else []
+            loaded = list(pool.map(predictor.load, range(start, start + len(part)), part))
+            failures += [f"{item.source}: {item.error}" for item in loaded if item.error is not None]
+            vectors: dict[int, tuple[np.ndarray, ...]] = {}  # of each picture of the part
+            for items, batch, _ in predictor.batches(loaded, batch_size):
+                pooled = [np.asarray(branch, np.float32) for branch in features(predictor.variables, batch)]
+                vectors |= {id(item): tuple(branch[row] for branch in pooled) for row, item in enumerate(items)}
+            paths += [item.source for item in loaded if item.error is None]
+            found += [vectors[id(item)] for item in loaded if item.error is None]
             progress(min(start + batch_size, len(files)), len(files))
-    branches = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    branches = tuple(np.stack(parts) for parts in zip(*found, strict=True))
     if not all(np.isfinite(branch).all() for branch in branches):
         raise WorkError(f"{predictor.source}: the model's features are not finite; use other weights")
     return Embedded(tuple(paths), branches, tuple(failures))
 
 
 def write_embedded(found: Embedded, file: Path) -> None:
-    """As .npz ("paths", "branch_0", ..., "joined") or .parquet (a row per picture, the same columns).
+    """As .npz ("paths", "branch_0", ..., "joined") or else .parquet (a row per picture, the same columns).
 
     Raises:
-      RequestError: another suffix, or pyarrow is not installed.
+      RequestError: pyarrow is not installed.
       WorkError: the file cannot be written.
     """
     arrays = {f"branch_{i}": branch for i, branch in enumerate(found.branches)} | {"joined": found.joined}
-    check_suffix(file)
     try:
         if file.suffix.lower() == ".npz":
             with file.open("wb") as stream:
@@ -117,7 +108,20 @@ def write_embedded(found: Embedded, file: Path) -> None:
         raise WorkError(f"{file}: cannot be written ({error.strerror or error})") from None
 
 
-def check_suffix(file: Path) -> None:
-    """Raises RequestError unless the file is one of those that can be written."""
+def check_output(file: Path) -> None:
+    """Raises RequestError unless the file can be written: before the work, not after it."""
     if file.suffix.lower() not in SUFFIXES:
         raise RequestError(f"--output {file}: give a name that ends in {' or '.join(SUFFIXES)}")
+    if file.suffix.lower() == ".parquet":
+        from crosscale.data.parquet import import_parquet
+
+        import_parquet()  # refused now where it is not installed
+    if not file.parent.is_dir():
+        raise RequestError(f"--output {file}: there is no folder {file.parent}")
+    there = file.exists()
+    try:
+        file.open("ab").close()  # writes nothing, and leaves what is there as it is
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise RequestError(f"--output {file}: cannot be written ({error.strerror or error})") from None

@@ -77,6 +77,10 @@ def read_safetensors(path: str | Path) -> tuple[Flat, dict[str, str]]:
             metadata = dict(file.metadata() or {})
             # through flax (ml_dtypes): the numpy reader does not know bfloat16
             return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}, metadata  # noqa: SIM118
+    except AttributeError as error:  # NumPy has no such type, such as the 8-bit floats
+        raise RequestError(
+            f"{path}: holds numbers of a type that is not read ({_short(error)}); save them as float32 or bfloat16"
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise RequestError(f"{path}: not a whole safetensors file ({_short(error)})") from error
 

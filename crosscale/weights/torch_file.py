@@ -54,7 +54,9 @@ def read_torch(path: Path, key: str = "") -> tuple[Flat, str]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RequestError(f"{path}: refused, because it holds more than weights ({_reason(error)})") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damage makes pickle and PyTorch raise anything
         raise RequestError(f"{path}: not a whole PyTorch file ({_reason(error)})") from None
     tensors, key = _state_dict(torch, content, path, key)
     _check_size(tensors, path)
@@ -85,7 +87,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise RequestError(f"{path}: not a whole PyTorch file ({_reason(error)})") from None
     if any(part.filename.endswith("/constants.pkl") for part in parts):
         raise RequestError(

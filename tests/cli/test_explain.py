@@ -82,6 +82,10 @@ def test_table(capsys, tiny_run, digits, tmp_path):
         (["--run", "RUN", "gone.png", "--output", "o"], "gone.png: no such file or folder"),
         (["--run", "nowhere", "a.png", "--output", "o"], "--run nowhere: no such folder"),
         (["--run", "RUN", "a.png", "--output", "a.png"], "is a file"),
+        (
+            ["--run", "RUN", ".", "--output", "o"],
+            "--output o: lies in ., where the drawings would be taken for further",
+        ),
         (["--run", "RUN", "a.png", "--output", "o", "--position", "2,1"], "expected Y,X as fractions"),
         (["--run", "RUN", "a.png", "--output", "o", "--position", "0.5,0.5"], "CLS token"),
         (["--run", "RUN", "a.png", "--output", "o", "--positon", "0,0"], "did you mean '--position'?"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from crosscale.cli.main import main
-from crosscale.cli.output import free_name, note, print_json, print_table
+from crosscale.cli.output import free_name, note, print_json, print_table, short_stem
 from crosscale.data.decode import BadImage, decode, open_image, upright_size
 from crosscale.engine.log import RunLog
 from crosscale.engine.run_folder import write_text
@@ -145,9 +145,28 @@ def test_weights_are_not_written_under_anothers_name(tmp_path, name):
 
 
 def test_files_of_one_name_never_overwrite_each_other():
-    taken = set()
+    taken: dict[str, int] = {}
     stems = ("a", "a", "a-2", "A", "b")
     assert [free_name(stem, taken) for stem in stems] == ["a", "a-2", "a-2-2", "A-3", "b"]
+
+
+def test_a_long_name_leaves_room_for_what_is_put_behind_it(tmp_path):
+    for name in ("x" * 251 + ".png", "ü" * 125 + ".jpg"):
+        (tmp_path / f"{short_stem(Path(name))}-1000000_overlay.png").write_bytes(b"")
+    assert short_stem(Path("short.png")) == "short"
+
+
+def test_free_names_are_found_without_trying_every_number():
+    class Counted(dict):
+        looks = 0
+
+        def __contains__(self, key):
+            Counted.looks += 1
+            return super().__contains__(key)
+
+    taken = Counted()
+    assert [free_name("a", taken) for _ in range(1000)][-1] == "a-1000"
+    assert Counted.looks < 3000
 
 
 def test_names_that_are_no_text_go_into_files(tmp_path):

@@ -10,10 +10,14 @@ from PIL import Image
 
 from crosscale.cli.arguments import read_classes
 from crosscale.cli.main import main
-from crosscale.cli.predict import find_images
+from crosscale.cli.output import check_outside
+from crosscale.cli.predict import find_images, has_pictures
 from crosscale.data import open_source
 from crosscale.errors import RequestError
 from crosscale.predictor import Predictor
+from crosscale.tasks.classification import Classification
+from crosscale.tasks.segmentation import Segmentation
+from crosscale.tasks.segmentation.options import SegmentationOptions
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +165,11 @@ def test_class_names_saved_by_other_editors(capsys, pictures, tmp_path, tiny_run
     file.write_text("\n".join([*names[:9], names[0]]))
     with pytest.raises(RequestError, match=r"--classes \S+names\.txt: the class 'the 0' appears twice"):
         read_classes(options)
+
+
+def test_what_is_drawn_must_not_lie_where_the_next_prediction_looks(tmp_path):
+    assert has_pictures(Segmentation(("a", "b"), ((0, 0, 0), (9, 9, 9)), (64, 64), SegmentationOptions()))
+    assert not has_pictures(Classification(2))
+    with pytest.raises(RequestError, match=r"--output .*: lies in .*, where what is drawn would be taken for further"):
+        check_outside("--output", tmp_path / "pics" / "masks", [str(tmp_path)], "what is drawn")
+    check_outside("--output", tmp_path / "masks", [str(tmp_path / "pics"), "-", "x" * 300], "what is drawn")

@@ -97,6 +97,29 @@ def test_what_cannot_be_sorted(pictures, tmp_path):
         SortedCopies(tmp_path / "s", tags, [], [])
 
 
+def test_what_cannot_be_copied_is_refused_before_the_work(pictures, tmp_path):
+    pair = Path(f"{pictures / 'a.png'}::{pictures / 'b.png'}")
+    with pytest.raises(RequestError, match=r"a\.png::.*b\.png is several pictures, and copies are of one"):
+        made(tmp_path / "s", ("a", "b"), [pictures / "a.png", pair])
+    with pytest.raises(RequestError, match=r"the class 'x{30}'\.\.\. has too long a name for a folder; give shorter"):
+        made(tmp_path / "s", ("a", "x" * 256), [])
+    assert not (tmp_path / "s").exists()
+
+
+def test_long_names_are_copied(pictures, tmp_path):
+    files = [pictures / f"{'ü' * 122}{end}.png" for end in ("abcdefg", "ABCDEFG", "b")]  # 255 bytes at most
+    for number, file in enumerate(files):
+        Image.new("L", (8, 8), number).save(file)
+    copies = made(tmp_path / "s", ("a", "c" * 255), files)
+    for file in files:
+        copies.add(file, answer("a"))
+    copies.add(files[0], answer("c" * 255))
+    assert {path.name for path in (tmp_path / "s" / "a").iterdir()} == {
+        f"{'ü' * 111}{end}.png" for end in ("", "-2", "-3")
+    }
+    assert (tmp_path / "s" / ("c" * 255)).is_dir()
+
+
 def test_what_a_killed_copy_left_is_written_over(capsys, monkeypatch, tiny_run, pictures, tmp_path):
     def killed(*paths):
         raise SystemExit(9)

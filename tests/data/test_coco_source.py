@@ -173,6 +173,32 @@ class TestObjects:
         objects = [annotation(n, area=None, segmentation=one) for n, one in enumerate((packed, wrong), 1)]
         assert opened(coco_folder(tmp_path, objects))[0].target.areas.tolist() == [15, 200]
 
+    @pytest.mark.parametrize(
+        ("size", "counts"),
+        [
+            ([200_000, 200_000], [40_000_000_000]),
+            ([200_000, 20_000], "PPZfVg3"),
+            ([W, H], [W * H]),
+            ([str(H), W], [H * W]),
+        ],
+    )
+    @pytest.mark.parametrize("sides", [{}, {"height": None}])
+    def test_run_lengths_of_another_size_are_named_before_they_are_unpacked(self, tmp_path, size, counts, sides):
+        entry = annotation(7, area=None, segmentation={"size": size, "counts": counts})
+        write(tmp_path, {"train/a.jpg": jpeg(picture()), "train.json": coco([image(1, "a.jpg", **sides)], [entry])})
+        write(tmp_path, {"val/a.jpg": jpeg(picture()), "val.json": coco([image(1, "a.jpg")], [A])})
+        if sides and size == [W, H]:  # nobody says otherwise before the picture is decoded
+            assert opened(tmp_path)[0].target.areas.tolist() == [0]
+            return
+        wanted = "the picture's height and width" if sides else f"[{H}, {W}]"
+        line = f"annotation 7 of a.jpg: its run lengths say the size {size}, not {wanted}; draw the mask anew"
+        assert line in refused(tmp_path)
+
+    def test_sizes_of_run_lengths_may_be_written_as_tables_write_whole_numbers(self, tmp_path):
+        runs = {"size": [float(H), float(W)], "counts": [10, 7, H * W - 17]}
+        root = coco_folder(tmp_path, [annotation(1, area=None, segmentation=runs)])
+        assert opened(root)[0].target.areas.tolist() == [7]
+
     def test_masks_only_where_asked_for(self, tmp_path):
         root = coco_folder(tmp_path, [annotation(1, segmentation=[[4, 6, 24, 6, 24, 16]]), annotation(2)])
         plain, both = opened(root), opened(root, masks=None)

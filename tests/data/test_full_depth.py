@@ -85,6 +85,59 @@ def test_tiff_of_many_channels(shape, options):
     np.testing.assert_array_equal(read_full(tiff(array, **options), 6, "a.tif"), expected / np.float32(65535))
 
 
+def pillow_tiff(img, **options):
+    stream = BytesIO()
+    img.save(stream, "TIFF", **options)
+    return stream.getvalue()
+
+
+GREY = RNG.integers(0, 256, (6, 9), np.uint8)
+COLOURS = RNG.integers(0, 256, (6, 9, 4), np.uint8)
+OF_8_BITS = {
+    "turned": lambda: pillow_tiff(Image.fromarray(COLOURS[:, :, :3]), tiffinfo={274: 6}),
+    "a palette": lambda: pillow_tiff(Image.fromarray(COLOURS[:, :, :3]).quantize(8)),
+    "CMYK": lambda: pillow_tiff(Image.fromarray(COLOURS[:, :, :3]).convert("CMYK")),
+    "YCbCr": lambda: pillow_tiff(Image.fromarray(COLOURS[:, :, :3]).convert("YCbCr")),
+    "0 is white": lambda: tiff(GREY, photometric="miniswhite"),
+    "1 bit": lambda: pillow_tiff(Image.fromarray(GREY).convert("1")),
+    "grey and alpha": lambda: pillow_tiff(Image.fromarray(COLOURS[:, :, :2], "LA")),
+    "alpha": lambda: pillow_tiff(Image.fromarray(COLOURS)),
+    "infrared": lambda: tiff(COLOURS, photometric="rgb", extrasamples=["unspecified"]),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("case", OF_8_BITS)
+def test_a_tiff_of_8_bits_is_what_it_is_without_full_depth(case, channels):
+    data = OF_8_BITS[case]()
+    plain = np.asarray(read_picture(InputSpec(channels=channels), data, "a.tif"))
+    assert abs(255 * read_full(data, channels, "a.tif").squeeze() - plain).max() <= 1
+
+
+def test_a_tiff_at_full_depth_is_what_its_tags_say():
+    deep, full = COLOURS.astype(np.uint16) * 257, COLOURS / np.float32(255)
+    shown, alpha = full[:, :, :3], full[:, :, 3:]
+    orientation = [(274, "H", 1, 6, True)]
+    cases = [
+        (tiff(deep[:, :, :3], photometric="rgb", extratags=orientation), 3, np.rot90(shown, 3)),
+        (tiff(deep, photometric="minisblack", planarconfig="contig", extratags=orientation), 4, np.rot90(full, 3)),
+        (tiff(deep[:, :, 0], photometric="miniswhite"), 1, 1 - full[:, :, :1]),
+        (tiff(deep, photometric="rgb", extrasamples=["unassalpha"]), 3, 1 - alpha * (1 - shown)),
+        (tiff(deep, photometric="rgb", extrasamples=["assocalpha"]), 3, shown + 1 - alpha),
+        (tiff(deep, photometric="rgb", extrasamples=["unspecified"]), 3, shown),
+        (
+            tiff(deep[:, :, 2:], photometric="minisblack", extrasamples=["unassalpha"]),
+            1,
+            1 - alpha * (1 - shown[:, :, 2:]),
+        ),
+        (tiff(deep, photometric="separated"), 4, full),
+        (tiff(COLOURS, photometric="rgb", extrasamples=["unspecified"]), 4, full),
+        (tiff(np.moveaxis(COLOURS[:, :, :3], 2, 0), photometric="minisblack"), 3, shown),  # a page for each channel
+    ]
+    for number, (data, channels, expected) in enumerate(cases):
+        np.testing.assert_allclose(read_full(data, channels, "a.tif"), expected, atol=1e-6, err_msg=str(number))
+
+
 def test_a_photograph_is_what_it_is_in_8_bits(photo, encode):
     for mode, channels in (("RGB", 3), ("L", 1), ("RGB", 1), ("L", 3), ("P", 3), ("RGBA", 3)):
         data = encode(photo.convert(mode))
@@ -105,8 +158,19 @@ BAD = {
     "empty": (npy(np.zeros((0, 4))), 1, "an array of shape (0, 4, 1) and type float64 is not a picture"),
     "cut short": (npy(DEEP)[:-1], 3, "the .npy file is truncated"),
     "half a header": (npy(DEEP)[:20], 3, "the header of the .npy file is damaged"),
+    "a header that never ends": (npy(DEEP).replace(b"}", b" ", 1), 3, "the header of the .npy file is damaged"),
     "holes": (npy(np.array([[1.0, np.nan], [np.inf, 2.0]])), 1, "2 of its numbers are not finite"),
     "no tiff": (b"II*\x00 and nothing else", 1, "the TIFF cannot be read"),
+    "deep CMYK": (
+        tiff(RNG.integers(0, 9, (4, 5, 4), np.uint16), photometric="separated"),
+        3,
+        "CMYK, which only Pillow",
+    ),
+    "four bands": (
+        tiff(RNG.integers(0, 9, (4, 5, 4), np.uint16), photometric="minisblack", extrasamples=["unspecified"] * 3),
+        3,
+        "a: 4 channels, where 3 are wanted (data.channels)",
+    ),
     "no picture": (b"hello", 3, "not an image in a format that Pillow reads"),
 }
 

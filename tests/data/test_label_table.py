@@ -175,3 +175,12 @@ def test_classes_are_renamed_merged_and_left_out(pictures):
     assert map_classes(source, {"e": "x"}, "t.csv", lenient=True).classes == source.classes
     with pytest.raises(RequestError, match="leaves out every class"):
         map_classes(source, dict.fromkeys("abcd"), "t.csv")
+
+
+def test_a_picture_as_text_in_the_column_of_paths(tmp_path):
+    (tmp_path / "t.csv").write_text(f"image,label\n{'A' * 5000},a\n{'B' * 300},b\n")
+    with pytest.raises(RequestError) as raised:
+        open_source(tmp_path / "t.csv", "all")
+    line = str(raised.value)
+    assert f"2 of its 2 pictures are missing: '{'A' * 40}...' of 5,000 letters (row 2), '{'B' * 40}...' of 300" in line
+    assert line.endswith("a cell holds the path of a file, not the picture itself as text")

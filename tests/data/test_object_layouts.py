@@ -218,6 +218,11 @@ class TestVoc:
             ({"Annotations/9.xml": xml()}, "Annotations/9.xml: there is no picture 9 in JPEGImages/; add it"),
             ({"ImageSets/Main/train.txt": "0\n7\n"}, "ImageSets/Main/train.txt: 7 has no picture with a file in"),
             ({"Annotations/0.xml": xml()[:40]}, "0.xml: no XML, or damaged"),
+            (
+                {"Annotations/0.xml": "<?xml version='1.0' encoding='ANSI'?><annotation/>"},
+                "0.xml: its encoding is not read",
+            ),
+            ({"Annotations/0.xml": "<?xml version='1.0' encoding='gb2312'?><annotation/>"}, "save it as UTF-8"),
             ({"Annotations/0.xml": xml(("dog", ("a", 1, 2, 3), 0))}, "0.xml: object 1 has no bndbox of four numbers"),
             ({"Annotations/0.xml": xml(("", (1, 1, 2, 3), 0))}, "0.xml: object 1 has no name"),
             ({"classes.txt": "dog\n"}, "classes.txt: has no class 'cat', which an object in Annotations/ has"),
@@ -341,6 +346,12 @@ class TestParquet:
         assert found.areas.tolist() == [90, 12]  # as the row says, else of the mask, else of the box
         assert len(found.masks[1]) == 0
         assert opened(root)[0].target.masks is None
+
+    def test_run_lengths_of_another_size_are_named(self, tmp_path):
+        objects = {"bbox": [[1.0, 2.0, 9.0, 9.0]], "category": [0]}
+        objects["segmentation"] = [json.dumps({"size": [200_000, 200_000], "counts": [40_000_000_000]})]
+        root = self.write_shards(tmp_path, [objects], ("cat", "dog"), ("train", "validation"))
+        assert "parquet/0: object 1: its run lengths say the size [200000, 200000], not" in refused(root, masks=True)
 
     def test_a_row_without_a_mask_is_named(self, tmp_path):
         pytest.importorskip("faster_coco_eval")

@@ -4,6 +4,7 @@ import io
 import sys
 import tarfile
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from crosscale.data import decode as decode_module
 from crosscale.data import names as names_module
 from crosscale.data.arrays import ArraySource
 from crosscale.data.decode import BadImage, decode
+from crosscale.data.pictures import decodable
 from crosscale.errors import RequestError
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(40)
@@ -81,6 +83,43 @@ def test_predict_counts_them(make_folder, grey, capsys):
     assert f"crosscale embed: {root}: passed over 2 files" in capsys.readouterr().err
     with pytest.raises(RequestError, match=r"deep: holds no images .*, passed over 2 files: 1 \.heic"):
         find_images([str(root / "deep")])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("t.xlsx", "a table: save it as CSV first"),
+        ("t.zip", "packed: unpack it first"),
+        ("t.tar.gz", "packed: unpack it first"),
+        ("t.tar", "a shard of pictures: give its folder"),
+    ],
+)
+def test_a_container_in_place_of_a_folder_says_what_to_do(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(RequestError, match=rf"{name}: a file, not a folder of class folders; {advice}$"):
+        open_source(tmp_path / name, "all")
+    if name != "t.tar":
+        with pytest.raises(RequestError, match=rf"holds no class folders; {name} is passed over \({advice}\); put"):
+            open_source(tmp_path, "all")
+
+
+def test_predict_says_how_the_pictures_of_a_shard_become_files(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"image": [b"x"], "label": [0]}), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=r"1 \.parquet \(a shard of pictures: crosscale data FOLDER --write OTHER"):
+        find_images([str(tmp_path)])
+    with pytest.raises(RequestError, match=rf"crosscale data {tmp_path} --write FOLDER makes picture files"):
+        find_images([str(tmp_path / "a.parquet")])
+
+
+def test_a_name_too_long_for_a_file_is_one_bad_picture(make_folder, grey):
+    root = make_folder({"0.png": grey(0)})
+    long = "x" * 300
+    assert find_images([long, str(root)]) == [Path(long), root / "0.png"]
+    with pytest.raises(RequestError, match="no such file or folder"):
+        find_images([long])
+    with pytest.raises(BadImage, match="File name too long"):
+        decodable(f"{long}::{long}", "pair")
 
 
 def test_heic_is_named(monkeypatch):

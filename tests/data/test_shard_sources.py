@@ -319,6 +319,19 @@ def test_npz_with_splits(tmp_path):
     assert ([train[i].target for i in range(3)], val[0].target) == ([0, 1, 2], 2)
 
 
+@pytest.mark.parametrize("start", [8, 30, 300])  # in the zip's own header, the array's, and its packed numbers
+def test_npz_damaged_in_the_middle_is_one_line(tmp_path, start):
+    packed = start == 300
+    images = np.stack([np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8) % 7] * 400)
+    (np.savez_compressed if packed else np.savez)(tmp_path / "x.npz", images=images, labels=np.arange(400) % 2)
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    start = start if start != 30 else data.index(b"'descr'")
+    data[start : start + 20] = bytes(byte ^ 0xFF for byte in data[start : start + 20])
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises((RequestError, WorkError), match=r"x\.npz: (damaged or cut short|not an \.npz file)"):
+        open_source(tmp_path / "x.npz", "all")
+
+
 def test_npz_refusals(tmp_path):
     images = np.zeros((2, 4, 4), np.uint8)
     file = tmp_path / "x.npz"

@@ -170,3 +170,20 @@ def test_the_wrong_model_or_task_is_one_line(
     assert "holds pictures with masks" in capsys.readouterr().err
     assert main(["train", "--config", "scenes", "--data-dir", "digits", "--output-dir", str(tmp_path / "r")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_embed_takes_pictures_of_several_shapes(run: Path, data: Path, tmp_path: Path) -> None:
+    pictures = data / "images" / "val"
+    assert main(["embed", "--run", str(run), str(pictures), "--output", str(tmp_path / "f.npz")]) == 0
+    with np.load(tmp_path / "f.npz") as found:
+        assert found["paths"].tolist() == sorted(map(str, pictures.iterdir()))
+        assert found["joined"].shape[0] == 6
+
+
+def test_masks_are_not_written_where_the_next_prediction_would_find_them(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = data / "images" / "val"
+    assert main(["predict", "--run", str(run), str(pictures), "--output", str(pictures / "masks")]) == 2
+    assert f"lies in {pictures}, where what is drawn would be taken for further pictures" in capsys.readouterr().err
+    assert not (pictures / "masks").exists()

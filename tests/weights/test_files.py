@@ -70,6 +70,15 @@ def test_damaged_safetensors(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_numbers_of_a_type_that_numpy_lacks(tmp_path, kind):
+    header = f'{{"a":{{"dtype":"{kind}","shape":[8],"data_offsets":[0,8]}}}}'.encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(RequestError, match=r"a type that is not read \(.*float8.*\); save them as float32 or bfloat16"):
+        read_tensors(path)
+
+
 def test_torch_file_without_torch(tmp_path, monkeypatch):
     import sys
 
