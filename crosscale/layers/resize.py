@@ -47,13 +47,22 @@ def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
 
 
 @rounded_once
-def resize_bilinear(maps: Array, size: tuple[Any, ...]) -> Array:
+def resize_bilinear(maps: Array, size: tuple[Any, ...], covered: tuple[Any, ...] | None = None) -> Array:
     """(B, H, W, C) -> (B, *size, C), of the same type; sums are float32, which integers stay.
 
     The identity when the size is right, but for integers' type. Sizes may be symbolic.
+
+    Args:
+      maps: (B, H, W, C).
+      size: rows and columns of the result.
+      covered: how many of them `maps` lies on, from the top left, fractions too; what is beyond repeats the edge.
+        All of them when None.
     """
-    for axis, new in zip((1, 2), size, strict=True):
+    for axis, new, on in zip((1, 2), size, covered or size, strict=True):
         old = maps.shape[axis]
+        if on != new:
+            maps = resample(maps, bilinear_matrix(old, new, on), axis)
+            continue
         if old == new:
             continue
         if (factor := _whole_factor(old, new)) is not None:
@@ -83,9 +92,9 @@ def resize_nearest(maps: Array, size: tuple[Any, ...]) -> Array:
 
 
 @lru_cache(maxsize=64)
-def bilinear_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """(size_out, size_in) float32 matrix of bilinear interpolation, edge samples repeated."""
-    centre = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
+def bilinear_matrix(size_in: int, size_out: int, covered: float | None = None) -> np.ndarray:
+    """(size_out, size_in) float32 matrix of bilinear interpolation, edge samples repeated; see `resize_bilinear`."""
+    centre = np.clip((np.arange(size_out) + 0.5) * (size_in / (covered or size_out)) - 0.5, 0, size_in - 1)
     distance = np.abs(centre[:, None] - np.arange(size_in))
     return np.maximum(1 - distance, 0).astype(np.float32)
 
