@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from crosscale.errors import RequestError
+from crosscale.models.checks import check_counts
 from crosscale.models.crossvit.attention_maps import attention_maps
 from crosscale.models.crossvit.backbone import CrossViTBackbone
 from crosscale.models.crossvit.config import CrossViTConfig
@@ -33,7 +34,7 @@ class SemanticFPNCrossViTConfig(HeadFields, CrossViTConfig):
     def __post_init__(self) -> None:
         CrossViTConfig.__post_init__(self)
         self.check_head(self.num_classes)
-        self.check_channels("neck_channels")
+        check_counts(self, ("neck_channels",))
         if self.rescale == "center_crop":
             raise RequestError(
                 "rescale='center_crop': the branches would see the centre alone, and every pixel needs a class; "
