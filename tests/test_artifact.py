@@ -278,8 +278,8 @@ MALFORMED = {
     "an option unknown": (changed(options__embed_dims=[8, 16]), "no option 'embed_dims'; did you mean 'embed_dim'?"),
     "an option that does not fit": (changed(options__num_heads=[3, 2]), "num_heads=3 does not divide the width 8"),
     "an option of another type": (changed(options__depth=5), "depth=5 is no list of stages: give one"),
-    "a dtype that is none": (changed(options__dtype="floatx"), "options: no crossvit can be built from them (TypeErr"),
-    "a norm that is none": (changed(options__norm_layer="x"), "options: no crossvit can be built from them (TypeErro"),
+    "a dtype that is none": (changed(options__dtype="floatx"), "config.json: dtype='floatx' is no floating-point type"),
+    "a norm that is none": (changed(options__norm_layer="x"), "config.json: norm_layer='x' builds nothing"),
     "metrics a text": (changed(metrics="good"), "metrics: expected key: value pairs, got 'good'"),
     "a metric a text": (
         changed(metrics={"top1": "0.9"}),

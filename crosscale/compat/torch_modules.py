@@ -9,6 +9,7 @@ from crosscale.errors import RequestError
 from crosscale.layers.initializers import torch_uniform
 from crosscale.layers.kernels import gelu
 from crosscale.layers.norm import LayerNorm
+from crosscale.models.checks import is_whole
 
 EPSILON = 1e-5  # torch.nn.LayerNorm's default; Linen's is 1e-6
 
@@ -76,15 +77,15 @@ class SummedLinears(nn.Module):
         return sum(logits[1:], start=logits[0])
 
 
-def check_rates(where: str, **rates: float) -> None:
+def check_rates(where: str, **rates: Any) -> None:
     """Raises RequestError unless every dropout rate is in [0, 1)."""
     for name, rate in rates.items():
-        if not 0.0 <= rate < 1.0:
-            raise RequestError(f"{where}: {name}={rate} is not a dropout rate; expected 0 <= {name} < 1")
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise RequestError(f"{where}: {name}={rate!r} is not a dropout rate; expected 0 <= {name} < 1")
 
 
-def check_whole(where: str, least: int, **sizes: object) -> None:
+def check_whole(where: str, least: int, **sizes: Any) -> None:
     """Raises RequestError unless every value is a whole number of at least `least`."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < least:
+        if not is_whole(size) or size < least:
             raise RequestError(f"{where}: {name}={size!r}; expected a whole number of at least {least}")

@@ -9,6 +9,7 @@ with the "dropout" stream and, where given, "emb_dropout" for the embedded token
 refused with the sizes that do. Initialisation follows torch's defaults, as in the package.
 """
 
+import itertools
 import math
 from dataclasses import fields
 from typing import Any, get_args
@@ -27,6 +28,7 @@ from crosscale.compat.torch_modules import SummedLinears, check_rates, check_who
 from crosscale.compat.vit_pytorch_rules import cross_vit_rules, crossformer_rules
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError
+from crosscale.models.checks import check_dtype, plain_fields
 from crosscale.models.description import BOTTOM, TOP, Layer
 from crosscale.models.model import ImageModel
 from crosscale.weights.rules import Rules
@@ -98,7 +100,9 @@ class CrossViT(ImageModel, kw_only=True):
     dtype: Any = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
+        check_dtype(self.dtype)
         where = "vit_pytorch.CrossViT"
         may_be_zero = ("sm_enc_depth", "lg_enc_depth", "cross_attn_depth", "depth")
         rates = ("dropout", "emb_dropout")
@@ -223,7 +227,9 @@ class CrossFormer(ImageModel, kw_only=True):
     dtype: Any = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
+        check_dtype(self.dtype)
         where = "vit_pytorch.CrossFormer"
         check_whole(where, 1, num_classes=self.num_classes, channels=self.channels)
         check_rates(where, attn_dropout=self.attn_dropout, ff_dropout=self.ff_dropout)
@@ -280,9 +286,14 @@ class CrossFormer(ImageModel, kw_only=True):
         long_windows = _per_stage("global_window_size", self.global_window_size, 1)
         short_windows = _per_stage("local_window_size", self.local_window_size, 1)
         strides = _per_stage("cross_embed_strides", self.cross_embed_strides, 1)
-        kernels = tuple(tuple(sizes) for sizes in self.cross_embed_kernel_sizes)
-        if len(kernels) != _STAGES:
-            raise RequestError(f"{where}: cross_embed_kernel_sizes={kernels}; expected {_STAGES} tuples")
+        kernels: Any = self.cross_embed_kernel_sizes
+        if not _is_list(kernels) or len(kernels) != _STAGES or not all(map(_is_list, kernels)):
+            raise RequestError(
+                f"{where}: cross_embed_kernel_sizes={kernels!r}; expected {_STAGES} tuples, a stage each"
+            )
+        kernels = tuple(map(tuple, kernels))
+        for kernel in itertools.chain(*kernels):
+            check_whole(where, 1, cross_embed_kernel_sizes=kernel)
         for sizes, stride in zip(kernels, strides, strict=True):
             if not sizes or min(sizes) < stride or len({(k - stride) % 2 for k in sizes}) > 1:
                 raise RequestError(
@@ -293,8 +304,12 @@ class CrossFormer(ImageModel, kw_only=True):
         return tuple(StageSizes(*values) for values in zip(*columns, strict=True))
 
 
-def _per_stage(name: str, value: int | tuple[int, ...], least: int) -> tuple[int, ...]:
-    values = (value,) * _STAGES if isinstance(value, int) else tuple(value)
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _per_stage(name: str, value: Any, least: int) -> tuple[int, ...]:
+    values = tuple(value) if _is_list(value) else (value,) * _STAGES
     if len(values) != _STAGES:
         raise RequestError(f"vit_pytorch.CrossFormer: {name}={values}; expected one number or {_STAGES}")
     for entry in values:

@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
         check_heads(dim, self.num_heads, "/".join(self.path))
         qkv = DenseParts(3 * dim, 3, self.qkv_bias, self.dtype, name="qkv")(x)
         q, k, v = (t.reshape(batch, tokens, self.num_heads, -1) for t in qkv)  # (B, N, H, D)
-        scale = self.qk_scale or (dim // self.num_heads) ** -0.5
+        scale = (dim // self.num_heads) ** -0.5 if self.qk_scale is None else self.qk_scale
         dropout = _dropout(self.attn_drop_rate, train)
         y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=recorder(self), keys=keys)
         y = Dense(dim, dtype=self.dtype, name="out")(y.reshape(batch, tokens, dim))
@@ -129,7 +129,7 @@ class ClassAttention(nn.Module):
         batch, _, dim = x.shape
         heads = self.num_heads
         check_heads(dim, heads, "/".join(self.path))
-        scale = self.qk_scale or (dim // heads) ** -0.5
+        scale = (dim // heads) ** -0.5 if self.qk_scale is None else self.qk_scale
         q = Dense(dim, self.qkv_bias, self.dtype, name="q")(x[:, 0]).reshape(batch, heads, -1)
         to_key, _ = DenseParams(dim, dim, self.qkv_bias, self.dtype, name="k")()
         to_value, value_bias = DenseParams(dim, dim, self.qkv_bias, self.dtype, name="v")()

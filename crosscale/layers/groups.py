@@ -162,7 +162,7 @@ class GroupAttention(nn.Module):
         if (mask := key_mask(grouping)) is not None:
             bias = bias + jnp.tile(mask, (batch, 1))[:, None, None, :]
         dropout = nn.Dropout(self.attn_drop_rate, deterministic=False) if train and self.attn_drop_rate > 0 else None
-        scale = self.qk_scale or (dim // heads) ** -0.5
+        scale = (dim // heads) ** -0.5 if self.qk_scale is None else self.qk_scale
         y = attend(q, k, v, scale=scale, bias=bias, dropout=dropout, record=recorder(self))
         y = merge(y.reshape(-1, grouping.tokens, dim), grouping)
         y = Dense(dim, dtype=self.dtype, name="out")(y)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array
-from crosscale.layers.kernels import resample
+from crosscale.layers.kernels import resample, rounded_once
 
 
+@rounded_once
 def adaptive_average_pool(maps: Array, bins: int) -> Array:
-    """(B, H, W, C) -> (B, bins, bins, C), as PyTorch does it.
+    """(B, H, W, C) -> (B, bins, bins, C), as PyTorch does it, of the same type; sums are float32, which integers stay.
 
     Bin i averages the rows from floor(i H / bins) to before ceil((i + 1) H / bins), and columns likewise. Bins
     overlap where the side is no multiple of their number, and repeat where it is smaller. Sizes may be symbolic.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crosscale.contracts import Array
-from crosscale.layers.kernels import resample
+from crosscale.layers.kernels import resample, rounded_once
 
 _A = -0.75
 
@@ -32,8 +32,12 @@ def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+@rounded_once
 def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
-    """(B, H, W, C) -> (B, *size, C); the identity when the size is already right."""
+    """(B, H, W, C) -> (B, *size, C), of the same type; sums are float32, which integers stay.
+
+    The identity when the size is already right, but for integers' type.
+    """
     height, width = images.shape[1:3]
     if height != size[0]:
         images = resample(images, bicubic_matrix(height, size[0]), axis=1)
@@ -42,13 +46,23 @@ def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
     return images
 
 
-def resize_bilinear(maps: Array, size: tuple[Any, ...]) -> Array:
-    """(B, H, W, C) -> (B, *size, C), of the same type; sums are float32. The identity when the size is right.
+@rounded_once
+def resize_bilinear(maps: Array, size: tuple[Any, ...], covered: tuple[Any, ...] | None = None) -> Array:
+    """(B, H, W, C) -> (B, *size, C), of the same type; sums are float32, which integers stay.
 
-    Sizes may be symbolic.
+    The identity when the size is right, but for integers' type. Sizes may be symbolic.
+
+    Args:
+      maps: (B, H, W, C).
+      size: rows and columns of the result.
+      covered: how many of them `maps` lies on, from the top left, fractions too; what is beyond repeats the edge.
+        All of them when None.
     """
-    for axis, new in zip((1, 2), size, strict=True):
+    for axis, new, on in zip((1, 2), size, covered or size, strict=True):
         old = maps.shape[axis]
+        if on != new:
+            maps = resample(maps, bilinear_matrix(old, new, on), axis)
+            continue
         if old == new:
             continue
         if (factor := _whole_factor(old, new)) is not None:
@@ -78,9 +92,9 @@ def resize_nearest(maps: Array, size: tuple[Any, ...]) -> Array:
 
 
 @lru_cache(maxsize=64)
-def bilinear_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """(size_out, size_in) float32 matrix of bilinear interpolation, edge samples repeated."""
-    centre = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
+def bilinear_matrix(size_in: int, size_out: int, covered: float | None = None) -> np.ndarray:
+    """(size_out, size_in) float32 matrix of bilinear interpolation, edge samples repeated; see `resize_bilinear`."""
+    centre = np.clip((np.arange(size_out) + 0.5) * (size_in / (covered or size_out)) - 0.5, 0, size_in - 1)
     distance = np.abs(centre[:, None] - np.arange(size_in))
     return np.maximum(1 - distance, 0).astype(np.float32)
 
@@ -95,17 +109,16 @@ def _whole_factor(old: Any, new: Any) -> int | None:
 def _grown(x: Array, factor: int, axis: int) -> Array:
     """Bilinear interpolation to `factor` times the size: every new cell lies between an old one and a neighbour."""
     length = x.shape[axis]
-    wide = x.astype(jnp.float32)
-    first, last = (jax.lax.slice_in_dim(wide, at, at + 1, axis=axis) for at in (0, length - 1))
-    before = jnp.concatenate([first, jax.lax.slice_in_dim(wide, 0, length - 1, axis=axis)], axis)
-    behind = jnp.concatenate([jax.lax.slice_in_dim(wide, 1, length, axis=axis), last], axis)
+    first, last = (jax.lax.slice_in_dim(x, at, at + 1, axis=axis) for at in (0, length - 1))
+    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, length - 1, axis=axis)], axis)
+    behind = jnp.concatenate([jax.lax.slice_in_dim(x, 1, length, axis=axis), last], axis)
     phases = []
     for phase in range(factor):
         offset = (phase + 0.5) / factor - 0.5
         neighbour = before if offset < 0 else behind
-        phases.append(wide * (1 - abs(offset)) + neighbour * abs(offset))
+        phases.append(x * (1 - abs(offset)) + neighbour * abs(offset))
     shape = tuple(side * factor if place == axis else side for place, side in enumerate(x.shape))
-    return jnp.stack(phases, axis + 1).reshape(shape).astype(x.dtype)
+    return jnp.stack(phases, axis + 1).reshape(shape)
 
 
 def center_crop(images: Array, size: tuple[int, int]) -> Array:

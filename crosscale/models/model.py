@@ -3,7 +3,6 @@ itself."""
 
 from collections.abc import Iterable
 from dataclasses import field
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
@@ -231,56 +230,3 @@ def check_images(images: Array, in_channels: int) -> None:
         )
     if images.dtype.kind in "iub":
         raise RequestError(f"images are {images.dtype}; the model takes normalised float images")
-
-
-def check_numbers(config: Any, whole: Iterable[str], real: Iterable[str]) -> None:
-    """Raises RequestError for a field of `config` that is not a whole number, or not a number at all."""
-    for names, kind, what in ((whole, Integral, "a whole number"), (real, Real, "a number")):
-        for name in names:
-            value = getattr(config, name)
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise RequestError(f"{name}={value!r} is not {what}")
-
-
-def check_counts_and_rates(config: Any) -> None:
-    """Raises RequestError for channels, classes and dropout rates that cannot be, which all families have."""
-    rates = ("drop_rate", "attn_drop_rate", "drop_path_rate")
-    check_numbers(config, ("in_channels", "num_classes"), rates)
-    if config.in_channels < 1 or config.num_classes < 0:
-        raise RequestError(
-            f"in_channels={config.in_channels} and num_classes={config.num_classes}: need at least 1 and at least 0"
-        )
-    for name in rates:
-        if not 0 <= getattr(config, name) < 1:
-            raise RequestError(f"{name}={getattr(config, name)} is not in 0 <= rate < 1")
-
-
-def listed(field: str, value: Any, count: int = 1) -> tuple[Any, ...]:
-    """A list's entries; one number stands for `count` of them. Raises RequestError for anything else."""
-    if isinstance(value, int | float):
-        return (value,) * count
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise RequestError(f"{field}={value!r} is neither a number nor a list")
-    return tuple(value)
-
-
-def side_pair(value: Any) -> tuple[int, int]:
-    """A picture's height and width from one side or the pair. Raises RequestError where it is neither."""
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Iterable) else ()
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise RequestError(f"img_size: {value!r} is neither a side length in pixels nor a [height, width] pair")
-    return pair
-
-
-def normalised(field: str, value: Any, count: int, kind: type) -> tuple[Any, ...]:
-    """`value` as a tuple of `count` numbers of `kind`; one number stands for all of them.
-
-    Raises RequestError when the count or a type does not fit.
-    """
-    values = listed(field, value, count)
-    if len(values) != count:
-        raise RequestError(f"{field}={list(values)} has {len(values)} entries, but there are {count} of them to set")
-    for entry in values:
-        if isinstance(entry, bool) or not isinstance(entry, kind | int):
-            raise RequestError(f"{field}={list(values)}: {entry!r} is not {kind.__name__}")
-    return tuple(kind(entry) for entry in values)

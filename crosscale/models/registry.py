@@ -6,6 +6,7 @@ from typing import Any
 
 from crosscale.contracts import InputSpec
 from crosscale.errors import RequestError, did_you_mean
+from crosscale.models.checks import is_whole, plain
 from crosscale.models.crossformer.backbone import CrossFormer
 from crosscale.models.crossformer.detection import RetinaNetCrossFormer
 from crosscale.models.crossformer.detection_presets import MASK_RCNN, RETINANET
@@ -66,7 +67,7 @@ def create_model(name: str, **overrides: Any) -> ImageModel:
     for field in overrides:
         if field not in known:
             raise RequestError(f"{name} has no option '{field}'{did_you_mean(field, known)}")
-    if isinstance(size := overrides.get("img_size"), int) and isinstance(config.get("img_size"), tuple):
+    if is_whole(size := plain(overrides.get("img_size"))) and isinstance(config.get("img_size"), tuple):
         overrides["img_size"] = tuple(size * s // config["img_size"][0] for s in config["img_size"])
     return family(**{**config, **overrides})
 

@@ -1,6 +1,6 @@
 """What every segmentation model is: a backbone's pyramid, perhaps a neck, and a head that classifies every cell."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -48,10 +48,15 @@ class SegmentationModel(ImageModel):
     def classifiers(self) -> tuple[str, ...]:
         return "head/classifier/", "auxiliary_head/classifier/"
 
+    @nn.nowrap
+    def covered(self, size: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Rows and columns of pictures of `size` pixels that the cells lie on, from the top left; fractions too."""
+        return size
+
     def __call__(self, images: Array, train: bool = False) -> Array:
         """(B, H, W, channels) normalised images -> (B, H, W, num_classes) float32 logits.
 
-        The cells' logits, bilinearly enlarged to the pictures' size, with half-pixel centres.
+        The cells' logits, bilinearly enlarged to what they cover of the pictures, with half-pixel centres.
 
         Args:
           images: float, NHWC, normalised with the mean and deviation that belong to the weights.
@@ -60,8 +65,7 @@ class SegmentationModel(ImageModel):
         Raises:
           RequestError: the images' shape does not fit the model.
         """
-        logits: Array = resize_bilinear(self.cells(images, train), images.shape[1:3])
-        return logits
+        return self._enlarged(self.cells(images, train), images)
 
     def cells(self, images: Array, train: bool = False) -> Array:
         """(B, H, W, channels) -> (B, h, w, num_classes) float32 logits at the first map's stride."""
@@ -85,4 +89,10 @@ class SegmentationModel(ImageModel):
         outputs = {"logits": self.decode(features, train)}
         if self.auxiliary_head is not None:
             outputs["auxiliary"] = self.auxiliary_head(features, train)
-        return {name: resize_bilinear(cells, images.shape[1:3]) for name, cells in outputs.items()}
+        return {name: self._enlarged(cells, images) for name, cells in outputs.items()}
+
+    @nn.nowrap
+    def _enlarged(self, cells: Array, images: Array) -> Array:
+        size = images.shape[1:3]
+        logits: Array = resize_bilinear(cells, size, self.covered(size))
+        return logits

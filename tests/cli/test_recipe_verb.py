@@ -125,7 +125,7 @@ def test_check_needs_neither_data_nor_a_table(capsys, tmp_path):
         ),
         ("optimizer: {accumulate: 3}", "train.batch_size=256 does not divide evenly into optimizer.accumulate=3 parts"),
         ("validate: {best: accuracy}", "validate.best=accuracy: one of "),
-        ("model: {options: {norm_layer: x}}", "model.options: no crossvit_9_240 can be built from them ('str' object"),
+        ("model: {options: {norm_layer: x}}", "norm_layer='x' builds nothing"),
         ("model: {options: {name: x}}", "model.options: no crossvit_9_240 can be built from them ("),
         ("model: {options: {img_size: 1000000}}", "model.options.img_size: 1000000 is absurdly large; at most 8,192"),
         ("data: {mean: []}", "data.mean=[]: the model takes 3 channels"),

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crosscale.layers.kernels import use_kernels
 from crosscale.layers.pooling import adaptive_average_pool
-from crosscale.layers.resize import resize_bilinear, resize_nearest
+from crosscale.layers.resize import resize_bicubic, resize_bilinear, resize_nearest
 from tests.golden.segmentation import segmentation_seeded as seeded
 
 GOLDEN = seeded.read("operations")
@@ -62,3 +63,28 @@ def test_half_precision_is_summed_in_float32():
     assert found.dtype == jnp.bfloat16
     exact = resize_bilinear(x.astype(jnp.float32), (28, 10))
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
+RESCALES = {
+    "bicubic": lambda x: resize_bicubic(x, (7, 5)),
+    "bilinear": lambda x: resize_bilinear(x, (7, 5)),
+    "bilinear, by a whole factor": lambda x: resize_bilinear(x, (20, 30)),
+    "pooling": lambda x: adaptive_average_pool(x, 3),
+}
+
+
+@pytest.mark.parametrize("rescale", RESCALES.values(), ids=RESCALES.keys())
+@pytest.mark.parametrize("form", ["products", "taps"])
+def test_integers_become_the_float32_of_their_numbers(rescale, form):
+    x = np.random.default_rng(0).integers(0, 256, (1, 10, 10, 2)).astype(np.uint8)
+    with use_kernels(resample=form):
+        found = rescale(jnp.asarray(x))
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, rescale(jnp.asarray(x, jnp.float32)))
+
+
+@pytest.mark.parametrize("rescale", RESCALES.values(), ids=RESCALES.keys())
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_rounded_once(rescale, dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 10, 10, 2)), dtype)
+    np.testing.assert_array_equal(rescale(x), rescale(x.astype(jnp.float32)).astype(dtype))

@@ -15,6 +15,7 @@ from crosscale.engine.sharding import data_mesh
 from crosscale.engine.state import TrainState
 from crosscale.engine.step import make_train_step
 from crosscale.errors import RequestError
+from crosscale.models.crossvit.segmentation import SemanticFPNCrossViT
 from crosscale.models.heads.simple_pyramid import Doubled, SimplePyramid
 from crosscale.models.registry import create_model
 from crosscale.pretrained import load_weights, save_weights
@@ -110,6 +111,33 @@ def test_a_classifier_s_weights_are_the_backbone_s(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+class Ramp(SemanticFPNCrossViT):
+    """Its cells' logits are their own centres, in pixels of the picture: y, x and nothing."""
+
+    def cells(self, images: Any, train: bool = False) -> Any:
+        place = self.attention_maps(images.shape[1:3]).placements[f"cls/{self.finest}"]
+        rows, columns = (
+            (jnp.arange(4 * count) + 0.5) * side / 4 for count, side in zip(place.grid, place.cell, strict=True)
+        )
+        y, x = jnp.meshgrid(rows, columns, indexing="ij")
+        return jnp.stack([y, x, 0 * x], axis=-1)[None]
+
+
+@pytest.mark.parametrize(
+    ("seen", "patch", "size"),
+    [((224, 240), 12, (224, 240)), ((40, 44), 12, (40, 44)), ((40, 32), 12, (50, 71)), ((32, 32), 8, (32, 48))],
+)
+def test_logits_lie_where_the_patches_do(seen: Any, patch: int, size: tuple[int, int]) -> None:
+    """A pixel between the centres of cells gets its own place back; those beyond the last centre get that one's."""
+    model = Ramp(**{**BRANCHES, "img_size": (seen, (32, 32)), "patch_size": (patch, 16), "num_classes": 3})
+    found = model.apply({}, jnp.ones((1, *size, 3)))[0]
+    for axis, (pixels, whole) in enumerate(zip(size, seen, strict=True)):
+        line = found[:, 0, 0] if axis == 0 else found[0, :, 1]
+        cell = patch * pixels / whole / 4
+        wanted = np.clip(np.arange(pixels) + 0.5, cell / 2, cell * (4 * (whole // patch) - 0.5))
+        np.testing.assert_allclose(line, wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -120,6 +148,7 @@ def test_a_classifier_s_weights_are_the_backbone_s(tmp_path: Path) -> None:
         ({"img_size": (8, 32), "patch_size": (8, 32)}, r"two patches a side"),
         ({"num_classes": 256}, r"num_classes=256: a segmentation has 1 to 255 classes"),
         ({"neck_channels": 0}, r"neck_channels=0 must be 1 or more"),
+        ({"rescale": "center_crop"}, r"rescale='center_crop': .* rescale='bicubic' works"),
         ({"norm": "layer"}, r"norm='layer' is not one of batch, group"),
     ],
 )

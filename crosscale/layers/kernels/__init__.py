@@ -4,7 +4,7 @@ from crosscale.layers.kernels.attention import attention, attention_weights, car
 from crosscale.layers.kernels.choice import use_kernels
 from crosscale.layers.kernels.elementwise import gelu, layer_norm, squared_norms
 from crosscale.layers.kernels.products import dense, dense_parts, strided_conv
-from crosscale.layers.kernels.resampling import resample
+from crosscale.layers.kernels.resampling import resample, rounded_once
 from crosscale.layers.kernels.rows import each
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "gelu",
     "layer_norm",
     "resample",
+    "rounded_once",
     "squared_norms",
     "strided_conv",
     "use_kernels",

@@ -1,5 +1,9 @@
 """Pictures rescaled along one axis by a constant matrix of few entries a row."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -7,14 +11,33 @@ from jax import lax
 from crosscale.contracts import Array
 from crosscale.layers.kernels.choice import asked, by_platform
 
+Rescale = TypeVar("Rescale", bound=Callable[..., Array])
 MOST_CHANNELS = 4  # pictures, which have few; maps of many channels suit products
 
 
+def rounded_once(rescale: Rescale) -> Rescale:
+    """`rescale` computed in float32 or wider: half precision is rounded once, at the end; integers give float32.
+
+    The weights are fractions: of an integer type they would be zero, of a half-precision type they would be rounded.
+    """
+
+    @wraps(rescale)
+    def run(x: Array, *args: Any, **kwargs: Any) -> Array:
+        real = jnp.issubdtype(x.dtype, jnp.floating)
+        if real and x.dtype.itemsize >= 4:
+            return rescale(x, *args, **kwargs)
+        y = rescale(x.astype(jnp.float32), *args, **kwargs)
+        return y.astype(x.dtype) if real else y
+
+    return cast(Rescale, run)
+
+
+@rounded_once
 def resample(x: Array, matrix: np.ndarray, axis: int) -> Array:
     """`matrix` applied along rows (axis 1) or columns (axis 2), at full precision.
 
     Args:
-      x: (B, H, W, C).
+      x: (B, H, W, C); integers give float32.
       matrix: (new size, size of the axis).
     """
     form = asked().resample

@@ -123,7 +123,7 @@ class CrossFormer(CrossFormerConfig, ImageModel):
       interval: distance of neighbouring cells in a long-distance group, per stage or one for all.
       mlp_ratio: hidden width of the perceptrons over the stage's width.
       qkv_bias: bias of the query, key and value projection.
-      qk_scale: replaces head_dim ** -0.5 when given.
+      qk_scale: above 0, replaces head_dim ** -0.5 when given.
       drop_rate: dropout of the embedding, projections and perceptrons, 0 <= rate < 1.
       attn_drop_rate: dropout of attention weights.
       drop_path_rate: stochastic depth, rising linearly from 0 in the first block to this in the last.
@@ -133,7 +133,7 @@ class CrossFormer(CrossFormerConfig, ImageModel):
       use_acl: amplitude cooling layers after every third block of a stage but its last block (CrossFormer++).
       patch_norm: normalise the embedding.
       remat: computes the blocks' insides again in the backward pass, to save memory.
-      dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
+      dtype: compute type, such as jnp.bfloat16 or "bfloat16"; parameters stay float32.
       grouping: "regions" cuts long-distance groups of `group_size` out of regions, as the released classification
         code does; "whole" spreads them over the whole map, as its first detection and segmentation code does, with
         which the published detectors and segmenters were trained (see `layers.groups.group_map`).

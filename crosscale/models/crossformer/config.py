@@ -3,12 +3,23 @@
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from crosscale.errors import RequestError, did_you_mean
+from crosscale.errors import RequestError
 from crosscale.layers.attention import check_heads
 from crosscale.layers.cross_scale import check_kernels
 from crosscale.layers.groups import GroupingKind
+from crosscale.models.checks import (
+    check_choice,
+    check_common,
+    check_entries,
+    check_numbers,
+    check_perceptron,
+    check_switches,
+    listed,
+    normalised,
+    plain_fields,
+    side_pair,
+)
 from crosscale.models.crossformer.group_sizes import GroupType, group_sizes
-from crosscale.models.model import check_counts_and_rates, check_numbers, listed, normalised, side_pair
 
 MERGE_STRIDE = 2
 _BIAS_SHARE = 16  # width over the position network's width
@@ -45,6 +56,7 @@ class CrossFormerConfig:
     grouping: GroupingKind = "regions"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         self.depths = _numbers("depths", self.depths)
         stages = len(self.depths)
         self.patch_size = _numbers("patch_size", self.patch_size)
@@ -105,22 +117,17 @@ def check_size(size: tuple[int, ...], patch_size: tuple[int, ...], what: str) ->
 
 def _check(c: CrossFormerConfig) -> None:
     for name, kind in (("group_type", GroupType), ("grouping", GroupingKind)):
-        value, choices = getattr(c, name), get_args(kind)
-        if value not in choices:
-            hint = did_you_mean(str(value), choices)
-            raise RequestError(f"{name}={value!r} is not one of {', '.join(choices)}{hint}")
-    check_counts_and_rates(c)
+        check_choice(c, name, get_args(kind))
+    check_common(c)
+    check_switches(c, ("use_acl", "patch_norm"))
     check_numbers(c, ("embed_dim",), ())
-    for name in ("depths", "patch_size", "group_size", "interval"):
-        if min(getattr(c, name)) < 1:
-            raise RequestError(f"{name}={list(getattr(c, name))}: every entry must be 1 or more")
+    check_entries(c, ("depths", "patch_size", "group_size", "interval"))
     if c.embed_dim < _BIAS_SHARE:
         raise RequestError(
             f"embed_dim={c.embed_dim} leaves the position bias no width (embed_dim / {_BIAS_SHARE}); give "
             f"{_BIAS_SHARE} or more"
         )
-    if c.mlp_ratio <= 0:
-        raise RequestError(f"mlp_ratio={c.mlp_ratio} must be above 0")
+    check_perceptron(c.embed_dim, c.mlp_ratio)
     check_kernels(c.patch_size, c.stride, c.embed_dim, "patch_size")
     for kernels, width in zip(c.merge_size, c.widths[1:], strict=True):
         check_kernels(kernels, MERGE_STRIDE, width, "merge_size")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosscale.errors import RequestError
+from crosscale.models.checks import check_counts
 from crosscale.models.crossformer.config import CrossFormerConfig
-from crosscale.models.model import check_numbers
 
 READ_LEVELS = 3  # of the backbone's maps, the coarsest
 
@@ -52,7 +52,4 @@ def _check(config: Any, counts: tuple[str, ...]) -> None:
     """Raises RequestError unless there is a class and each of `counts` is 1 or more."""
     if config.num_classes < 1:
         raise RequestError(f"num_classes={config.num_classes}: a detector has one class or more")
-    check_numbers(config, counts, ())
-    for name in counts:
-        if getattr(config, name) < 1:
-            raise RequestError(f"{name}={getattr(config, name)} must be 1 or more")
+    check_counts(config, counts)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosscale.errors import RequestError
+from crosscale.models.checks import check_counts, listed, normalised
 from crosscale.models.crossformer.config import CrossFormerConfig
-from crosscale.models.model import listed, normalised
 from crosscale.models.segmentation_config import HeadFields
 
 
@@ -29,7 +29,7 @@ class SemanticFPNConfig(SegmentationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_channels("neck_channels")
+        check_counts(self, ("neck_channels",))
 
 
 @dataclass(unsafe_hash=True)
@@ -46,7 +46,7 @@ class UPerNetConfig(SegmentationConfig):
         self.pool_scales = normalised("pool_scales", scales, len(scales), int)
         if not scales or min(self.pool_scales) < 1:
             raise RequestError(f"pool_scales={list(scales)}: give one number of bins per side or more, each 1 or more")
-        self.check_channels("aux_channels", 0)
+        check_counts(self, ("aux_channels",), least=0)
         if self.aux_channels and len(self.depths) < 2:
             raise RequestError(
                 "aux_channels: the auxiliary head reads the last stage but one; give depths of two or more"

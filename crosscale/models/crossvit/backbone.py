@@ -153,9 +153,9 @@ class CrossViT(CrossViTConfig, ImageModel):
       embed_dim: per branch, the token width.
       depth: per stage, the number of blocks of each branch and then the fusion depth.
       num_heads: per branch; must divide its width.
-      mlp_ratio: per branch; a further entry (the published configurations have one) is not used.
+      mlp_ratio: per branch, above 0; a further entry (the published configurations have one) is not used.
       qkv_bias: bias of the query, key and value projections.
-      qk_scale: replaces head_dim ** -0.5 when given.
+      qk_scale: above 0, replaces head_dim ** -0.5 when given.
       drop_rate: dropout of positions, projections and perceptrons, 0 <= rate < 1.
       attn_drop_rate: dropout of attention weights.
       drop_path_rate: stochastic depth, rising linearly from 0 in the first block to this in the last.
@@ -168,7 +168,7 @@ class CrossViT(CrossViTConfig, ImageModel):
       cls_token: False runs without CLS tokens (the ablation of section 4.4): the mean of a branch's patches takes
         the token's place in the fusion, which moves that mean, and in the head.
       remat: computes the insides of the branches' blocks again in the backward pass, to save memory.
-      dtype: compute type, e.g. jnp.bfloat16; parameters stay float32.
+      dtype: compute type, such as jnp.bfloat16 or "bfloat16"; parameters stay float32.
       pictures: 1, or one for each branch to see alone: their channels stand one after another in the images.
 
     Raises:

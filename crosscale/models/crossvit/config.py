@@ -6,11 +6,24 @@ from typing import Any, Literal, get_args
 
 from flax import linen as nn
 
-from crosscale.errors import RequestError, did_you_mean
+from crosscale.errors import RequestError
 from crosscale.layers.attention import check_heads
 from crosscale.layers.norm import LayerNorm
 from crosscale.layers.patches import patch_grid, stem_grid
-from crosscale.models.model import check_counts_and_rates, check_numbers, listed, normalised, side_pair
+from crosscale.models.checks import (
+    check_choice,
+    check_common,
+    check_entries,
+    check_norm_layer,
+    check_numbers,
+    check_perceptron,
+    check_switches,
+    is_whole,
+    listed,
+    normalised,
+    plain_fields,
+    side_pair,
+)
 
 Size = tuple[int, int]
 Fusion = Literal["cross_attention", "class_token", "pairwise", "all_attention", "none"]
@@ -47,6 +60,7 @@ class CrossViTConfig:
     pictures: int = 1
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         self.patch_size = listed("patch_size", self.patch_size)
         branches = len(self.patch_size)
         for name in ("patch_size", "embed_dim", "num_heads"):
@@ -103,7 +117,7 @@ def _depths(value: Any, branches: int) -> tuple[tuple[int, ...], ...]:
     if not stages:
         raise RequestError("depth is empty: give one [blocks per branch..., fusion depth] list per stage")
     for stage in stages:
-        if len(stage) != branches + 1 or not all(isinstance(n, int) for n in stage):
+        if len(stage) != branches + 1 or not all(map(is_whole, stage)):
             raise RequestError(
                 f"depth: stage {list(stage)} needs {branches + 1} whole numbers: one per branch and the fusion depth"
             )
@@ -116,11 +130,11 @@ def _depths(value: Any, branches: int) -> tuple[tuple[int, ...], ...]:
 
 def _check(c: CrossViTConfig) -> None:
     for name, choices in (("fusion", get_args(Fusion)), ("rescale", get_args(Rescale))):
-        given = getattr(c, name)
-        if given not in choices:
-            hint = did_you_mean(str(given), choices)
-            raise RequestError(f"{name}={given!r} is not one of {', '.join(choices)}{hint}")
-    check_counts_and_rates(c)
+        check_choice(c, name, choices)
+    check_common(c)
+    check_switches(c, ("multi_conv", "cls_token"))
+    check_norm_layer(c.norm_layer)
+    check_entries(c, ("patch_size", "embed_dim"))
     check_numbers(c, ("pictures",), ())
     if c.pictures != 1 and (c.pictures != len(c.patch_size) or c.in_channels % c.pictures):
         raise RequestError(
@@ -133,7 +147,8 @@ def _check(c: CrossViTConfig) -> None:
         raise RequestError(f"depth: fusion='{c.fusion}' happens once a stage: its entry, the last one, must be 0 or 1")
     for b, (size, patch, dim, heads) in enumerate(zip(c.img_size, c.patch_size, c.embed_dim, c.num_heads, strict=True)):
         check_heads(dim, heads, f"branch {b}")
-        if patch < 1 or min(size) < patch:
+        check_perceptron(dim, c.mlp_ratio[b], f"branch {b}: ")
+        if min(size) < patch:
             raise RequestError(f"branch {b}: img_size {size[0]}x{size[1]} is smaller than one patch of {patch} pixels")
         if c.multi_conv and stem_grid(size, patch) != patch_grid(size, patch):
             near = tuple(max(side // patch, 1) * patch for side in size)

@@ -1,10 +1,12 @@
 """Semantic FPN on CrossViT, through a simple pyramid of its finest map. Not from the paper, which only classifies."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from flax import linen as nn
 
 from crosscale.errors import RequestError
+from crosscale.models.checks import check_counts
 from crosscale.models.crossvit.attention_maps import attention_maps
 from crosscale.models.crossvit.backbone import CrossViTBackbone
 from crosscale.models.crossvit.config import CrossViTConfig
@@ -32,7 +34,12 @@ class SemanticFPNCrossViTConfig(HeadFields, CrossViTConfig):
     def __post_init__(self) -> None:
         CrossViTConfig.__post_init__(self)
         self.check_head(self.num_classes)
-        self.check_channels("neck_channels")
+        check_counts(self, ("neck_channels",))
+        if self.rescale == "center_crop":
+            raise RequestError(
+                "rescale='center_crop': the branches would see the centre alone, and every pixel needs a class; "
+                "rescale='bicubic' works"
+            )
         patch, grid, width = self.patch_size[self.finest], self.grids[self.finest], self.embed_dim[self.finest]
         if patch % 4 or min(grid) < 2 or width < 4:
             raise RequestError(
@@ -53,7 +60,8 @@ class SemanticFPNCrossViT(SemanticFPNCrossViTConfig, SegmentationModel):
     The paper has no such model. The finest branch's map becomes a pyramid as in ViTDet; the other branches reach it
     through the fusions alone. The fields of the backbone are those of `CrossViT`, with another default for
     `num_classes`. Pictures of any size are rescaled to the branches' own, so that a picture of another ratio is
-    seen distorted.
+    seen distorted. `rescale` is "bicubic", so that they see all of it. What is left over at the right and bottom
+    where a side is no multiple of the patch, no branch sees: there the last cells' logits are repeated.
 
     Attributes:
       num_classes: classes, 1 to 255.
@@ -81,6 +89,12 @@ class SemanticFPNCrossViT(SemanticFPNCrossViTConfig, SegmentationModel):
     def input_size(self) -> tuple[int, int]:
         height, width = max(self.img_size)
         return height, width
+
+    @nn.nowrap
+    def covered(self, size: tuple[Any, ...]) -> tuple[Any, ...]:
+        c, b = self.config, self.finest
+        sides = zip(size, c.grids[b], c.img_size[b], strict=True)
+        return tuple(side * cells * c.patch_size[b] / seen for side, cells, seen in sides)
 
     def layer_of(self, name: str) -> Layer:
         return layer_of(name)
