@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import AxisType
 
 from crosscale.contracts import Array, Features
 from crosscale.errors import RequestError, did_you_mean
@@ -230,3 +231,10 @@ def check_images(images: Array, in_channels: int) -> None:
         )
     if images.dtype.kind in "iub":
         raise RequestError(f"images are {images.dtype}; the model takes normalised float images")
+    place = jax.typeof(images).sharding
+    if any(place.spec) and AxisType.Explicit in place.mesh.axis_types:
+        # The types of `jax.sharding` do not follow a batch through the reshapes of groups, heads and patches.
+        raise RequestError(
+            f"images are spread over the mesh {dict(place.mesh.shape)} whose axes are explicit; make it with "
+            "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * axes)"
+        )

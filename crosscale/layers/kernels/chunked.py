@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from crosscale.contracts import Array
+from crosscale.layers.kernels.manual import varying_alike
 
 # As measured: with more the caches overflow, and with fewer than 64 rows the products become too small to be fast.
 CHUNK_BYTES = 16 * 2**20
@@ -67,13 +68,14 @@ def chunked_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array
     outputs = []
     for (start, stop), *part in zip(pairwise(cuts), *parts, strict=True):
         chunk = query_chunk(stop - start, q.shape[1], q.shape[2], k.shape[2])
-        outputs.append(_attention(*part, chunk))
+        outputs.append(_attention(*varying_alike(*part), chunk))
     return _joined(outputs, axis=0).swapaxes(1, 2)
 
 
 def whole_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """`chunked_attention` in one piece."""
-    return _attention(*(x.swapaxes(1, 2) for x in (q, k, v)), bias, None).swapaxes(1, 2)
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return _attention(*varying_alike(q, k, v, bias), None).swapaxes(1, 2)
 
 
 def _split(x: Array | None, cuts: list[int]) -> list[Array | None]:

@@ -16,6 +16,7 @@ from jax import lax
 
 from crosscale.contracts import Array
 from crosscale.layers.kernels.choice import asked, by_platform, gradient_form
+from crosscale.layers.kernels.manual import varying_alike
 
 
 def gelu(x: Array) -> Array:
@@ -45,7 +46,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any) 
 
     def run(form: str, x: Array, scale: Array, bias: Array) -> Array:
         if form == "written":
-            return _normalized(x, scale, bias, epsilon, dtype)
+            return _normalized(*varying_alike(x, scale, bias), epsilon, dtype)
         return _norm_forward(x, scale, bias, epsilon, dtype)[0]
 
     return by_platform(lambda platform: form or gradient_form(platform), run, x, scale, bias)

@@ -10,6 +10,7 @@ from jax import lax
 
 from crosscale.contracts import Array
 from crosscale.layers.kernels.choice import asked, by_platform, gradient_form, platforms
+from crosscale.layers.kernels.manual import varying_alike
 
 # A side that is no multiple of the stride is filled up with zeros to the next one. The products still win with this
 # many times the taps: sides of 7 at stride 4 have 1.31 times as many, and sides of 3 at stride 2, which lose, 1.78.
@@ -74,7 +75,7 @@ def strided_conv(x: Array, kernel: Array, stride: int, padding: int, groups: int
         if forms[0] == "products":
             return strided_products(x, kernel, stride, padding)
         if forms[1] == "written":
-            return _dense_convolution(padding, x, kernel)
+            return _dense_convolution(padding, *varying_alike(x, kernel))
         return convolution(x, kernel, stride, padding, groups)
 
     return by_platform(choose, run, x, kernel)
