@@ -51,6 +51,7 @@ class RegionDetector(Detector):
     """
 
     usual_task: ClassVar[str] = "instances"
+    takes_task_head: ClassVar[bool] = False
 
     @nn.nowrap
     def make_head(self) -> RegionHead:
