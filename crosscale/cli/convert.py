@@ -67,7 +67,10 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--model", metavar="M", help="a preset or family; a run folder names its own")
     parser.add_argument("--pretrained", action="store_true", help="the preset's published weights instead of IN")
     parser.add_argument(
-        "--names", metavar="S", help="scheme to write: timm, ibm, mindcv, official, crosscale (default)"
+        "--names",
+        metavar="S",
+        help="scheme to write, of those that the model has: timm, ibm, mindcv, official, mmseg, mmdet, "
+        "crosscale (default)",
     )
     parser.add_argument("--from-names", metavar="S", help="scheme of IN; default: recognised")
     add_weights_key(parser)

@@ -49,6 +49,7 @@ def adapt(
     expected = parameter_shapes(model)
     wanted = _wanted(expected, only, source)
     tables, classifiers = model.position_tables(), model.classifiers()
+    channels = model.in_channels // getattr(model, "pictures", 1)  # a kernel sees one of the pictures
     absent = tuple(part for part in model.new_parts() if not any(name.startswith(part) for name in flat))
     taken: Flat = {}
     for name in wanted:
@@ -63,7 +64,7 @@ def adapt(
         elif name in tables and value.ndim == 3 and value.shape[-1] == shape[-1]:
             known = (source_tables or {}).get(name)
             taken[name] = _resized(name, as_float32(value), tables[name], known, source)
-        elif _reads_image(value.shape, shape, model.in_channels):
+        elif _reads_image(value.shape, shape, channels):
             taken[name] = other_channels(as_float32(value), shape[-2])
             log.info("%s: %s: %d input channels made of %d", source, name, shape[-2], value.shape[-2])
         else:
@@ -145,9 +146,9 @@ def _inferred(name: str, length: int, new: PositionTable, source: str) -> Positi
     )
 
 
-def _reads_image(old: tuple[int, ...], new: tuple[int, ...], in_channels: int) -> bool:
+def _reads_image(old: tuple[int, ...], new: tuple[int, ...], channels: int) -> bool:
     same = len(old) == len(new) == 4 and old[:2] == new[:2] and old[3] == new[3]
-    return same and new[2] == in_channels and old[2] >= 1
+    return same and new[2] == channels and old[2] >= 1
 
 
 def _log_head(

@@ -38,7 +38,7 @@ def load_weights(
     *,
     key: str = "",
     adapt: bool = False,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     classes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Variables:
@@ -48,14 +48,15 @@ def load_weights(
       path: a `.safetensors`, `.pth` (needs PyTorch) or MindSpore `.ckpt` file, a run folder or its `best/`, or a
         folder that `save_pretrained` made.
       model: what they are for.
-      names: the scheme ("timm", "ibm", "mindcv", "official", "mmseg", "vit_pytorch", "crosscale"); None recognises it.
+      names: the scheme ("timm", "ibm", "mindcv", "official", "mmseg", "mmdet", "vit_pytorch", "crosscale"); None
+        recognises it.
       key: which of several sets of weights in one file to take ("model", "state_dict_ema", ...); see
         `weights.files.read_tensors`.
       adapt: accept another number of classes (a new classifier), weights of another task (a whole new head), another
         image size (position tables are resized) and another number of input channels (the first kernels are summed or
         repeated). Otherwise every parameter must be in the file with its own shape, and nothing else.
-      only: regular expressions on whole parameter names ("backbone/stage_0/.*"): take these alone and make the
-        others anew. Implies `adapt`.
+      only: regular expressions on whole parameter names ("backbone/stage_0/.*"), or one alone: take these and make
+        the others anew. Implies `adapt`.
       classes: with `adapt`, the model's class names; where the folder names other ones the head is made anew.
       seed: of what is made anew.
 
@@ -69,6 +70,7 @@ def load_weights(
     """
     if not isinstance(path, str | Path) or isinstance(model, str | Path | Mapping):
         raise RequestError("load_weights takes (path, model), in this order")
+    only = (only,) if isinstance(only, str) else only
     file, artifact = _locate(path)
     flat = read_tensors(file, key)
     source = str(path)
@@ -137,7 +139,7 @@ def load_pretrained(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     seed: int = 0,
     **overrides: Any,
 ) -> Variables:
