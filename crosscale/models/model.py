@@ -174,6 +174,16 @@ class ImageModel(nn.Module):
         return ("head/",)
 
     @nn.nowrap
+    def classes_of(self, name: str, width: int) -> int:
+        """How many classes the last dimension of a classifier's parameter stands for.
+
+        Args:
+          name: "a/b/c", below one of `classifiers`.
+          width: of its last dimension.
+        """
+        return width
+
+    @nn.nowrap
     def left_out(self) -> tuple[str, ...]:
         """Prefixes of the parameters that files of related models have and this one does without."""
         return ()

@@ -10,7 +10,7 @@ import numpy as np
 from crosscale.errors import RequestError
 from crosscale.layers.resize import bicubic_matrix
 from crosscale.models.model import ImageModel
-from crosscale.pretrained.naming import as_float32, fresh, parameter_shapes
+from crosscale.pretrained.naming import as_float32, class_count, fresh, parameter_shapes
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Flat, check_against
 
@@ -70,7 +70,8 @@ def adapt(
         else:
             taken[name] = value  # misshapen: the check below says so
     replaced = (*absent, *classifiers)
-    _log_head([name for name in wanted if name.startswith(classifiers)], flat, expected, taken, new_head, source)
+    heads = [name for name in wanted if name.startswith(classifiers) and name not in taken]
+    _log_head(heads, flat, model, new_head, source)
     anew = [name for name in expected if name not in taken and (name not in wanted or name.startswith(replaced))]
     found = {name for name in flat if name not in expected and not only and not name.startswith(classifiers)}
     placeholders = {name: np.broadcast_to(np.float32(0), expected[name]) for name in anew}
@@ -152,18 +153,12 @@ def _reads_image(old: tuple[int, ...], new: tuple[int, ...], channels: int) -> b
 
 
 def _log_head(
-    classifier: Sequence[str],
-    flat: Mapping[str, np.ndarray],
-    expected: Mapping[str, tuple[int, ...]],
-    taken: Mapping[str, np.ndarray],
-    new_head: bool,
-    source: str,
+    anew: Sequence[str], flat: Mapping[str, np.ndarray], model: ImageModel, new_head: bool, source: str
 ) -> None:
-    anew = [name for name in classifier if name not in taken]
     if not anew:
         return
-    old = next((flat[name].shape[-1] for name in anew if name in flat), None)
-    new = expected[anew[0]][-1]
+    old = class_count({name: flat[name].shape for name in anew if name in flat}, model)
+    new = class_count(parameter_shapes(model), model)
     why = "other class names" if new_head and old == new else f"{new} classes instead of {old or 'none'}"
     log.info("%s: new head (%s); the rest is kept", source, why)
 

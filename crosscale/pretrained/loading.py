@@ -16,6 +16,7 @@ from crosscale.pretrained.adapt import adapt as adapt_tensors
 from crosscale.pretrained.naming import (
     OWN,
     as_float32,
+    class_count,
     from_variables,
     parameter_shapes,
     recognise,
@@ -111,8 +112,7 @@ def inspect_weights(path: str | Path, model: ImageModel, names: str | None = Non
         ours = rename(flat, model, scheme, str(path))
     except RequestError as error:
         raise RequestError(f"{error}{_suggestion(flat, model)}") from None
-    widths = [value.shape[-1] for name, value in ours.items() if name.startswith(model.classifiers()) and value.ndim]
-    return Contents(scheme, len(flat), widths[0] if widths else None)
+    return Contents(scheme, len(flat), class_count({name: value.shape for name, value in ours.items()}, model))
 
 
 def other_classes(error: RequestError, path: str | Path, model: ImageModel, *, key: str, named: bool) -> RequestError:
@@ -129,8 +129,10 @@ def other_classes(error: RequestError, path: str | Path, model: ImageModel, *, k
     wanted = getattr(model, "num_classes", found)
     if found in (None, wanted) or "the model needs" not in str(error):
         return error
-    given = f"--classes names {wanted:,}" if named else f"the preset has {wanted:,}"
-    return RequestError(f"{path}: weights of {found:,} classes, and {given}; give --classes FILE with {found:,} lines")
+    given = f"{wanted:,} names are given" if named else f"the preset has {wanted:,}"
+    return RequestError(
+        f"{path}: weights of {found:,} classes, and {given}; give {found:,} names (classes=[...], --classes FILE)"
+    )
 
 
 def load_pretrained(

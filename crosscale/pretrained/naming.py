@@ -141,6 +141,18 @@ def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:
     return {name: np.asarray(value) for name, value in initial(jax.random.key(seed)).items()}
 
 
+def class_count(shapes: Mapping[str, tuple[int, ...]], model: ImageModel) -> int | None:
+    """For how many classes a classifier of these shapes is; None where there is none, or its width says nothing.
+
+    Args:
+      shapes: by our names, of all parameters; perhaps of other classes than the model's.
+    """
+    for name, shape in shapes.items():
+        if shape and name.startswith(model.classifiers()):
+            return model.classes_of(name, shape[-1])
+    return None
+
+
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: leaf for tree in stored(variables).values() for name, leaf in flatten(tree).items()}
 

@@ -33,7 +33,7 @@ class CrossFormerPyramid(ImageModel):
         return attention_maps(self.config, size or self.input_size)
 
     def weight_remarks(self) -> dict[str, str]:
-        """Of the released code's schemes, where the long-distance groups are not those that its weights learnt with."""
+        """The released weights are of one grouping of the long-distance cells; another runs them to other answers."""
         if self.config.grouping == "whole":
             return {}
         remark = (
