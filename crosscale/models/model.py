@@ -42,7 +42,7 @@ class ImageModel(nn.Module):
         nothing then. It is keyword-only, and its parameters live under "head/..." too.
       takes_task_head: whether one module can stand in place of the family's head.
       dense: whether `__call__` gives something of every pixel, rather than of the picture.
-      usual_task: what the outputs mean where nobody says; a detector's are boxes.
+      usual_task: what the outputs mean where nobody says; a detector's are boxes, a segmentation model's masks.
 
     Raises:
       RequestError: at construction, for a `task_head` that is no module, or where the family takes none.

@@ -62,6 +62,12 @@ def from_variables(variables: Variables, model: ImageModel, names: str = OWN) ->
     return to_theirs(rules, flat)
 
 
+def scheme_to_share(model: ImageModel) -> str:
+    """The scheme of files for others: timm's where it has a name for all of the model, else our own."""
+    rules = model.weight_rules().get("timm")
+    return "timm" if rules is not None and not unplaced(rules, parameter_shapes(model)) else OWN
+
+
 def rename(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str, source: str) -> Flat:
     """Their names and layouts -> ours, without asking whether the model has such parameters.
 
