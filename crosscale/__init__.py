@@ -27,6 +27,29 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "CrossFormer",
+    "CrossViT",
+    "Features",
+    "InputSpec",
+    "LayerNorm",
+    "RequestError",
+    "WorkError",
+    "__version__",
+    "compat",
+    "create_model",
+    "data",
+    "explain",
+    "export",
+    "list_models",
+    "load_pretrained",
+    "load_weights",
+    "measure",
+    "predictor",
+    "save_pretrained",
+    "save_weights",
+]
+
 _HOMES = {
     "Features": "contracts",
     "InputSpec": "contracts",

@@ -1,10 +1,12 @@
-"""The few structures that all parts agree on. Nothing here imports another file of the package."""
+"""The few structures that all parts agree on. Nothing here imports another file of the package but the errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+
+from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
     import jax
@@ -47,6 +49,10 @@ class InputSpec:
         depth, and normalised where it is read.
       pictures: how many pictures an example has; their channels stand one after another, and `channels`, `mean` and
         `std` are those of all together.
+
+    Raises:
+      RequestError: at construction, for a size that is no pair of whole numbers, or a mean or std that is no list of
+        numbers.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -59,6 +65,11 @@ class InputSpec:
     pixels: Pixels = "uint8"
     pictures: int = 1
 
+    def __post_init__(self) -> None:
+        # Tuples of plain numbers, as a spec is compared with arrays' shapes and is a static argument of programs.
+        for name, kinds, needed in (("size", "iu", "(height, width)"), ("mean", "iuf", ""), ("std", "iuf", "")):
+            object.__setattr__(self, name, _plain_numbers(name, getattr(self, name), kinds, needed))
+
     def of_picture(self, index: int) -> "InputSpec":
         """The input of one of several pictures alone."""
         own = self.channels // self.pictures
@@ -69,6 +80,18 @@ class InputSpec:
     def dtype(self) -> "np.dtype[Any]":
         """The type of a prepared picture's numbers."""
         return np.dtype(self.pixels)
+
+
+def _plain_numbers(name: str, given: Any, kinds: str, pair: str) -> tuple[Any, ...]:
+    """A list or an array of numbers, of one of NumPy's `kinds`, as a tuple; of two where it is a `pair`."""
+    try:
+        found = np.asarray(given)
+    except ValueError:  # lists of unequal lengths
+        found = np.asarray(None)
+    if found.ndim != 1 or found.dtype.kind not in kinds or (pair and len(found) != 2):
+        wanted = f"a pair of whole numbers of pixels, {pair}" if pair else "a list of numbers, one per channel"
+        raise RequestError(f"InputSpec: {name}={given!r} is not {wanted}")
+    return tuple(found.tolist())
 
 
 class Features(NamedTuple):

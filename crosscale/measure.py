@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from importlib.resources import files
 from itertools import compress
 from typing import Any
@@ -21,7 +21,7 @@ from crosscale.layers.conv import Conv
 from crosscale.layers.groups import GroupAttention
 from crosscale.layers.kernels.choice import Kernels, asked
 from crosscale.models.registry import create_model, get_preset
-from crosscale.models.shapes import variable_shapes
+from crosscale.models.shapes import remembered, variable_shapes
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,11 @@ def count_costs(model: nn.Module, spec: InputSpec, batch: int = 1) -> Costs:
     Raises:
       RequestError: a matrix product is in a loop whose length only the running program knows.
     """
-    try:
-        return _remembered_costs(model, spec, batch, asked())
-    except TypeError:  # a model with a list among its fields cannot be looked up
-        return _count_costs(model, spec, batch, asked())
+    return _count_costs(model, spec, batch, asked())
 
 
+# Tracing a large model takes a second, and the table of models, a report and a measurement ask for the same ones.
+@remembered(128)
 def _count_costs(model: nn.Module, spec: InputSpec, batch: int, kernels: Kernels) -> Costs:
     """`kernels` is what `use_kernels` asks for around the call: the program depends on it."""
     saved = 0
@@ -96,10 +95,6 @@ def _count_costs(model: nn.Module, spec: InputSpec, batch: int, kernels: Kernels
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {})))
     macs = _macs(forward)
     return Costs(parameters, macs, macs + saved, _peak_bytes(forward))
-
-
-# Tracing a large model takes a second, and the table of models, a report and a measurement ask for the same ones.
-_remembered_costs = lru_cache(maxsize=128)(_count_costs)
 
 
 def preset_costs(name: str) -> Costs:

@@ -54,9 +54,10 @@ class Predictor:
           model: its outputs are the task's.
           variables: the model's, as `init` or `load_weights` returns them.
           spec: the input the weights were trained for.
-          classes: of a classification, names in label order; None calls them "0", "1", ...
+          classes: names in label order; None calls them "0", "1", ...
           source: the file the variables came from, which errors about them name; None names the model.
-          task: what the outputs mean; None is a classification of `classes`, or for a detector their detection.
+          task: what the outputs mean; None is a classification of `classes`, for a detector or a segmentation model its
+            own task.
 
         Raises:
           RequestError: the outputs are not the task's, such as one class more than there are names.

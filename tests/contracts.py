@@ -141,7 +141,7 @@ def check_export(model: ImageModel, variables: Variables, folder: Path) -> None:
     """The exported program gives what the predictor gives, for each picture size that the family opens."""
     spec = InputSpec(size=model.input_size, channels=model.in_channels)
     labels = [f"class {label}" for label in range(model.num_classes)]
-    task = task_kind("segmentation" if dense(model) else model.usual_task).from_artifact(labels, {})
+    task = task_kind(model.usual_task).from_artifact(labels, {})
     predictor = Predictor(model, variables, spec, task=task)
     # Boxes are exponentials of what a head says, those of two stages twice; seeded heads say large numbers.
     tolerance, most = (5e-4, 5e-4) if detects(model) else (TOLERANCE, 1e-5)

@@ -107,3 +107,7 @@ def test_modules_are_reached_from_the_package_alone():
     program = "import crosscale; print(crosscale.export.export.__name__, crosscale.explain.attention.__name__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["export", "attention"]
+
+
+def test_a_star_takes_what_is_public():
+    assert set(crosscale.__all__) == {"__version__", *crosscale._HOMES, *crosscale._MODULES}

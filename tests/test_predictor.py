@@ -196,12 +196,10 @@ def test_from_weights(tiny_run, arrays):
     direct = Predictor(model, variables, loaded.spec, list("abcdefghij"))
     assert list(loaded.predict(arrays[:2])) == list(direct.predict(arrays[:2]))
     with pytest.raises(
-        RequestError, match=r"model\.safetensors: weights of 10 classes, and the preset has 1,000; give --cl"
+        RequestError, match=r"model\.safetensors: weights of 10 classes, and the preset has 1,000; give 10 names"
     ):
         Predictor.from_weights("crossvit", file, **options)
-    with pytest.raises(
-        RequestError, match=r"weights of 10 classes, and --classes names 2; give --classes FILE with 10 "
-    ):
+    with pytest.raises(RequestError, match=r"weights of 10 classes, and 2 names are given; give 10 names \(classes"):
         Predictor.from_weights("crossvit", file, classes=["a", "b"], **options)
     with pytest.raises(RequestError, match="not weights of this model"):
         Predictor.from_weights("crossformer_tiny_224", file)

@@ -126,6 +126,15 @@ def test_other_channels(file, info):
     assert "1 input channels made of 3" in info.text
 
 
+def test_channels_are_those_of_each_picture(file, info):
+    old = params(load_weights(file, model()))
+    for channels in (1, 3, 4):
+        new = params(load_weights(file, model(pictures=2, in_channels=2 * channels), adapt=True))
+        for name in ("backbone/embed_0/patches/kernel", "backbone/embed_1/patches/kernel"):
+            np.testing.assert_array_equal(new[name], other_channels(old[name], channels))
+    assert "1 input channels made of 3" in info.text
+
+
 def test_partial_loading(file, info):
     old = params(load_weights(file, model()))
     new = params(load_weights(file, model(), only=["backbone/stage_0/.*", "backbone/embed_0/.*"]))
@@ -133,6 +142,10 @@ def test_partial_loading(file, info):
         taken = name.startswith(("backbone/stage_0/", "backbone/embed_0/"))
         assert np.array_equal(new[name], value) == taken, name
     assert "parameters taken by name, the others made anew" in info.text
+    one = params(load_weights(file, model(), only="backbone/embed_0/.*"))
+    assert [name for name in old if np.array_equal(one[name], old[name])] == [
+        name for name in old if name.startswith("backbone/embed_0/")
+    ]
     with pytest.raises(RequestError, match=r"'stage.*' matches no parameter"):
         load_weights(file, model(), only=["stage.*"])
     with pytest.raises(RequestError, match="not a regular expression"):

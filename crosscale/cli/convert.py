@@ -67,7 +67,10 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--model", metavar="M", help="a preset or family; a run folder names its own")
     parser.add_argument("--pretrained", action="store_true", help="the preset's published weights instead of IN")
     parser.add_argument(
-        "--names", metavar="S", help="scheme to write: timm, ibm, mindcv, official, crosscale (default)"
+        "--names",
+        metavar="S",
+        help="scheme to write, of those that the model has: timm, ibm, mindcv, official, mmseg, mmdet, "
+        "crosscale (default)",
     )
     parser.add_argument("--from-names", metavar="S", help="scheme of IN; default: recognised")
     add_weights_key(parser)
@@ -99,6 +102,8 @@ def _files(options: argparse.Namespace) -> tuple[str, str]:
 def _convert(options: argparse.Namespace, source: str, target: str, fields: dict[str, Any]) -> dict[str, Any]:
     from crosscale.models.registry import create_model, input_spec
     from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
+    from crosscale.pretrained.naming import scheme_to_share
+    from crosscale.pretrained.restore import restore_task
     from crosscale.typed import parse_scalar
 
     artifact = _artifact(source) if source and Path(source).expanduser().is_dir() else None
@@ -127,8 +132,9 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
             licence=options.license,
             metrics={key: value for key, value in metrics.items() if key in ("top1", "top5", "loss")},
             names=names,
+            task=restore_task(artifact, source) if artifact and not options.model else None,
         )
-        names = names or ("timm" if "timm" in model.weight_rules() else OWN)
+        names = names or scheme_to_share(model)
     else:
         names = names or OWN
         save_weights(target, variables, model, names)

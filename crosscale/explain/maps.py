@@ -1,6 +1,6 @@
 """The attention maps of a model, whatever its family, from the one forward that everything uses."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from crosscale.layers.attention import ATTENTION
 from crosscale.models.description import AttentionMaps, Direction, Map
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import families_that
+from crosscale.models.shapes import remembered
 from crosscale.trees import flatten
 
 
@@ -85,7 +86,8 @@ def explain(
     _check(model, images, spec, position, direction)
     where = None if position is None else jnp.asarray(position, jnp.float32)
     which: Direction = "given" if position is None else direction
-    outputs, found = _explain(model, variables, images, spec or InputSpec(), where, which, method, sizes)
+    run = _maps_program(model, spec or InputSpec(), which, method)
+    outputs, found = run(variables, images, where, sizes)
     return Explained(jax.device_get(outputs), {name: np.asarray(x) for name, x in jax.device_get(found).items()})
 
 
@@ -98,10 +100,17 @@ def weights(
       (B, heads, queries, keys) for self-attention, (B, heads, keys) for CrossViT's fusion, whose one query is the
       CLS token, and (B groups, heads, cells, cells) for CrossFormer's groups. Any Linen model that uses these layers
       will do.
+
+    Raises:
+      RequestError: a model without such layers, or uint8 images without `spec`.
     """
     if jnp.issubdtype(images.dtype, jnp.integer) and spec is None:
         raise RequestError("uint8 images need spec=, the model's InputSpec, to be normalised with")
-    captured = jax.device_get(_captured(model, variables, images, spec or InputSpec(), None, None)[1])
+    captured = jax.device_get(_weights_program(model, spec or InputSpec())(variables, images))
+    if not captured:
+        raise RequestError(
+            f"no attention weights in {_full_name(model)}: none of its layers is one of crosscale's that keep them"
+        )
     return {name.removesuffix("/weights"): x[0] for name, x in flatten(captured).items()}
 
 
@@ -123,35 +132,49 @@ def describe_attention(model: nn.Module, size: tuple[int, int] | None = None) ->
     found = model.attention_maps(size) if isinstance(model, ImageModel) else None
     if found is None:
         families = families_that("attention_maps")
-        raise RequestError(f"no attention maps for {type(model).__name__}; there are for {families}")
+        raise RequestError(f"no attention maps for {_full_name(model)}; the families {families} of crosscale have them")
     return found
 
 
-@partial(jax.jit, static_argnames=("model", "spec", "method"))
+def _full_name(model: nn.Module) -> str:
+    """With the module, as `crosscale.compat` has classes of the families' names."""
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
 def _captured(
     model: nn.Module, variables: Variables, images: Array, spec: InputSpec, method: str | None, sizes: Array | None
 ) -> tuple[Array, Any]:
     options: dict[str, Any] = {} if sizes is None else {"sizes": sizes}
     outputs, state = forward(model, variables, images, spec, mutable=[ATTENTION], method=method, **options)
-    return outputs, state[ATTENTION]
+    return outputs, state.get(ATTENTION, {})
 
 
-@partial(jax.jit, static_argnames=("model", "spec", "direction", "method"))
-def _explain(
-    model: nn.Module,
-    variables: Variables,
-    images: Array,
-    spec: InputSpec,
-    position: Array | None,
-    direction: Direction,
-    method: str | None,
-    sizes: Array | None,
-) -> tuple[Array, dict[str, Array]]:
-    outputs, captured = _captured(model, variables, images, spec, method, sizes)
-    size = images.shape[1], images.shape[2]
-    family = describe_attention(model, size)
-    found = family.grids(captured, position, direction)
-    return outputs, {name: place(found[name], where, size) for name, where in family.placements.items()}
+@remembered(32)
+def _weights_program(model: nn.Module, spec: InputSpec) -> Callable[..., Any]:
+    """(variables, images) -> the attention weights of all layers, compiled."""
+
+    @jax.jit
+    def run(variables: Variables, images: Array) -> Any:
+        return _captured(model, variables, images, spec, None, None)[1]
+
+    return run
+
+
+@remembered(32)
+def _maps_program(model: nn.Module, spec: InputSpec, direction: Direction, method: str | None) -> Callable[..., Any]:
+    """(variables, images, position, sizes) -> the outputs and the maps, compiled."""
+
+    @jax.jit
+    def run(
+        variables: Variables, images: Array, position: Array | None, sizes: Array | None
+    ) -> tuple[Array, dict[str, Array]]:
+        outputs, captured = _captured(model, variables, images, spec, method, sizes)
+        size = images.shape[1], images.shape[2]
+        family = describe_attention(model, size)
+        found = family.grids(captured, position, direction)
+        return outputs, {name: place(found[name], where, size) for name, where in family.placements.items()}
+
+    return run
 
 
 def _check(

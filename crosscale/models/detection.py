@@ -133,6 +133,10 @@ class AnchorDetector(Detector):
     def classifiers(self) -> tuple[str, ...]:
         return ("head/classifier/",)
 
+    @nn.nowrap
+    def classes_of(self, name: str, width: int) -> int:
+        return width // (len(self.scales) * len(self.ratios))  # every anchor has all of them
+
     def __call__(self, images: Array, train: bool = False) -> AnchorOutputs:  # type: ignore[override]
         """(B, H, W, channels) normalised images -> what the head says of every anchor, float32.
 

@@ -40,14 +40,16 @@ class ImageModel(nn.Module):
     Attributes:
       task_head: a module that takes (Features, train), in place of the family's classifier; `num_classes` means
         nothing then. It is keyword-only, and its parameters live under "head/..." too.
+      takes_task_head: whether one module can stand in place of the family's head.
       dense: whether `__call__` gives something of every pixel, rather than of the picture.
-      usual_task: what the outputs mean where nobody says; a detector's are boxes.
+      usual_task: what the outputs mean where nobody says; a detector's are boxes, a segmentation model's masks.
 
     Raises:
-      RequestError: at construction, for a `task_head` that is no module.
+      RequestError: at construction, for a `task_head` that is no module, or where the family takes none.
       TypeError: at construction, for a keyword that is no field; it names the nearest one.
     """
 
+    takes_task_head: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     usual_task: ClassVar[str] = "classification"
     task_head: nn.Module | None = field(default=None, kw_only=True)
@@ -80,6 +82,11 @@ class ImageModel(nn.Module):
     def __post_init__(self) -> None:
         if self.task_head is not None and not isinstance(self.task_head, nn.Module):
             raise RequestError(f"task_head={self.task_head!r} is not a Linen module")
+        if self.task_head is not None and not self.takes_task_head:
+            raise RequestError(
+                f"task_head: {type(self).__name__}, a model of the task {self.usual_task}, has several heads, in whose "
+                "place no single module can stand; give one to another family, such as CrossFormer"
+            )
         super().__post_init__()
 
     def setup(self) -> None:
@@ -165,6 +172,16 @@ class ImageModel(nn.Module):
     def classifiers(self) -> tuple[str, ...]:
         """Prefixes of the parameters that belong to classes: made anew where the classes differ."""
         return ("head/",)
+
+    @nn.nowrap
+    def classes_of(self, name: str, width: int) -> int:
+        """How many classes the last dimension of a classifier's parameter stands for.
+
+        Args:
+          name: "a/b/c", below one of `classifiers`.
+          width: of its last dimension.
+        """
+        return width
 
     @nn.nowrap
     def left_out(self) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ class RegionDetector(Detector):
     """
 
     usual_task: ClassVar[str] = "instances"
+    takes_task_head: ClassVar[bool] = False
 
     @nn.nowrap
     def make_head(self) -> RegionHead:
@@ -59,6 +60,12 @@ class RegionDetector(Detector):
     @nn.nowrap
     def classifiers(self) -> tuple[str, ...]:
         return "head/boxes/classifier/", "head/boxes/boxes/", "head/masks/classifier/"
+
+    @nn.nowrap
+    def classes_of(self, name: str, width: int) -> int:
+        if name.startswith("head/boxes/boxes/"):
+            return width // 4  # a box for every class
+        return width - 1 if name.startswith("head/boxes/classifier/") else width  # the last one is none
 
     def __call__(  # type: ignore[override]
         self, images: Array, train: bool = False, sizes: Array | None = None

@@ -24,6 +24,7 @@ class SegmentationModel(ImageModel):
     """
 
     dense: ClassVar[bool] = True
+    usual_task: ClassVar[str] = "segmentation"
 
     def setup(self) -> None:
         super().setup()

@@ -10,7 +10,7 @@ import numpy as np
 from crosscale.errors import RequestError
 from crosscale.layers.resize import bicubic_matrix
 from crosscale.models.model import ImageModel
-from crosscale.pretrained.naming import as_float32, fresh, parameter_shapes
+from crosscale.pretrained.naming import as_float32, class_count, fresh, parameter_shapes
 from crosscale.weights.positions import PositionTable
 from crosscale.weights.rules import Flat, check_against
 
@@ -49,6 +49,7 @@ def adapt(
     expected = parameter_shapes(model)
     wanted = _wanted(expected, only, source)
     tables, classifiers = model.position_tables(), model.classifiers()
+    channels = model.in_channels // getattr(model, "pictures", 1)  # a kernel sees one of the pictures
     absent = tuple(part for part in model.new_parts() if not any(name.startswith(part) for name in flat))
     taken: Flat = {}
     for name in wanted:
@@ -63,13 +64,14 @@ def adapt(
         elif name in tables and value.ndim == 3 and value.shape[-1] == shape[-1]:
             known = (source_tables or {}).get(name)
             taken[name] = _resized(name, as_float32(value), tables[name], known, source)
-        elif _reads_image(value.shape, shape, model.in_channels):
+        elif _reads_image(value.shape, shape, channels):
             taken[name] = other_channels(as_float32(value), shape[-2])
             log.info("%s: %s: %d input channels made of %d", source, name, shape[-2], value.shape[-2])
         else:
             taken[name] = value  # misshapen: the check below says so
     replaced = (*absent, *classifiers)
-    _log_head([name for name in wanted if name.startswith(classifiers)], flat, expected, taken, new_head, source)
+    heads = [name for name in wanted if name.startswith(classifiers) and name not in taken]
+    _log_head(heads, flat, model, new_head, source)
     anew = [name for name in expected if name not in taken and (name not in wanted or name.startswith(replaced))]
     found = {name for name in flat if name not in expected and not only and not name.startswith(classifiers)}
     placeholders = {name: np.broadcast_to(np.float32(0), expected[name]) for name in anew}
@@ -145,24 +147,18 @@ def _inferred(name: str, length: int, new: PositionTable, source: str) -> Positi
     )
 
 
-def _reads_image(old: tuple[int, ...], new: tuple[int, ...], in_channels: int) -> bool:
+def _reads_image(old: tuple[int, ...], new: tuple[int, ...], channels: int) -> bool:
     same = len(old) == len(new) == 4 and old[:2] == new[:2] and old[3] == new[3]
-    return same and new[2] == in_channels and old[2] >= 1
+    return same and new[2] == channels and old[2] >= 1
 
 
 def _log_head(
-    classifier: Sequence[str],
-    flat: Mapping[str, np.ndarray],
-    expected: Mapping[str, tuple[int, ...]],
-    taken: Mapping[str, np.ndarray],
-    new_head: bool,
-    source: str,
+    anew: Sequence[str], flat: Mapping[str, np.ndarray], model: ImageModel, new_head: bool, source: str
 ) -> None:
-    anew = [name for name in classifier if name not in taken]
     if not anew:
         return
-    old = next((flat[name].shape[-1] for name in anew if name in flat), None)
-    new = expected[anew[0]][-1]
+    old = class_count({name: flat[name].shape for name in anew if name in flat}, model)
+    new = class_count(parameter_shapes(model), model)
     why = "other class names" if new_head and old == new else f"{new} classes instead of {old or 'none'}"
     log.info("%s: new head (%s); the rest is kept", source, why)
 

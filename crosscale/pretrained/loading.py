@@ -16,6 +16,7 @@ from crosscale.pretrained.adapt import adapt as adapt_tensors
 from crosscale.pretrained.naming import (
     OWN,
     as_float32,
+    class_count,
     from_variables,
     parameter_shapes,
     recognise,
@@ -38,7 +39,7 @@ def load_weights(
     *,
     key: str = "",
     adapt: bool = False,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     classes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Variables:
@@ -48,14 +49,15 @@ def load_weights(
       path: a `.safetensors`, `.pth` (needs PyTorch) or MindSpore `.ckpt` file, a run folder or its `best/`, or a
         folder that `save_pretrained` made.
       model: what they are for.
-      names: the scheme ("timm", "ibm", "mindcv", "official", "mmseg", "vit_pytorch", "crosscale"); None recognises it.
+      names: the scheme ("timm", "ibm", "mindcv", "official", "mmseg", "mmdet", "vit_pytorch", "crosscale"); None
+        recognises it.
       key: which of several sets of weights in one file to take ("model", "state_dict_ema", ...); see
         `weights.files.read_tensors`.
       adapt: accept another number of classes (a new classifier), weights of another task (a whole new head), another
         image size (position tables are resized) and another number of input channels (the first kernels are summed or
         repeated). Otherwise every parameter must be in the file with its own shape, and nothing else.
-      only: regular expressions on whole parameter names ("backbone/stage_0/.*"): take these alone and make the
-        others anew. Implies `adapt`.
+      only: regular expressions on whole parameter names ("backbone/stage_0/.*"), or one alone: take these and make
+        the others anew. Implies `adapt`.
       classes: with `adapt`, the model's class names; where the folder names other ones the head is made anew.
       seed: of what is made anew.
 
@@ -69,6 +71,7 @@ def load_weights(
     """
     if not isinstance(path, str | Path) or isinstance(model, str | Path | Mapping):
         raise RequestError("load_weights takes (path, model), in this order")
+    only = (only,) if isinstance(only, str) else only
     file, artifact = _locate(path)
     flat = read_tensors(file, key)
     source = str(path)
@@ -109,8 +112,7 @@ def inspect_weights(path: str | Path, model: ImageModel, names: str | None = Non
         ours = rename(flat, model, scheme, str(path))
     except RequestError as error:
         raise RequestError(f"{error}{_suggestion(flat, model)}") from None
-    widths = [value.shape[-1] for name, value in ours.items() if name.startswith(model.classifiers()) and value.ndim]
-    return Contents(scheme, len(flat), widths[0] if widths else None)
+    return Contents(scheme, len(flat), class_count({name: value.shape for name, value in ours.items()}, model))
 
 
 def other_classes(error: RequestError, path: str | Path, model: ImageModel, *, key: str, named: bool) -> RequestError:
@@ -127,8 +129,10 @@ def other_classes(error: RequestError, path: str | Path, model: ImageModel, *, k
     wanted = getattr(model, "num_classes", found)
     if found in (None, wanted) or "the model needs" not in str(error):
         return error
-    given = f"--classes names {wanted:,}" if named else f"the preset has {wanted:,}"
-    return RequestError(f"{path}: weights of {found:,} classes, and {given}; give --classes FILE with {found:,} lines")
+    given = f"{wanted:,} names are given" if named else f"the preset has {wanted:,}"
+    return RequestError(
+        f"{path}: weights of {found:,} classes, and {given}; give {found:,} names (classes=[...], --classes FILE)"
+    )
 
 
 def load_pretrained(
@@ -137,7 +141,7 @@ def load_pretrained(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     seed: int = 0,
     **overrides: Any,
 ) -> Variables:

@@ -62,6 +62,12 @@ def from_variables(variables: Variables, model: ImageModel, names: str = OWN) ->
     return to_theirs(rules, flat)
 
 
+def scheme_to_share(model: ImageModel) -> str:
+    """The scheme of files for others: timm's where it has a name for all of the model, else our own."""
+    rules = model.weight_rules().get("timm")
+    return "timm" if rules is not None and not unplaced(rules, parameter_shapes(model)) else OWN
+
+
 def rename(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str, source: str) -> Flat:
     """Their names and layouts -> ours, without asking whether the model has such parameters.
 
@@ -139,6 +145,18 @@ def fresh(model: ImageModel, names: Sequence[str], seed: int) -> Flat:
         return {name: flat[name] for name in names}
 
     return {name: np.asarray(value) for name, value in initial(jax.random.key(seed)).items()}
+
+
+def class_count(shapes: Mapping[str, tuple[int, ...]], model: ImageModel) -> int | None:
+    """For how many classes a classifier of these shapes is; None where there is none, or its width says nothing.
+
+    Args:
+      shapes: by our names, of all parameters; perhaps of other classes than the model's.
+    """
+    for name, shape in shapes.items():
+        if shape and name.startswith(model.classifiers()):
+            return model.classes_of(name, shape[-1])
+    return None
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,25 @@ from crosscale.artifact import CONFIG, Artifact, write_artifact
 from crosscale.contracts import InputSpec, Variables
 from crosscale.engine.run_folder import write_text
 from crosscale.errors import RequestError
-from crosscale.models.model import ImageModel
-from crosscale.models.registry import FAMILIES, get_preset
+from crosscale.models.model import ImageModel, option_names
+from crosscale.models.registry import FAMILIES, create_model, get_preset
 from crosscale.pretrained.loading import save_weights
-from crosscale.pretrained.naming import OWN, parameter_shapes
+from crosscale.pretrained.naming import class_count, parameter_shapes, scheme_to_share
 from crosscale.pretrained.timm_config import timm_config
+from crosscale.tasks.registry import own_task, plain_task
+from crosscale.tasks.task import Task
 from crosscale.weights.hub import FILE
+
+# The hub's words; a task without one has no tag.
+_TAGS = {
+    "classification": "image-classification",
+    "multilabel": "image-classification",
+    "segmentation": "image-segmentation",
+    "detection": "object-detection",
+    "instances": "image-segmentation",
+}
+# Fields that a prediction does not depend on, and the head and its width, which the task decides.
+_FREE = ("num_classes", "task_head", "dtype", "remat")
 
 
 def save_pretrained(
@@ -28,8 +41,9 @@ def save_pretrained(
     licence: str = "",
     metrics: Mapping[str, float] | None = None,
     names: str | None = None,
+    task: Task | None = None,
 ) -> Path:
-    """Writes `model.safetensors`, `config.json` and `README.md`.
+    """Writes `model.safetensors`, `config.json` and `README.md` into a folder, which it returns.
 
     `Predictor.from_run`, `load_weights` and the command line's `--run` read the folder; where timm has the model,
     `timm.create_model("local-dir:FOLDER", pretrained=True)` does too.
@@ -43,57 +57,86 @@ def save_pretrained(
       licence: of the weights, as the hub spells it ("apache-2.0"); "" leaves it out.
       metrics: to record, such as {"top1": 0.98}.
       names: the naming scheme of the file; None is timm's where the model has it, else our own.
-
-    Returns:
-      The folder.
+      task: what the outputs mean; None is a classification, for a detector or a segmentation model its own task.
 
     Raises:
-      RequestError: the folder holds other things, the class names are not the model's number or not distinct, or
-        the input does not fit (see `Artifact`).
+      RequestError: the folder holds other things, `name` with `options` builds another model, the class names are not
+        the model's number or not distinct, or the input does not fit (see `Artifact`).
     """
-    folder = Path(folder).expanduser()
-    _check_folder(folder)
+    folder = _free_folder(folder)
     if name not in FAMILIES:
         name = get_preset(name).name
-    widths = [shape[-1] for key, shape in parameter_shapes(model).items() if key.startswith(model.classifiers())]
-    num_classes = widths[0] if widths else 0
-    if classes is not None and len(classes) != num_classes:
-        raise RequestError(f"{len(classes)} class names for a model of {num_classes} classes; give one per class")
-    names = names or ("timm" if "timm" in model.weight_rules() else OWN)
-    timm = timm_config(model, name, spec, num_classes, classes, licence) if names == "timm" else {}
+    labels = _labels(model, classes)
+    options = {key: value for key, value in (options or {}).items() if key != "num_classes"}
+    _check_model(model, name, options, len(labels))
+    task = task or own_task(model, labels) or plain_task(labels)
+    names = names or scheme_to_share(model)
+    timm = timm_config(model, name, spec, len(labels), classes, licence) if names == "timm" else {}
     artifact = Artifact(
         model=name,
-        options={key: value for key, value in (options or {}).items() if key != "num_classes"},
-        labels=tuple(classes) if classes is not None else tuple(map(str, range(num_classes))),
-        num_outputs=num_classes,
+        options=options,
+        labels=labels,
+        num_outputs=len(labels),
         input_spec=spec,
+        task=task.name,
+        task_options=task.artifact_options(),
         metrics=metrics or {},
         extra={**timm, "names": names, **({"license": licence} if licence else {})},
     )
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / FILE, variables, model, names)
     write_artifact(folder, artifact)
-    write_text(folder / "README.md", _card(artifact, licence))
+    write_text(folder / "README.md", _card(artifact, licence, task.noun))
     return folder
 
 
-def _check_folder(folder: Path) -> None:
+def _free_folder(place: str | Path) -> Path:
+    """The folder. Raises RequestError where it holds other things than an earlier version of the files."""
+    folder = Path(place).expanduser()
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder}: is a file, not a folder")
     ours = {FILE, CONFIG, "README.md", ".git", ".gitattributes"}
     others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
     if others:
         raise RequestError(f"{folder}: already holds other things ({others[0]}); give a new folder")
+    return folder
 
 
-def _card(artifact: Artifact, licence: str) -> str:
+def _labels(model: ImageModel, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The class names, or numbers in their place. Raises RequestError unless they are as many as the model's."""
+    num_classes = class_count(parameter_shapes(model), model) or 0
+    if classes is not None and len(classes) != num_classes:
+        raise RequestError(f"{len(classes)} class names for a model of {num_classes} classes; give one per class")
+    return tuple(classes) if classes is not None else tuple(map(str, range(num_classes)))
+
+
+def _check_model(model: ImageModel, name: str, options: Mapping[str, Any], num_classes: int) -> None:
+    """Raises RequestError unless the name and the options build this very model, which the folder is read as."""
+    built = create_model(name, **options, num_classes=num_classes)
+    if type(built) is not type(model):
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        raise RequestError(
+            f"name='{name}' builds a {type(built).__name__}, and the model is a {kind}; give the preset or family that "
+            "it was built from"
+        )
+    for field in option_names(type(model)):
+        own, other = getattr(model, field), getattr(built, field)
+        if field not in _FREE and not field.endswith("_rate") and own != other:
+            raise RequestError(
+                f"options: '{name}' with these has {field}={other!r}, and the model has {own!r}; give '{field}' among "
+                "them"
+            )
+
+
+def _card(artifact: Artifact, licence: str, noun: str) -> str:
     """The hub's model card: what the hub reads in the head, what a reader needs below."""
+    tag = _TAGS.get(artifact.task)
     head = [
         "---",
         *([f"license: {licence}"] if licence else []),
-        "pipeline_tag: image-classification",
+        *([f"pipeline_tag: {tag}"] if tag else []),
         f"library_name: {'timm' if 'architecture' in artifact.extra else 'crosscale'}",
-        "tags: [image-classification, crosscale]",
+        f"tags: [{', '.join([tag, 'crosscale'] if tag else ['crosscale'])}]",
         "---",
     ]
     spec = artifact.input_spec
@@ -101,7 +144,7 @@ def _card(artifact: Artifact, licence: str) -> str:
     facts = [
         f"# {artifact.model}",
         "",
-        f"{artifact.num_outputs} classes, {spec.channels} input channels, {size} pixels.",
+        f"{artifact.num_outputs} {noun}, {spec.channels} input channels, {size} pixels.",
         *(f"{name}: {value}" for name, value in artifact.metrics.items()),
         "",
         "    crosscale predict --run FOLDER IMAGE",

@@ -42,7 +42,8 @@ def plain_task(labels: Sequence[str]) -> Task:
 
 
 def own_task(model: Any, labels: Sequence[str] | None) -> Task | None:
-    """The task of a model that is made for another than the usual one, such as a detector; None for the others.
+    """The task of a model that is made for another than the usual one, such as a detector or a segmentation;
+    None for the others.
 
     Args:
       labels: names of the outputs; None calls them "0", "1", ...

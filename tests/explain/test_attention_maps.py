@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import crosscale.layers.attention
 import crosscale.layers.groups
 from crosscale import explain
+from crosscale.compat.vit_pytorch import CrossViT as CompatCrossViT
 from crosscale.contracts import InputSpec
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError
@@ -335,10 +337,45 @@ def test_what_crossvit_refuses(options, message):
 def test_other_refusals():
     with pytest.raises(RequestError, match="fractions of height and width"):
         explain.attention(crossformer(), {}, pictures((96, 96)), spec=SPEC, position=(3, 0.5))
-    with pytest.raises(RequestError, match="no attention maps for SelfAttention"):
+    with pytest.raises(
+        RequestError, match=r"no attention maps for crosscale.layers.attention.SelfAttention; the families"
+    ):
         explain.describe_maps(SelfAttention(2))
     with pytest.raises(RequestError, match="must be"):
         explain.attention(crossvit(), {}, pictures((48, 48))[0], spec=SPEC)
+
+
+class Listed(nn.Module):
+    """A head with a field that cannot be hashed."""
+
+    widths: list[int]
+
+    @nn.compact
+    def __call__(self, features, train=False):
+        return nn.Dense(self.widths[0])(features.pooled[0])
+
+
+def test_a_head_may_have_a_list_among_its_fields():
+    model = crossvit(depth=[[1, 1, 1]], task_head=Listed([4]))
+    images = pictures((48, 48), 1)
+    found = explain.explain(model, seeded_variables(model), images, spec=SPEC)
+    assert found.outputs.shape == (1, 4)
+    assert found.maps.keys() == explain.attention(model, seeded_variables(model), images, spec=SPEC).keys()
+    assert explain.weights(model, seeded_variables(model), images, spec=SPEC)
+
+
+def test_models_of_other_layers_are_named_in_full():
+    sizes = {"sm_dim": 8, "lg_dim": 8, "sm_enc_mlp_dim": 8, "lg_enc_mlp_dim": 8, "lg_enc_depth": 1, "depth": 1}
+    other = CompatCrossViT(image_size=48, num_classes=2, **sizes)
+    variables = seeded_variables(other)
+    with pytest.raises(
+        RequestError, match=r"no attention maps for crosscale.compat.vit_pytorch.CrossViT; the families"
+    ):
+        explain.attention(other, variables, pictures((48, 48), 1), spec=SPEC)
+    with pytest.raises(
+        RequestError, match=r"no attention weights in crosscale.compat.vit_pytorch.CrossViT: none of its"
+    ):
+        explain.weights(other, variables, pictures((48, 48), 1), spec=SPEC)
 
 
 def test_a_sheet_has_plain_words_and_the_rollouts_folded():

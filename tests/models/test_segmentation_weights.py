@@ -123,6 +123,21 @@ def test_a_tensor_missing_within_a_part_is_named(tmp_path):
         load_weights(tmp_path / "w.safetensors", model, adapt=True)
 
 
+@pytest.mark.parametrize(
+    ("family", "names"), [("semantic_fpn_crossformer", "mmseg"), ("retinanet_crossformer", "mmdet")]
+)
+def test_another_grouping_than_the_released_one_is_told(family, names, tmp_path, caplog):
+    stages = {"depths": (1, 1, 1), "num_heads": (1, 2, 2), "interval": (2, 2, 1), "merge_size": ((2, 4),) * 2}
+    options = SMALL | stages | {"num_classes": 2, "neck_channels": 8, "img_size": 64}
+    regions, whole = (create_model(family, **options, grouping=grouping) for grouping in ("regions", "whole"))
+    save_weights(tmp_path / "w.safetensors", seeded_variables(whole), whole, names)
+    load_weights(tmp_path / "w.safetensors", whole)
+    assert "grouping" not in caplog.text
+    load_weights(tmp_path / "w.safetensors", regions)
+    told = "were trained with grouping='whole', as the presets have it; this model has 'regions'"
+    assert told in caplog.text
+
+
 def test_a_classifiers_names_are_only_read(tmp_path):
     model, variables = small("semantic_fpn_crossformer")
     with pytest.raises(RequestError, match="names of 'official' are only read for this model: they have none for "):

@@ -32,6 +32,16 @@ class CrossFormerPyramid(ImageModel):
     def attention_maps(self, size: tuple[int, int] | None = None) -> AttentionMaps:
         return attention_maps(self.config, size or self.input_size)
 
+    def weight_remarks(self) -> dict[str, str]:
+        """The released weights are of one grouping of the long-distance cells; another runs them to other answers."""
+        if self.config.grouping == "whole":
+            return {}
+        remark = (
+            "the released weights of this kind were trained with grouping='whole', as the presets have it; this model "
+            f"has '{self.config.grouping}'"
+        )
+        return dict.fromkeys(("mmdet", "mmseg"), remark)
+
     def left_out(self) -> tuple[str, ...]:
         return "backbone/norm/", "head/branch_0/"  # a classifier's
 
