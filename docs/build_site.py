@@ -22,7 +22,7 @@ REFERENCE = {
     "Models": ["create_model", "list_models", "CrossViT", "CrossFormer", "LayerNorm"],
     "Weights": ["load_pretrained", "load_weights", "save_pretrained", "save_weights"],
     "Words between the parts": ["Features", "InputSpec", "RequestError", "WorkError"],
-    "Prediction": ["predictor.Predictor"],
+    "Prediction": ["predictor.Predictor", "predictor.Loaded"],
     "Attention": [
         f"explain.{name}"
         for name in ("attention", "weights", "explain", "describe_attention", "describe_maps", "Explained", "Map")

@@ -25,7 +25,7 @@ USERS = {
     r"_option_string_actions": ["cli/arguments.py"],
     r"TMP_DIR_SUFFIX": ["engine/checkpoint.py"],
     r"h11_impl|trailing_data": ["serve/timed_http.py"],
-    r"tar\.members": ["data/tar_shards.py"],
+    r"tar\.members": ["data/tar_index.py"],
     r"torch\._inductor": ["benchmark/torch_models.py"],
     r"_DEFAULT_BARRIER_TIMEOUT": ["engine/checkpoint.py"],
     r"\b_src\b": ["cli/main.py", "cluster/watch.py", "engine/checkpoint.py"],
@@ -112,7 +112,7 @@ def test_tarfile_goes_on_when_its_list_of_members_is_emptied():
     seen = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
-            assert len(tar.members) == 1, "data/tar_shards.py empties the list to save memory"
+            assert len(tar.members) == 1, "data/tar_index.py empties the list to save memory"
             seen.append(member.name)
             tar.members = []
     assert seen == ["a", "b", "c"]

@@ -22,12 +22,12 @@ from crosscale.errors import RequestError
 COUNTS = {"train": 4800, "val": 200}
 SIDE = 96  # of a scene, in pixels
 DIGITS = (2, 3)  # in a scene, least and most
-SIZES = (44, 56)  # side of a digit's square
+SIZES = (44, 52)  # side of a digit's square
 MARGIN = 1  # cells of the digit's eight around it in its square, so that turning cuts nothing off
 TURN = 15.0  # degrees to either side
 INK = 0.3  # share of the darkest from which a pixel belongs to the digit
 OVERLAP = 0.1  # of the smaller square with its margin, at most
-TRIES = 300  # of a size and a free place for it
+TRIES = 30  # of sizes and places, before a scene's squares are laid anew
 HELD_OUT = 0.2  # of the digits
 DIMMED = 0.5  # of a photograph's brightness, so that a narrow network finds the digits within minutes
 BRIGHT = (170, 255)  # of a digit's colours
@@ -150,13 +150,7 @@ def compose(
     picture = _background(rng, photographs)
     instances = np.zeros((SIDE, SIDE), np.uint8)
     laid: list[int] = []
-    taken: list[tuple[int, int, int]] = []
-    for _ in range(rng.integers(DIGITS[0], DIGITS[1] + 1)):
-        place = _free_place(rng, taken)
-        if place is None:
-            continue
-        taken.append(place)
-        top, left, size = place
+    for top, left, size in _places(rng):
         which = int(rng.integers(len(digits)))
         shape = _ink(digits[which], size, float(rng.uniform(-TURN, TURN)))
         rows, columns = slice(top, top + size), slice(left, left + size)
@@ -175,20 +169,26 @@ def _background(rng: np.random.Generator, photographs: Sequence[Image.Image]) ->
     return np.asarray(crop, np.float64) * DIMMED
 
 
-def _free_place(rng: np.random.Generator, taken: Sequence[tuple[int, int, int]]) -> tuple[int, int, int] | None:
-    """Top, left and side of a square that hardly covers another; None where none was found."""
-    for _ in range(TRIES):
+def _places(rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Top, left and side of squares that hardly cover one another, as many as `DIGITS` says."""
+    wanted = int(rng.integers(DIGITS[0], DIGITS[1] + 1))
+    taken: list[tuple[int, int, int]] = []
+    tries = 0
+    while len(taken) < wanted:
+        if tries == TRIES:  # the first ones leave no room
+            taken, tries = [], 0
         size = int(rng.integers(SIZES[0], SIZES[1] + 1))
         top, left = (int(value) for value in rng.integers(0, SIDE - size + 1, 2))
         if all(_shared((top, left, size), other) <= OVERLAP for other in taken):
-            return top, left, size
-    return None
+            taken.append((top, left, size))
+        tries += 1
+    return taken
 
 
 def _shared(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
     """How much of the smaller of two squares (top, left, side) the other covers."""
-    sides = (max(0, min(a + one[2], b + other[2]) - max(a, b)) for a, b in zip(one[:2], other[:2], strict=True))
-    return float(np.prod(list(sides)) / min(one[2], other[2]) ** 2)
+    high, wide = (max(0, min(a + one[2], b + other[2]) - max(a, b)) for a, b in zip(one[:2], other[:2], strict=True))
+    return high * wide / min(one[2], other[2]) ** 2
 
 
 def _ink(digit: np.ndarray, size: int, degrees: float) -> np.ndarray:

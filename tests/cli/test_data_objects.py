@@ -222,6 +222,6 @@ class TestScenes:
         ]
         counts = np.bincount([len(scene.digits) for scene in made], minlength=4)
         assert counts[0] == 0
-        assert counts[1] <= 2  # now and then no place is left for a second one
+        assert counts[1] == 0
         assert counts[3] >= 30
         assert len(counts) == 4
