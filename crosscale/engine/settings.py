@@ -135,7 +135,7 @@ class TrainSettings:
     keep_checkpoints: Annotated[int, POSITIVE] = 2
     """How many of the newest checkpoints are kept; the best one is kept in any case."""
     early_stop_epochs: Annotated[int | None, POSITIVE] = None
-    """Stop after this many epochs without a better validation; null goes to the end."""
+    """Stop at a validation that ends this many epochs or more without a better one; null goes to the end."""
     on_nonfinite: Literal["error", "skip", "rollback"] = "error"
     """What happens when a loss or gradient is not finite: end the run, leave that step out, or go back to the newest
     checkpoint's parameters and on with the next step."""
