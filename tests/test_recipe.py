@@ -42,6 +42,20 @@ def write(folder: Path, text: str) -> Path:
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: must be positive"),
         ({"optimizer": {"betas": [0.9, 1]}}, "optimizer.betas=(0.9, 1.0): must lie in"),
         ({"train": {"ema_decay": 1.0}}, "train.ema_decay=1.0: must lie between 0 and 1, or be null"),
+        ({"optimizer": {"lr": 1e300}}, "optimizer.lr=1e+300: must be positive, and at most 1e30"),
+        (
+            {"optimizer": {"layer_decay": 1e300}},
+            "optimizer.layer_decay=1e+300: must be positive, and at most 10, or null",
+        ),
+        (
+            {"schedule": {"cycles": 10**12}},
+            "schedule.cycles=1000000000000: must be positive, and at most 2,147,483,647",
+        ),
+        (
+            {"train": {"steps": 10**11}},
+            "train.steps=100000000000: must be positive, and at most 2,147,483,647, or null",
+        ),
+        ({"train": {"epochs": 10**21}}, "at most 2,147,483,647"),
         ({"train": {"batch_size": 0}}, "train.batch_size=0: must be positive"),
         ({"data": {"crop_pct": 1.5}}, "data.crop_pct=1.5: must lie in"),
         ({"augment": {"hflip": 2}}, "augment.hflip=2"),

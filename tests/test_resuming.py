@@ -111,6 +111,13 @@ def test_patience_without_a_held_out_part_is_refused(run, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_too_long_to_count_is_refused_before_it_has_a_folder(run, tmp_path, capsys):
+    words = ["train", "--config=smoke", "--data-dir", str(run / "photos"), *MODEL, "--train.batch_size=4"]
+    assert main([*words, "--train.epochs=2000000000", "--output-dir", str(tmp_path / "new")]) == 2
+    assert "4,000,000,000 steps, and a run has at most 2,147,483,647" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("given", ["new", "deep/er/new", "there", None])
 def test_a_start_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys, given):
     monkeypatch.chdir(tmp_path)

@@ -279,7 +279,8 @@ def _start(given: dict[str, str]) -> "Start | None":
 def _dry_run(recipe: "Recipe", splits: "Splits | None", as_json: bool) -> int:
     from crosscale.recipe import dump
     from crosscale.runs.batch_size import with_batch_size
-    from crosscale.runs.experiment import build, describe, estimate_memory
+    from crosscale.runs.device_memory import estimate_memory
+    from crosscale.runs.experiment import build, describe
     from crosscale.runs.host_memory import estimate_host_memory
     from crosscale.runs.partners import check_partners, check_validated
 
