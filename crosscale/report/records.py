@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosscale.artifact import CONFIG, Artifact, read_artifact
+from crosscale.artifact import CONFIG, Artifact, first_of_several, read_artifact
 from crosscale.engine.run_folder import BEST, ENVIRONMENT, METRICS, RECIPE, holds_run
 from crosscale.errors import RequestError
 from crosscale.tasks.registry import DEFAULT, task_kind
@@ -137,6 +137,8 @@ def read_run(path: str | Path) -> Run:
         raise RequestError(f"{folder}: a file, not a run folder; give the --output-dir of a training run")
     if not holds_run(folder):
         raise RequestError(f"{folder}: not a run folder (no {RECIPE}, {METRICS} or {BEST}/)")
+    if (several := first_of_several(folder)) is not None and not (folder / METRICS).exists():
+        raise RequestError(f"{folder}: holds several runs, not one; name one of them, such as {several}")
     lines = _metric_lines(folder / METRICS)
     config = folder / BEST / CONFIG
     seconds = [value for line in lines if (value := _number(line.get("seconds"))) is not None]
