@@ -92,6 +92,14 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
     assert (recipe.optimizer.lr, recipe.optimizer.eps, recipe.schedule.min_lr) == (1e-4, 1e-6, 1e-5)
 
 
+def test_merge_keys_take_what_a_section_does_not_say_itself(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "model: {options: {<<: {in_channels: 1}}}")).model.options == {"in_channels": 1}
+    # b is written out of a before a is read itself
+    text = "model: {options: {x: {deep: {a: &a {<<: &c {p: 1, q: 2}, p: 3}}}, y: {<<: [*a, {q: 5, r: 6}], q: 4}}}"
+    options = load(write(tmp_path, text)).model.options
+    assert options == {"x": {"deep": {"a": {"p": 3, "q": 2}}}, "y": {"p": 3, "q": 4, "r": 6}}
+
+
 # Ten names, each ten times the one before.
 LAUGHS = "\n".join(f"x{i}: &{'abcdefghijk'[i]} [{', '.join(['*' + 'abcdefghijk'[i - 1]] * 10)}]" for i in range(1, 10))
 
@@ -102,6 +110,10 @@ LAUGHS = "\n".join(f"x{i}: &{'abcdefghijk'[i]} [{', '.join(['*' + 'abcdefghijk'[
         ("train: {epochs: 3\nx", "not YAML (line "),
         ("[1, 2]", "holds [1, 2], not 'section: ...' lines"),
         ("train: {epochs: 3, epochs: 4}", "not YAML (line 1: the key 'epochs' appears twice)"),
+        ("model: {options: {<<: {x: 1}, y: 2, y: 3}}", "not YAML (line 1: the key 'y' appears twice)"),
+        ("model: {options: {<<: {x: 1, x: 2}}}", "not YAML (line 1: the key 'x' appears twice)"),
+        ("model: {options: {<<: {x: 1}, <<: {y: 1}}}", "not YAML (line 1: the key '<<' appears twice)"),
+        ("model: {options: {<<: 3}}", "not YAML (line 1: expected a mapping or list of mappings for merging"),
         ("model: {options: &a {x: *a}}", "not YAML (line 1: an alias lies inside what it names)"),
         ("model: {options: {x: &a [*a]}}", "not YAML (line 1: an alias lies inside what it names)"),
         ("a: &a {x: 1}\nb: {<<: *c}", "not YAML (line 2: found undefined alias"),

@@ -250,7 +250,12 @@ def test_a_folder_of_several_runs_names_one_of_them(swept: Path, kind: str, caps
     (picture := swept / "x.png").touch()
     name = ["--run", str(swept)]
     said = f"holds several runs, not one; name one of them, such as {one}"
-    for words in (["validate", *name], ["predict", *name, str(picture)], ["calibrate", *name], ["convert", str(swept), "o"]):
+    for words in (
+        ["validate", *name],
+        ["predict", *name, str(picture)],
+        ["calibrate", *name],
+        ["convert", str(swept), "o"],
+    ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
     assert main(["train", "--config", "smoke", "--dry-run", "--distill.teacher", str(swept)]) == 2
