@@ -244,6 +244,12 @@ def test_the_page_of_a_sweep_is_drawn_again(swept: Path, capsys: pytest.CaptureF
     assert (swept / "report.html").read_text() == page
 
 
+def test_a_sweep_is_not_gone_on_with_as_one_run(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--output-dir", str(swept), "--resume"]) == 2
+    assert f"holds a sweep; to go on: crosscale sweep --output-dir {swept} --resume" in capsys.readouterr().err
+    assert not (swept / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize("kind", ["trial", "fold"])
 def test_a_folder_of_several_runs_names_one_of_them(swept: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     (swept / "trial-1").rename(one := swept / f"{kind}-1")

@@ -235,6 +235,7 @@ def chosen_recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]
 def _chosen(options: dict[str, Any], overrides: dict[str, str]) -> "tuple[Recipe, str, Splits | None]":
     from crosscale.engine.run_folder import RECIPE
     from crosscale.recipe import Recipe, load, override
+    from crosscale.runs.sweep import PLAN
 
     for short, key in _SHORT.items():
         if options.get(short) is None:
@@ -249,6 +250,11 @@ def _chosen(options: dict[str, Any], overrides: dict[str, str]) -> "tuple[Recipe
         if not options["output_dir"]:
             raise RequestError("--resume needs --output-dir RUN, the run to go on with")
         stored = Path(options["output_dir"]).expanduser() / RECIPE
+        if (stored.parent / PLAN).is_file():
+            raise RequestError(
+                f"--resume: {stored.parent} holds a sweep; to go on: "
+                f"crosscale sweep --output-dir {stored.parent} --resume"
+            )
         if options["config"] is None:
             if not stored.is_file():
                 raise RequestError(f"--resume: {stored.parent} holds no run; give --config to begin one there")
