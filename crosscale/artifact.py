@@ -123,9 +123,17 @@ def best_folder(path: str | Path) -> Path:
         raise RequestError(f"--run {root}: no such folder; give the --output-dir of a training run")
     if (found := find_best(root)) is not None:
         return found
+    if several := first_of_several(root):
+        raise RequestError(f"--run {root}: holds several runs, not one; name one of them, such as {several}")
     if (root / "recipe.yaml").is_file():
         raise RequestError(f"--run {root}: this run has no best weights yet; train past its first validation")
     raise RequestError(f"--run {root}: not a run folder (no best/{CONFIG} and best/{WEIGHTS})")
+
+
+def first_of_several(root: Path) -> Path | None:
+    """The first run in the folder of a cross-validation or a sweep; None for any other folder."""
+    found = (root / f"{name}-1" for name in ("fold", "trial"))
+    return next((folder for folder in found if folder.is_dir()), None)
 
 
 def find_best(root: Path) -> Path | None:

@@ -35,6 +35,8 @@ class Range:
 
 
 POSITIVE = Range("must be positive", lambda value: 0 < value < math.inf)
+MOST_STEPS = 2**31 - 1  # JAX counts in 32 bits
+COUNT = Range(f"must be positive, and at most {MOST_STEPS:,}", lambda value: 1 <= value <= MOST_STEPS)
 NOT_NEGATIVE = Range("must not be negative", lambda value: 0 <= value < math.inf)
 BETWEEN = Range("must lie between 0 and 1", lambda value: 0 < value < 1)
 BELOW_ONE = Range("must lie in 0 <= value < 1", lambda value: 0 <= value < 1)

@@ -27,6 +27,8 @@ _TOO_DEEP = "brackets or sections are nested too deeply"
 
 _MAPPINGS = (dict, Mapping)  # origins of dict[str, ...] and Mapping[str, ...]
 
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
 # YAML 1.1, which PyYAML speaks, calls 1e-4 a text because it has no dot.
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -34,14 +36,24 @@ _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 class _Loader(yaml.SafeLoader):
     """Safe YAML, with 1e-4 as a number and a key that appears twice as an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key}' appears twice", problem_mark=key_node.start_mark)
-            seen.add(key if isinstance(key, str) else None)
-        return super().construct_mapping(node, deep)
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._own_keys: set[int] = set()  # the nodes whose own keys were looked at
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what a "<<" names among the node's keys; before that, its own are looked at, which may repeat those."""
+        if id(node) not in self._own_keys:
+            self._own_keys.add(id(node))
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.tag not in (_TEXT, _MERGE):
+                    continue
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key '{key.value}' appears twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        super().flatten_mapping(node)
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()

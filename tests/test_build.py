@@ -282,6 +282,22 @@ def test_bfloat16_trains_and_is_rebuilt(tmp_path: Path) -> None:
     assert again["top1"] == result["top1"]
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), ValueError("no such norm"), KeyError("x")])
+def test_options_that_fail_where_parameters_are_made_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from crosscale.runs import experiment
+
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(experiment, "variable_shapes", fails)
+    recipe = small({"train.epochs": "1"})
+    for made in (build, experiment.check_without_data):
+        with pytest.raises(RequestError, match=r"model\.options: no crossvit can be built from them \(.+\)"):
+            made(recipe)
+
+
 COUNTED = {
     "data.dir": "digits",
     "train.steps": "5",

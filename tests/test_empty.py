@@ -14,6 +14,7 @@ from crosscale.data.table import open_table
 from crosscale.errors import RequestError
 from crosscale.models.registry import create_model
 from crosscale.predictor import Predictor
+from crosscale.runs.validate import HeldOut, open_held_out
 from tests.conftest import TINY_CROSSVIT
 
 MODEL = [f"--model.options.{name}={json.dumps(value)}" for name, value in TINY_CROSSVIT.items()]
@@ -51,6 +52,19 @@ def test_one_picture_in_every_class(tmp_path):
     assert len(open_source(root, "train", val_fraction=0)) == 3
 
 
+def test_a_line_names_only_options_that_the_command_has(tiny_run):
+    pytest.importorskip("sklearn")
+    task, stored = Predictor.from_run(tiny_run).task, {"dir": "digits", "val_fraction": 0.0, "seed": 0}
+    said = []
+    for offers in ({"offers_split": True}, {}, {"offers_data": False}):
+        with pytest.raises(RequestError) as error:
+            open_held_out(task, HeldOut(), stored, "RUN", **offers)
+        said.append(str(error.value))
+    bare = "RUN: nothing was held out of digits (data.val_fraction 0)"
+    with_data = f"{bare}; give other data with --data-dir"
+    assert said == [f"{with_data}, or measure what it was trained on with --split train", with_data, bare]
+
+
 @pytest.mark.slow
 def test_training_on_everything(tmp_path, capsys):
     data = folder(tmp_path / "d", [f"{name}/{i}.png" for name in "ab" for i in range(2)])
@@ -64,6 +78,11 @@ def test_training_on_everything(tmp_path, capsys):
     assert main(["validate", "--run", str(tmp_path / "run")]) == 2
     assert "nothing was held out of" in capsys.readouterr().err
     assert main(["validate", "--run", str(tmp_path / "run"), "--split", "train"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "--split" not in capsys.readouterr().err
+    assert main(["export", "--run", str(tmp_path / "run"), "--compare"]) == 2
+    assert "--split" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

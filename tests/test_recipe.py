@@ -42,6 +42,20 @@ def write(folder: Path, text: str) -> Path:
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: must be positive"),
         ({"optimizer": {"betas": [0.9, 1]}}, "optimizer.betas=(0.9, 1.0): must lie in"),
         ({"train": {"ema_decay": 1.0}}, "train.ema_decay=1.0: must lie between 0 and 1, or be null"),
+        ({"optimizer": {"lr": 1e300}}, "optimizer.lr=1e+300: must be positive, and at most 1e30"),
+        (
+            {"optimizer": {"layer_decay": 1e300}},
+            "optimizer.layer_decay=1e+300: must be positive, and at most 10, or null",
+        ),
+        (
+            {"schedule": {"cycles": 10**12}},
+            "schedule.cycles=1000000000000: must be positive, and at most 2,147,483,647",
+        ),
+        (
+            {"train": {"steps": 10**11}},
+            "train.steps=100000000000: must be positive, and at most 2,147,483,647, or null",
+        ),
+        ({"train": {"epochs": 10**21}}, "at most 2,147,483,647"),
         ({"train": {"batch_size": 0}}, "train.batch_size=0: must be positive"),
         ({"data": {"crop_pct": 1.5}}, "data.crop_pct=1.5: must lie in"),
         ({"augment": {"hflip": 2}}, "augment.hflip=2"),
@@ -78,6 +92,14 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
     assert (recipe.optimizer.lr, recipe.optimizer.eps, recipe.schedule.min_lr) == (1e-4, 1e-6, 1e-5)
 
 
+def test_merge_keys_take_what_a_section_does_not_say_itself(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "model: {options: {<<: {in_channels: 1}}}")).model.options == {"in_channels": 1}
+    # b is written out of a before a is read itself
+    text = "model: {options: {x: {deep: {a: &a {<<: &c {p: 1, q: 2}, p: 3}}}, y: {<<: [*a, {q: 5, r: 6}], q: 4}}}"
+    options = load(write(tmp_path, text)).model.options
+    assert options == {"x": {"deep": {"a": {"p": 3, "q": 2}}}, "y": {"p": 3, "q": 4, "r": 6}}
+
+
 # Ten names, each ten times the one before.
 LAUGHS = "\n".join(f"x{i}: &{'abcdefghijk'[i]} [{', '.join(['*' + 'abcdefghijk'[i - 1]] * 10)}]" for i in range(1, 10))
 
@@ -88,6 +110,10 @@ LAUGHS = "\n".join(f"x{i}: &{'abcdefghijk'[i]} [{', '.join(['*' + 'abcdefghijk'[
         ("train: {epochs: 3\nx", "not YAML (line "),
         ("[1, 2]", "holds [1, 2], not 'section: ...' lines"),
         ("train: {epochs: 3, epochs: 4}", "not YAML (line 1: the key 'epochs' appears twice)"),
+        ("model: {options: {<<: {x: 1}, y: 2, y: 3}}", "not YAML (line 1: the key 'y' appears twice)"),
+        ("model: {options: {<<: {x: 1, x: 2}}}", "not YAML (line 1: the key 'x' appears twice)"),
+        ("model: {options: {<<: {x: 1}, <<: {y: 1}}}", "not YAML (line 1: the key '<<' appears twice)"),
+        ("model: {options: {<<: 3}}", "not YAML (line 1: expected a mapping or list of mappings for merging"),
         ("model: {options: &a {x: *a}}", "not YAML (line 1: an alias lies inside what it names)"),
         ("model: {options: {x: &a [*a]}}", "not YAML (line 1: an alias lies inside what it names)"),
         ("a: &a {x: 1}\nb: {<<: *c}", "not YAML (line 2: found undefined alias"),

@@ -91,6 +91,33 @@ def test_a_finished_run_is_extended_by_a_flag(run, capsys):
     kept.rename(run / "run" / "checkpoints")
 
 
+@pytest.mark.slow
+def test_an_extended_run_is_waited_for_anew(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["train", "--config=smoke", "--data-dir", str(run / "photos"), "--output-dir", str(folder), *MODEL]
+    words += ["--train.batch_size=4", "--validate.batch_size=2", "--schedule.warmup_epochs=0"]
+    assert main([*words, "--train.epochs=9", "--train.early_stop_epochs=1", "--optimizer.frozen=['.*']"]) == 0
+    assert "no better validation for 1 epoch: stopped" in capsys.readouterr().err
+    assert main(["train", "--output-dir", str(folder), "--resume", "--extend=5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 3
+
+
+def test_patience_without_a_held_out_part_is_refused(run, tmp_path, capsys):
+    words = ["train", "--config=smoke", "--data-dir", str(run / "photos"), *MODEL, "--train.batch_size=4"]
+    words += ["--data.val_fraction=0", "--train.early_stop_epochs=1", "--validate.batch_size=2"]
+    for more in (["--dry-run"], ["--output-dir", str(tmp_path / "new")]):
+        assert main([*words, *more]) == 2
+        assert "train.early_stop_epochs=1: nothing is held out" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_too_long_to_count_is_refused_before_it_has_a_folder(run, tmp_path, capsys):
+    words = ["train", "--config=smoke", "--data-dir", str(run / "photos"), *MODEL, "--train.batch_size=4"]
+    assert main([*words, "--train.epochs=2000000000", "--output-dir", str(tmp_path / "new")]) == 2
+    assert "4,000,000,000 steps, and a run has at most 2,147,483,647" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("given", ["new", "deep/er/new", "there", None])
 def test_a_start_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys, given):
     monkeypatch.chdir(tmp_path)

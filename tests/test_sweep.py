@@ -1,6 +1,7 @@
 """`crosscale sweep`: what is tried lies in its range, bad runs end early, and a killed sweep loses nothing."""
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 from crosscale.cli.main import main
 from crosscale.cli.train import train_one
 from crosscale.errors import GivenUpError, RequestError, WorkError
-from crosscale.recipe import Recipe, load
+from crosscale.pretrained.loading import read_source
+from crosscale.recipe import Recipe, dump, load
 from crosscale.runs.search import Searched, check_search, overrides, parse_search
-from crosscale.runs.sweep import read_plan, run_sweep
+from crosscale.runs.sweep import read_plan, run_sweep, trial_folders
 from tests.reliability.runs import SMALL
 
 RECIPE = load("smoke")
@@ -214,3 +216,55 @@ def test_the_page_of_a_run_that_was_given_up_says_so(tmp_path: Path) -> None:
         train_one(load("smoke", SMALL), tmp_path / "run", ["sweep"], on_epoch=give_up)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "1 of 3 epochs are done (given up by Optuna&#39;s pruner); to go on:" in page
+
+
+@pytest.fixture
+def swept(tiny_run: Path, tmp_path: Path) -> Path:
+    """A folder as a sweep leaves it: three runs, the second without a validation."""
+    folder = tmp_path / "sweep"
+    for number in (1, 2, 10):
+        shutil.copytree(tiny_run, folder / f"trial-{number}")
+        (folder / f"trial-{number}" / "recipe.yaml").write_text(dump(RECIPE))
+    shutil.rmtree(folder / "trial-2" / "best")
+    (folder / "recipe.yaml").write_text(dump(RECIPE))
+    (folder / "sweep.json").write_text(json.dumps({"over": [], "trials": 3, "pruner": "none"}))
+    return folder
+
+
+def test_the_page_of_a_sweep_is_drawn_again(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [path.name for path in trial_folders(swept)] == ["trial-1", "trial-10"]
+    assert main(["report", str(swept)]) == 0
+    assert capsys.readouterr().out.strip() == str(swept / "report.html")
+    page = (swept / "report.html").read_text()
+    assert "trial-1<" in page
+    assert "trial-10<" in page
+    shutil.rmtree(swept / "trial-10" / "best")
+    assert main(["report", str(swept)]) == 2
+    assert f"{swept}: holds several runs, not one; name one of them, such as" in capsys.readouterr().err
+    assert (swept / "report.html").read_text() == page
+
+
+def test_a_sweep_is_not_gone_on_with_as_one_run(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--output-dir", str(swept), "--resume"]) == 2
+    assert f"holds a sweep; to go on: crosscale sweep --output-dir {swept} --resume" in capsys.readouterr().err
+    assert not (swept / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["trial", "fold"])
+def test_a_folder_of_several_runs_names_one_of_them(swept: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (swept / "trial-1").rename(one := swept / f"{kind}-1")
+    (picture := swept / "x.png").touch()
+    name = ["--run", str(swept)]
+    said = f"holds several runs, not one; name one of them, such as {one}"
+    for words in (
+        ["validate", *name],
+        ["predict", *name, str(picture)],
+        ["calibrate", *name],
+        ["convert", str(swept), "o"],
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+    assert main(["train", "--config", "smoke", "--dry-run", "--distill.teacher", str(swept)]) == 2
+    assert f"holds several runs, not one; name one, such as {one}" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="holds several runs"):
+        read_source(swept)

@@ -101,9 +101,11 @@ def _files(options: argparse.Namespace) -> tuple[str, str]:
 
 def _convert(options: argparse.Namespace, source: str, target: str, fields: dict[str, Any]) -> dict[str, Any]:
     from crosscale.models.registry import create_model, input_spec
+    from crosscale.models.shapes import variable_shapes
     from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
     from crosscale.pretrained.naming import scheme_to_share
     from crosscale.pretrained.restore import restore_task
+    from crosscale.runs.experiment import constructing
     from crosscale.typed import parse_scalar
 
     artifact = _artifact(source) if source and Path(source).expanduser().is_dir() else None
@@ -111,9 +113,15 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     if name is None:
         raise RequestError(f"{source}: a file does not say its model; give --model M (`crosscale models` lists them)")
     kwargs: dict[str, Any] = {} if options.model or artifact is None else dict(artifact.options)
+    if f"{_FIELD[2:]}num_classes" in fields:
+        raise RequestError(f"{_FIELD}num_classes: the number of classes is no option here; give --num-classes N")
     kwargs |= {key[len(_FIELD) - 2 :]: parse_scalar(Any, text) for key, text in fields.items()}
     path: str | Path = fetch_weights(name) if options.pretrained else source
-    contents = inspect_weights(path, create_model(name, **kwargs), options.from_names, key=options.weights_key)
+    with constructing(name, kwargs):
+        model = create_model(name, **kwargs)
+        spec = input_spec(name, model)
+        variable_shapes(model, spec.size, spec.channels)
+    contents = inspect_weights(path, model, options.from_names, key=options.weights_key)
     num_classes = options.num_classes or contents.num_classes
     model = create_model(name, **kwargs, **({} if num_classes is None else {"num_classes": num_classes}))
     variables = load_weights(path, model, contents.names, key=options.weights_key)

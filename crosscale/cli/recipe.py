@@ -102,10 +102,13 @@ def _show(name: str, overrides: dict[str, str], as_json: bool) -> int:
 def _check(name: str, overrides: dict[str, str], as_json: bool) -> int:
     from crosscale.recipe import find, load
     from crosscale.runs.experiment import check_without_data
+    from crosscale.runs.partners import check_given, check_partners
 
     path = find(name)
     recipe = load(name, overrides)
     try:
+        check_partners(recipe)
+        check_given(recipe, overrides)
         facts = check_without_data(recipe)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None

@@ -17,7 +17,7 @@ this command goes through the held-out pictures again with the best weights.
 
 Several RUNs: one page with their curves over each other, what differs in their recipes, and their accuracy
 against multiply-accumulates and parameters beside published models. The folder of a cross-validation (crosscale
-train --folds) is such a page of its folds."""
+train --folds) or of a sweep is such a page of its runs."""
 
 EPILOG = f"""\
 examples:
@@ -41,6 +41,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
 
     from crosscale.report.write import REPORT, write_comparison, write_report
     from crosscale.runs.folds import fold_folders
+    from crosscale.runs.sweep import trial_folders
 
     left_out: list[str] = []
     folder = Path(options.runs[0]).expanduser()
@@ -48,6 +49,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         path = write_comparison(options.runs, Path(options.output or "comparison.html").expanduser())
     elif len(folds := fold_folders(folder)) > 1:
         path = write_comparison(folds, folder / REPORT, spread=True)
+    elif len(trials := trial_folders(folder)) > 1:
+        path = write_comparison(trials, folder / REPORT)
     else:
         with progress_bar("going through the held-out pictures") as report:
             path, left_out = write_report(options.runs[0], report)

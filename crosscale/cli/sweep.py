@@ -129,9 +129,11 @@ def _command(folder: Path, best: dict[str, Any]) -> str:
 
 def _compare(result: dict[str, Any]) -> str | None:
     """The page of the runs that were validated, where there are two or more."""
+    from crosscale.runs.sweep import trial_folders
+
     folder = Path(result["output_dir"])
-    names = [trial["run"] for trial in result["trials"] if trial["value"] is not None and trial["run"]]
-    return comparing_page([folder / name for name in names], folder) if len(names) > 1 else None
+    runs = trial_folders(folder)
+    return comparing_page(runs, folder) if len(runs) > 1 else None
 
 
 def _print(result: dict[str, Any], keys: Sequence[str]) -> None:

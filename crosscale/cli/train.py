@@ -199,7 +199,8 @@ def _parser(argv: Sequence[str]) -> Parser:
         metavar="N",
         type=int,
         default=0,
-        help="with --resume: train N epochs more than the run was begun with; the learning rate follows the longer run",
+        help="with --resume: train N epochs more than the run was begun with; the learning rate follows the longer "
+        "run, and the patience of train.early_stop_epochs begins anew",
     )
     parser.add_argument(
         "--folds",
@@ -223,10 +224,19 @@ def chosen_recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]
 
     Raises RequestError.
     """
-    from crosscale.engine.run_folder import RECIPE
-    from crosscale.recipe import Recipe, load, override
+    from crosscale.runs.partners import check_given
 
     overrides = recipe_overrides(options)
+    chosen = _chosen(options, overrides)
+    check_given(chosen[0], overrides)
+    return chosen
+
+
+def _chosen(options: dict[str, Any], overrides: dict[str, str]) -> "tuple[Recipe, str, Splits | None]":
+    from crosscale.engine.run_folder import RECIPE
+    from crosscale.recipe import Recipe, load, override
+    from crosscale.runs.sweep import PLAN
+
     for short, key in _SHORT.items():
         if options.get(short) is None:
             continue
@@ -240,6 +250,11 @@ def chosen_recipe(options: dict[str, Any]) -> "tuple[Recipe, str, Splits | None]
         if not options["output_dir"]:
             raise RequestError("--resume needs --output-dir RUN, the run to go on with")
         stored = Path(options["output_dir"]).expanduser() / RECIPE
+        if (stored.parent / PLAN).is_file():
+            raise RequestError(
+                f"--resume: {stored.parent} holds a sweep; to go on: "
+                f"crosscale sweep --output-dir {stored.parent} --resume"
+            )
         if options["config"] is None:
             if not stored.is_file():
                 raise RequestError(f"--resume: {stored.parent} holds no run; give --config to begin one there")
@@ -270,11 +285,15 @@ def _start(given: dict[str, str]) -> "Start | None":
 def _dry_run(recipe: "Recipe", splits: "Splits | None", as_json: bool) -> int:
     from crosscale.recipe import dump
     from crosscale.runs.batch_size import with_batch_size
-    from crosscale.runs.experiment import build, describe, estimate_memory
+    from crosscale.runs.device_memory import estimate_memory
+    from crosscale.runs.experiment import build, describe
     from crosscale.runs.host_memory import estimate_host_memory
+    from crosscale.runs.partners import check_partners, check_validated
 
+    check_partners(recipe)
     recipe, splits = with_batch_size(recipe, splits, without_data=True)
     experiment = build(recipe, without_data=True, splits=splits)
+    check_validated(experiment)
     memory = estimate_memory(experiment)
     facts = {**describe(experiment), "memory": memory, "host_memory": estimate_host_memory(experiment, memory)}
     if as_json:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from crosscale.engine.settings import TrainSettings
+from crosscale.errors import RequestError
+from crosscale.ranges import MOST_STEPS
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class RunLength:
     def shown(self, spans: int) -> str:
         """The end of a span for people: "epoch 3", "step 8000"."""
         return f"epoch {spans}" if self.counts_epochs else f"step {self.end(spans)}"
+
+
+def check_total(train: TrainSettings, steps_per_epoch: int) -> None:
+    """Raises RequestError for a run of more steps than JAX counts."""
+    if (total := run_length(train, steps_per_epoch).total) > MOST_STEPS:
+        raise RequestError(
+            f"train.epochs={train.epochs}: {total:,} steps, and a run has at most {MOST_STEPS:,}; with "
+            f"{steps_per_epoch:,} steps each that is {MOST_STEPS // steps_per_epoch:,} epochs"
+        )
 
 
 def run_length(train: TrainSettings, steps_per_epoch: int) -> RunLength:

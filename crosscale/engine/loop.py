@@ -140,7 +140,11 @@ class Loop:
                     if done < length.spans and self.step == length.end(done + 1):
                         self._finish_span(signals)
                         continue
-                    if self.step >= length.total or self._out_of_patience():
+                    if self.step >= length.total:
+                        break
+                    if self._out_of_patience():
+                        waited = length.epochs(self._since_better())
+                        self._log.line(f"no better validation for {waited:.4g} epoch{'s' * (waited != 1)}: stopped")
                         break
                     if batches is None:
                         batches = self.parts.open_train(self.step)
@@ -370,10 +374,16 @@ class Loop:
         self.progress.best = best
 
     def _out_of_patience(self) -> bool:
-        patience, best = self.parts.settings.early_stop_epochs, self.progress.best
-        if patience is None or best is None:
+        """Whether the latest span ended with a validation, and none was better for as long as the settings wait."""
+        patience, length = self.parts.settings.early_stop_epochs, self.length
+        if patience is None or self.progress.best is None or not length.validates(self.progress.epoch):
             return False
-        return self.length.end(self.progress.epoch) - best["step"] >= patience * self.length.per_epoch
+        return self._since_better() >= patience * length.per_epoch
+
+    def _since_better(self) -> int:
+        """Steps since the best validation, or since the run was extended."""
+        best = self.progress.best or {"step": 0}
+        return self.length.end(self.progress.epoch) - max(int(best["step"]), self.progress.patience_from)
 
     def _checkpoint(self, score: tuple[float, ...] | None = None) -> None:
         self._log.check_place()

@@ -24,6 +24,7 @@ class Progress:
       vain_rollbacks: how many came in a row before there were more than `most_updates`.
       recent_losses: of the latest steps, for `spikes`.
       spiking: whether the latest of them was a spike.
+      patience_from: the step at which the run was last extended: what went before counts no longer against it.
     """
 
     epoch: int = 0
@@ -38,3 +39,4 @@ class Progress:
     vain_rollbacks: int = 0
     recent_losses: list[float] = field(default_factory=list)
     spiking: bool = False
+    patience_from: int = 0

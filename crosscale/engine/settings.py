@@ -7,11 +7,15 @@ from typing import Annotated, Literal, TypeAlias
 
 from crosscale.engine.ema import Ramp
 from crosscale.errors import RequestError
-from crosscale.ranges import BELOW_ONE, BETWEEN, NOT_NEGATIVE, POSITIVE, Range, check_ranges
+from crosscale.ranges import BELOW_ONE, BETWEEN, COUNT, MOST_STEPS, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
 AUTO: Literal["auto"] = "auto"
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 SEED = Range("must lie in 0..2**31-1", lambda value: 0 <= value < 2**31)
+# Beyond these the rate of a step is no number of 32 bits.
+RATE = Range("must be positive, and at most 1e30", lambda value: 0 < value <= 1e30)
+FACTOR = Range("must be positive, and at most 10", lambda value: 0 < value <= 10)
+COUNT_OR_NONE = Range(f"must not be negative, and at most {MOST_STEPS:,}", lambda value: 0 <= value <= MOST_STEPS)
 PARTS = Range("must be positive, or -1 for all that is left", lambda value: value >= 1 or value == -1)
 
 
@@ -21,9 +25,9 @@ class OptimizerSettings:
 
     name: Literal["adamw", "sgd", "lamb"] = "adamw"
     """AdamW (decoupled decay), SGD with momentum (decay added to the gradient), or LAMB."""
-    lr: Annotated[float, POSITIVE] = 1e-3
+    lr: Annotated[float, RATE] = 1e-3
     """Peak learning rate."""
-    lr_base_batch: Annotated[int | None, POSITIVE] = None
+    lr_base_batch: Annotated[int | None, COUNT] = None
     """The batch size that lr is meant for: lr scales by batch_size / lr_base_batch; null leaves it alone."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
     """Weight decay of the parameters that no_decay leaves."""
@@ -37,7 +41,7 @@ class OptimizerSettings:
     """Added to the root of the second moment (AdamW, LAMB)."""
     clip_norm: Annotated[float | None, POSITIVE] = None
     """Largest global norm of the gradients; null does not clip."""
-    accumulate: Annotated[int, POSITIVE] = 1
+    accumulate: Annotated[int, COUNT] = 1
     """Parts in which a batch's gradient is computed one after another, to save memory."""
     no_decay: tuple[str, ...] = (".*/bias", ".*/scale", ".*/cls", ".*/position")
     """Parameters without weight decay."""
@@ -45,7 +49,7 @@ class OptimizerSettings:
     """Parameters that stay as they are."""
     lr_scales: tuple[tuple[str, float], ...] = ()
     """[pattern, factor] pairs on the learning rate; the first that matches counts."""
-    layer_decay: Annotated[float | None, POSITIVE] = None
+    layer_decay: Annotated[float | None, FACTOR] = None
     """Factor on the learning rate from each layer to the one below it, on top of lr_scales; null for none."""
     layer_rule: Literal["block", "timm"] = "block"
     """What layer_decay counts: every block and fusion, with the last norms beside the head; or as timm does a stage of
@@ -70,7 +74,7 @@ class ScheduleSettings:
     drop_epochs (steps), or lr throughout."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
     """Length of the warm-up."""
-    warmup_steps: Annotated[int | None, NOT_NEGATIVE] = None
+    warmup_steps: Annotated[int | None, COUNT_OR_NONE] = None
     """Length of the warm-up in steps; null is that of warmup_epochs."""
     warmup_lr: Annotated[float, NOT_NEGATIVE] = 1e-6
     """Learning rate at the first step of the warm-up."""
@@ -84,7 +88,7 @@ class ScheduleSettings:
     """Schedule steps: what lr is multiplied by at a drop."""
     decay_epochs: Annotated[float | None, POSITIVE] = None
     """Length of one cosine; null is all that is left of the run, shared by the cycles. min_lr follows the last."""
-    cycles: Annotated[int, POSITIVE] = 1
+    cycles: Annotated[int, COUNT] = 1
     """Cosines one after another, each from lr again."""
     warmup_prefix: bool = True
     """Whether the cosine begins where the warm-up ends. false begins it with the run, under the warm-up, as timm does:
@@ -105,11 +109,11 @@ class ScheduleSettings:
 class TrainSettings:
     """The length of the run, and what it does on the way."""
 
-    epochs: Annotated[int, POSITIVE] = 300
+    epochs: Annotated[int, COUNT] = 300
     """Passes over the training data."""
-    steps: Annotated[int | None, POSITIVE] = None
+    steps: Annotated[int | None, COUNT] = None
     """Length of the run in steps, in place of epochs; null counts epochs."""
-    batch_size: Annotated[int | Literal["auto"], POSITIVE] = 256
+    batch_size: Annotated[int | Literal["auto"], COUNT] = 256
     """Images per step, over all devices; auto is the largest that fits into their memory: a power of two times the
     number of devices and of optimizer.accumulate."""
     ema_decay: Annotated[float | None, BETWEEN] = None
@@ -122,20 +126,20 @@ class TrainSettings:
     leaves out the steps whose gradient overflows."""
     seed: Annotated[int, SEED] = 0
     """The seed of the initial weights, the held-out split, the order, the augmentation and dropout."""
-    eval_every: Annotated[int, POSITIVE] = 1
+    eval_every: Annotated[int, COUNT] = 1
     """Epochs between validations; the last epoch is always validated."""
-    eval_steps: Annotated[int | None, POSITIVE] = None
+    eval_steps: Annotated[int | None, COUNT] = None
     """Steps between validations of a run whose length is steps; null is a tenth of it."""
-    log_every: Annotated[int, POSITIVE] = 50
+    log_every: Annotated[int, COUNT] = 50
     """Steps between lines of the log."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where the numbers of the log go besides metrics.jsonl; [] for nowhere."""
-    checkpoint_every: Annotated[int | None, POSITIVE] = None
+    checkpoint_every: Annotated[int | None, COUNT] = None
     """Steps between further checkpoints; null writes only those at each epoch's end, or at eval_steps."""
-    keep_checkpoints: Annotated[int, POSITIVE] = 2
+    keep_checkpoints: Annotated[int, COUNT] = 2
     """How many of the newest checkpoints are kept; the best one is kept in any case."""
-    early_stop_epochs: Annotated[int | None, POSITIVE] = None
-    """Stop after this many epochs without a better validation; null goes to the end."""
+    early_stop_epochs: Annotated[int | None, COUNT] = None
+    """Stop at a validation that ends this many epochs or more without a better one; null goes to the end."""
     on_nonfinite: Literal["error", "skip", "rollback"] = "error"
     """What happens when a loss or gradient is not finite: end the run, leave that step out, or go back to the newest
     checkpoint's parameters and on with the next step."""
@@ -161,7 +165,7 @@ class TrainSettings:
 class ValidateSettings:
     """How the held-out data is evaluated."""
 
-    batch_size: Annotated[int, POSITIVE] = 256
+    batch_size: Annotated[int, COUNT] = 256
     """Images per forward, over all devices; the last one is filled up."""
     use_ema: bool = True
     """Whether the average of the parameters is validated and kept as best, where the run keeps one."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crosscale.artifact import CONFIG, Artifact, read_if_ours, whole_weights
+from crosscale.artifact import CONFIG, Artifact, first_of_several, read_if_ours, whole_weights
 from crosscale.contracts import Variables
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
@@ -235,6 +235,8 @@ def _locate(path: str | Path) -> tuple[Path, Artifact | None]:
         if (folder / FILE).is_file():
             artifact = read_if_ours(folder / CONFIG)
             return whole_weights(folder, artifact) if artifact is not None else folder / FILE, artifact
+    if (several := first_of_several(root)) is not None:
+        raise RequestError(f"{root}: holds several runs, not one; name one of them, such as {several}")
     raise RequestError(f"{root}: a folder without {FILE} or best/{FILE}; give a weight file or a run that has one")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from crosscale.artifact import CONFIG, WEIGHTS, find_best, read_artifact, whole_weights
+from crosscale.artifact import CONFIG, WEIGHTS, find_best, first_of_several, read_artifact, whole_weights
 from crosscale.contracts import Array, InputSpec
 from crosscale.engine.forward import forward
 from crosscale.errors import RequestError
@@ -83,6 +83,8 @@ def _folder(teacher: str) -> Path | None:
     folder = find_best(root)
     if folder is None and root.is_absolute() and not root.exists():  # as a run that goes on has it
         raise RequestError(f"distill.teacher: {teacher}: no such run folder")
+    if folder is None and (several := first_of_several(root)) is not None:
+        raise RequestError(f"distill.teacher: {teacher} holds several runs, not one; name one, such as {several}")
     if folder is None and root.exists():
         raise RequestError(f"distill.teacher: {teacher} is no run folder with best weights")
     return folder

@@ -66,7 +66,7 @@ def analyse(folder: Path, on_progress: Callable[[int, int], None] = lambda done,
       WorkError: the pass failed.
     """
     predictor, stored = Predictor.from_run(folder), stored_data(folder)
-    source, _ = open_held_out(predictor.task, HeldOut(), stored, folder)
+    source, _ = open_held_out(predictor.task, HeldOut(), stored, folder, offers_data=False)
     mesh = local_mesh()
     wanted = min(int(stored.get("batch_size", DEFAULT_BATCH)), len(source))
     found = measure(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosscale.artifact import CONFIG, Artifact, read_artifact
+from crosscale.artifact import CONFIG, Artifact, first_of_several, read_artifact
 from crosscale.engine.run_folder import BEST, ENVIRONMENT, METRICS, RECIPE, holds_run
 from crosscale.errors import RequestError
 from crosscale.tasks.registry import DEFAULT, task_kind
@@ -53,6 +53,7 @@ class Run:
       best: what `best/` says of its weights; None before the first validation.
       environment: versions, devices, memory and the command, as the training wrote them; may be empty.
       steps: taken according to the metrics.
+      extended_epoch: how far it was when it was last extended; 0 where it was not.
       skipped_steps: left out because a number was not finite.
       seconds: that its whole epochs took, validations among them; None where the metrics do not say.
     """
@@ -66,6 +67,7 @@ class Run:
     steps: int
     skipped_steps: int
     seconds: float | None = None
+    extended_epoch: float = 0.0
 
     @property
     def epochs(self) -> float:
@@ -102,8 +104,11 @@ class Run:
     def goes_on(self) -> bool:
         """Whether a part of its plan is missing, and not because it stopped getting better."""
         patience = self.recipe.get("train", {}).get("early_stop_epochs")
-        if isinstance(patience, int) and self.best_epoch is not None and self.epochs - self.best_epoch >= patience:
-            return False
+        if isinstance(patience, int) and self.best_epoch is not None:
+            validated = max((points[-1][0] for points in self.curves.measures.values()), default=0.0)
+            # It stops at a validation alone, and an extended run is waited for anew.
+            if validated == self.epochs and validated - max(self.best_epoch, self.extended_epoch) >= patience:
+                return False
         if self.planned_steps is not None:
             return self.steps < self.planned_steps
         return self.planned_epochs is not None and self.epochs < self.planned_epochs
@@ -132,6 +137,8 @@ def read_run(path: str | Path) -> Run:
         raise RequestError(f"{folder}: a file, not a run folder; give the --output-dir of a training run")
     if not holds_run(folder):
         raise RequestError(f"{folder}: not a run folder (no {RECIPE}, {METRICS} or {BEST}/)")
+    if (several := first_of_several(folder)) is not None and not (folder / METRICS).exists():
+        raise RequestError(f"{folder}: holds several runs, not one; name one of them, such as {several}")
     lines = _metric_lines(folder / METRICS)
     config = folder / BEST / CONFIG
     seconds = [value for line in lines if (value := _number(line.get("seconds"))) is not None]
@@ -146,6 +153,9 @@ def read_run(path: str | Path) -> Run:
         steps=max(steps, default=0),
         skipped_steps=sum(line.get("kind") in ("nonfinite", "overflow") for line in lines),
         seconds=sum(seconds) if seconds else None,
+        extended_epoch=max(
+            (_number(line.get("epoch")) or 0.0 for line in lines if line.get("kind") == "extend"), default=0.0
+        ),
     )
 
 

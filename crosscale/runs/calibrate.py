@@ -36,7 +36,7 @@ def calibrate_run(
     predictor, stored = Predictor.from_run(folder), stored_data(folder)
     task = predictor.task
     task.check_calibration()  # before a pass over the pictures
-    source, place = open_held_out(task, asked, stored, run)
+    source, place = open_held_out(task, asked, stored, run, offers_split=True)
     size = int(stored.get("batch_size", DEFAULT_BATCH))
     numbers = calibrate_best(predictor, folder, source, place, batch_size=size, on_bad_image=on_bad_image, **wanted)
     return {**numbers, "data_dir": str(place), "split": asked.split}

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax.sharding import Mesh
 
 from crosscale.artifact import WEIGHTS, Artifact, check_option, file_digest, write_artifact
@@ -18,12 +19,11 @@ from crosscale.data import steps_per_epoch
 from crosscale.data.folds import Fold, cut
 from crosscale.data.once import read_once
 from crosscale.data.subset import subset
-from crosscale.engine.forward import normalize, training_forward
-from crosscale.engine.length import RunLength, run_length
+from crosscale.engine.length import RunLength, check_total, run_length
 from crosscale.engine.optimizer import Schedule, make_optimizer, make_schedule, warmup_length
 from crosscale.engine.run_folder import replace_folder
 from crosscale.engine.settings import AUTO
-from crosscale.engine.sharding import bytes_per_device, check_divides, make_mesh, split_parameters
+from crosscale.engine.sharding import check_divides, make_mesh
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel
 from crosscale.models.registry import check_name, create_model, input_spec
@@ -37,9 +37,10 @@ from crosscale.tasks.distillation import Distilled
 from crosscale.tasks.measure import check_best
 from crosscale.tasks.registry import DEFAULT, task_kind
 from crosscale.tasks.task import Task
-from crosscale.trees import stop_gradients
 
 CURVE_POINTS = 60
+# What a model meets, in its constructor or where its parameters are made, in a value that it does not expect.
+_NOT_BUILT = (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, AssertionError, FlaxError)
 
 
 @dataclass(frozen=True)
@@ -124,20 +125,13 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     plain = kind.from_data(recipe.task, recipe.augment, train_source).measuring(val_source)
     if data.dir is not None and data.classes is not None:
         plain.check_recorded(data.classes, data.dir)
-    decided = plain.model_options(recipe.model.options, data.dir)
-    options = {name: value for name, value in recipe.model.options.items() if name not in decided}
-    if train.dtype != "float32":
-        options["dtype"] = train.dtype
-    remat = {"remat": True} if train.remat == "blocks" else {}
-    with constructing(recipe):
-        model = create_model(recipe.model.name, **{**options, **decided, **remat})
-    spec = plain.input_spec(_input_spec(recipe, model))
-    _check_outputs(model, recipe.model.name, spec, plain)
+    model, options, spec = _built(recipe, plain)
     mesh = make_mesh(recipe.mesh)
     check_divides("train.batch_size", train.images_per_step, recipe.optimizer.accumulate, mesh)
     check_divides("validate.batch_size", recipe.validate.batch_size, 1, mesh)
     best = _check_validation(recipe, plain, val_source)
     per_epoch = steps_per_epoch(train_source, train.images_per_step)
+    check_total(train, per_epoch)
     schedule = make_schedule(
         recipe.schedule,
         recipe.optimizer,
@@ -165,6 +159,22 @@ def build(recipe: Recipe, *, without_data: bool = False, splits: Splits | None =
     )
     _ = experiment.artifact  # refuses now what could not be written after the first validation
     return experiment
+
+
+def _built(recipe: Recipe, task: Task) -> tuple[ImageModel, dict[str, Any], InputSpec]:
+    """The model, its options without those that the task decides, and its input. Raises RequestError."""
+    train = recipe.train
+    decided = task.model_options(recipe.model.options, recipe.data.dir)
+    options = {name: value for name, value in recipe.model.options.items() if name not in decided}
+    if train.dtype != "float32":
+        options["dtype"] = train.dtype
+    remat = {"remat": True} if train.remat == "blocks" else {}
+    with constructing(recipe.model.name, recipe.model.options):
+        model = create_model(recipe.model.name, **{**options, **decided, **remat})
+        spec = task.input_spec(_input_spec(recipe, model))
+        variable_shapes(model, spec.size, spec.channels)  # some options fail only where the parameters are made
+        _check_outputs(model, recipe.model.name, spec, task)
+    return model, options, spec
 
 
 def _check_validation(recipe: Recipe, task: Task, val_source: Source) -> str:
@@ -200,7 +210,7 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
             f"optimizer.accumulate={recipe.optimizer.accumulate} parts"
         )
     recipe = with_channels(recipe)
-    with constructing(recipe):
+    with constructing(recipe.model.name, recipe.model.options):
         model = create_model(recipe.model.name, **recipe.model.options)
         spec = _input_spec(recipe, model)
         shapes = variable_shapes(model, spec.size, spec.channels)["params"]
@@ -222,18 +232,20 @@ def check_without_data(recipe: Recipe) -> dict[str, Any]:
 
 
 @contextmanager
-def constructing(recipe: Recipe) -> Iterator[None]:
+def constructing(name: str, options: Mapping[str, Any]) -> Iterator[None]:
     """Looks at the model's options before they cost anything, and names them where no model can be built from them."""
-    for option, value in recipe.model.options.items():
+    for option, value in options.items():
         try:
             check_option(option, value)
         except RequestError as error:
             raise RequestError(f"model.{error}") from None
     try:
         yield
-    except (TypeError, AttributeError) as error:  # what a constructor meets in a value of a type it does not expect
+    except RequestError:
+        raise
+    except _NOT_BUILT as error:
         reason = " ".join(str(error).split())[:200]
-        raise RequestError(f"model.options: no {recipe.model.name} can be built from them ({reason})") from None
+        raise RequestError(f"model.options: no {name} can be built from them ({reason})") from None
 
 
 def _with_teacher(task: Task, recipe: Recipe, spec: InputSpec) -> Any:
@@ -264,53 +276,6 @@ def open_splits(recipe: Recipe, *, without_data: bool = False) -> Splits:
         with read_once():
             train, val = kind.open(data.dir, "train", **options), kind.open(data.dir, "val", **options)
     return (train if data.subset is None else subset(train, data.subset, seed)), val
-
-
-def estimate_memory(experiment: Experiment) -> dict[str, int]:
-    """Bytes that training needs on each device, from shapes alone.
-
-    "parameters", "gradients", "optimizer" and "ema" are exact, of the device's parts. "activations" is what the
-    backward pass keeps of one part of the batch as written, before the compiler fuses and reuses: an upper bound,
-    mostly.
-    """
-    recipe, spec, model, task = experiment.recipe, experiment.spec, experiment.model, experiment.task
-    per_device = recipe.train.images_per_step // experiment.mesh.size
-    example: dict[str, Any] = {**task.examples(spec, recipe.augment).blank(), "weight": np.float32(0)}
-    shapes = experiment.shapes
-    params = shapes["params"]
-    slots = jax.eval_shape(make_optimizer(recipe.optimizer, params, model).init, params)
-
-    def backward(variables: Any, batch: dict[str, Any]) -> Any:
-        key, images = jax.random.key(0), batch["image"]
-        told = task.training_options(task.augment(key, normalize(images, spec), batch)[1])
-
-        def run(params: Any) -> Any:
-            learnt = stop_gradients(params, recipe.optimizer.frozen)
-            return training_forward(model, {**variables, "params": learnt}, images, spec, key, **told)[0]
-
-        return jax.vjp(run, variables["params"])[1]
-
-    def kept_of(pictures: int) -> int:
-        batch = {name: jax.ShapeDtypeStruct((pictures, *part.shape), part.dtype) for name, part in example.items()}
-        return _bytes(jax.eval_shape(backward, shapes, batch))
-
-    # Only the parameters and what is made from them do not grow with the batch. One picture alone would have
-    # no variance, which a batch norm asks for.
-    kept = kept_of(3) - kept_of(2)
-    one_part = per_device // recipe.optimizer.accumulate
-    parameters = bytes_per_device(params, split_parameters(params, experiment.mesh))
-    return {
-        "parameters": parameters,
-        "gradients": parameters,
-        "optimizer": bytes_per_device(slots, split_parameters(slots, experiment.mesh)),
-        "ema": parameters if recipe.train.ema_decay is not None else 0,
-        "batch": per_device * (example["image"].nbytes + task.target_bytes()),
-        "activations": kept * one_part,
-    }
-
-
-def _bytes(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _count(tree: Any) -> int:

@@ -51,15 +51,16 @@ def from_data(given: dict[str, str]) -> Start:
     recipe, splits = _sized("photos", chosen, given)
     assert splits is not None
     train, optimizer, batch = recipe.train, recipe.optimizer, recipe.train.images_per_step
-    with constructing(recipe):
+    with constructing(recipe.model.name, recipe.model.options):
         model = create_model(recipe.model.name, **recipe.model.options)
-    spec = input_spec(recipe.model.name, model)
+        spec = input_spec(recipe.model.name, model)
+        costs = count_costs(model, spec)
     size = " x ".join(map(str, recipe.data.size or spec.size))
     why = "as given" if "model.name" in given else _machine()
     examples = len(splits[0])
     length = run_length(train, max(1, examples // batch))
     steps = length.total
-    products = 3 * count_costs(model, spec).macs * batch * steps  # forward, and twice that backward
+    products = 3 * costs.macs * batch * steps  # forward, and twice that backward
     seconds = products / (SHARE * _products_per_second() * jax.device_count())
     lines = (
         f"model: {recipe.model.name} at {size} pixels ({why}), from scratch; --pretrained begins from published "

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crosscale.artifact import find_best
 from crosscale.engine.run_folder import METRICS, RECIPE, holds_run, started, write_text
 from crosscale.errors import GivenUpError, RequestError, WorkError
 from crosscale.recipe import Recipe, dump, load, override
@@ -45,6 +46,14 @@ def read_plan(folder: Path) -> tuple[Recipe, list[Searched], int, Pruner]:
         return load(folder / RECIPE), searched, int(plan["trials"]), plan["pruner"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RequestError(f"--resume: {folder} holds no sweep; give --over to begin one there") from None
+
+
+def trial_folders(folder: Path) -> list[Path]:
+    """The folders of the validated runs in a folder that `run_sweep` trained into; none for any other."""
+    if not (folder / PLAN).is_file():
+        return []
+    numbered = {int(number): path for path in folder.glob("trial-*") if (number := path.name[6:]).isdigit()}
+    return [numbered[number] for number in sorted(numbered) if find_best(numbered[number]) is not None]
 
 
 def run_sweep(

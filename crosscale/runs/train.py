@@ -43,6 +43,7 @@ from crosscale.runs.agreement import check_processes, check_same, record_data
 from crosscale.runs.batch_size import with_batch_size
 from crosscale.runs.calibrate import calibrate_best
 from crosscale.runs.experiment import Experiment, Splits, build, describe, save_best
+from crosscale.runs.partners import check_partners, check_validated
 from crosscale.runs.state import abstract_state, compiled_step, initial_state
 from crosscale.runtime import package_version, shown_duration
 from crosscale.tasks.measure import score
@@ -85,27 +86,38 @@ def run_training(
         )
     if recipe.data.folds is not None and recipe.data.fold is None:
         raise RequestError("data.folds asks for a run of each fold: data.fold says which of them this is")
+    goes_on = resume and whole_checkpoints(output_dir)
     if is_first():
         check_trackers(recipe.train.trackers)
+        if not goes_on:
+            check_partners(recipe)
     if extend:
-        if recipe.train.steps is not None:
-            raise RequestError(f"--extend counts epochs, and this run is of train.steps={recipe.train.steps}")
-        if is_first() and not whole_checkpoints(output_dir):  # or it would begin from nothing, without a word
-            raise RequestError(
-                f"--extend: {output_dir} has no checkpoint to go on from; to train from its weights: --config finetune "
-                f"--pretrained {output_dir} --output-dir ANOTHER"
-            )
-        recipe = replace(recipe, train=replace(recipe.train, epochs=recipe.train.epochs + extend))
+        recipe = _extended(recipe, output_dir, extend)
     recipe, splits = with_batch_size(recipe, splits, folder=output_dir if resume else None)
     experiment = build(recipe, splits=splits)
+    if is_first() and not goes_on:
+        check_validated(experiment)
     check_processes(experiment)
     with _claimed(output_dir, experiment, resume=resume, extend=extend > 0):
         try:
-            return _train(experiment, output_dir, (lambda: on_epoch(output_dir)) if on_epoch else lambda: None)
+            called = (lambda: on_epoch(output_dir)) if on_epoch else lambda: None
+            return _train(experiment, output_dir, called, extend=extend > 0)
         except Exception as error:
             if disc_is_full(error):
                 raise WorkError(_full_disc(output_dir)) from error
             raise
+
+
+def _extended(recipe: Recipe, folder: Path, epochs: int) -> Recipe:
+    """The recipe of a run that is so many epochs longer. Raises RequestError where none can go on."""
+    if recipe.train.steps is not None:
+        raise RequestError(f"--extend counts epochs, and this run is of train.steps={recipe.train.steps}")
+    if is_first() and not whole_checkpoints(folder):  # or it would begin from nothing, without a word
+        raise RequestError(
+            f"--extend: {folder} has no checkpoint to go on from; to train from its weights: --config finetune "
+            f"--pretrained {folder} --output-dir ANOTHER"
+        )
+    return replace(recipe, train=replace(recipe.train, epochs=recipe.train.epochs + epochs))
 
 
 @contextmanager
@@ -137,7 +149,7 @@ def _full_disc(folder: Path) -> str:
     )
 
 
-def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -> dict[str, Any]:
+def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None], *, extend: bool) -> dict[str, Any]:
     recipe = experiment.recipe
     target, optimizer = abstract_state(experiment)
     layout = split_parameters(target, experiment.mesh)
@@ -157,6 +169,9 @@ def _train(experiment: Experiment, folder: Path, on_epoch: Callable[[], None]) -
             for line in loaded.lines if restored is None else []:
                 log.line(line)
             parts = replace(_parts(experiment, optimizer, layout, folder), on_epoch=on_epoch, restore=restore)
+            if extend:  # whoever asks for more epochs gets them, also where the patience was at its end
+                progress.patience_from = int(state.step)
+                log.record("extend", int(state.step), {"epoch": experiment.length.epochs(int(state.step))})
             loop = Loop(parts, state, progress, checkpoints, log)
             loop.run()
             _calibrate(loop, experiment, folder, log)

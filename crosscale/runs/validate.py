@@ -104,7 +104,7 @@ def evaluate_run(
     asked = HeldOut(data_dir, split, val_fraction, seed, root)
     if run is not None:
         predictor, stored = Predictor.from_run(run, task_options=task_options), stored_data(run)
-        source, place = open_held_out(predictor.task, asked, stored, run)
+        source, place = open_held_out(predictor.task, asked, stored, run, offers_split=True)
     else:
         stored, place = {}, str(data_dir)
         source = task_kind(DEFAULT).open(place, split, **_held_out(asked, stored))
@@ -163,12 +163,22 @@ def stored_data(run: str | Path) -> dict[str, Any]:
     return dict(read_artifact(best_folder(run)).data)
 
 
-def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: str | Path) -> tuple[Source, str | Path]:
+def open_held_out(
+    task: Task,
+    asked: HeldOut,
+    stored: Mapping[str, Any],
+    run: str | Path,
+    *,
+    offers_data: bool = True,
+    offers_split: bool = False,
+) -> tuple[Source, str | Path]:
     """The source that is measured, counted as the task counts, and where it is.
 
     Args:
       stored: as `stored_data` gives it.
       run: stands in the error.
+      offers_data: whether the command that asks takes --data-dir, which the error then names; likewise
+        `offers_split` for --split.
 
     Raises:
       RequestError: nobody says where the data is, it is not there, or it has other labels.
@@ -180,10 +190,9 @@ def open_held_out(task: Task, asked: HeldOut, stored: Mapping[str, Any], run: st
     if source is None:
         source = task.reopen(place, asked.split, **_held_out(asked, stored))
     if not len(source):
-        raise RequestError(
-            f"{run}: nothing was held out of {place} (data.val_fraction 0); give other data with --data-dir, or "
-            "measure what it was trained on with --split train"
-        )
+        ways = "; give other data with --data-dir" * offers_data
+        ways += ", or measure what it was trained on with --split train" * offers_split
+        raise RequestError(f"{run}: nothing was held out of {place} (data.val_fraction 0){ways}")
     return source, place
 
 

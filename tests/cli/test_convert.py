@@ -82,3 +82,17 @@ def test_refusals(capsys, tiny_run, tmp_path, words, message):
     error = convert(capsys, *filled, status=2).err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--model.options.num_classes", "10"],
+         "--model.options.num_classes: the number of classes is no option here; give --num-classes N"),
+        (["--model.options.mlp_ratio", "[two]"], "mlp_ratio"),
+    ],
+)  # fmt: skip
+def test_options_that_build_no_model_are_one_line(capsys, tiny_run, tmp_path, words, line):
+    said = convert(capsys, tiny_run, tmp_path / "out.safetensors", *words, status=2).err
+    assert line in said
+    assert len(said.splitlines()) == 1

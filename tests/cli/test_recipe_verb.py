@@ -46,7 +46,11 @@ def test_show_is_the_resolved_recipe(capsys, tmp_path):
 def test_explain_a_key(capsys):
     [row] = explained(capsys, "optimizer.layer_decay")
     assert row["description"] == recipe_keys()["optimizer.layer_decay"].doc
-    assert (row["type"], row["range"], row["default"]) == ("a number or null", "must be positive, or null", None)
+    assert (row["type"], row["range"], row["default"]) == (
+        "a number or null",
+        "must be positive, and at most 10, or null",
+        None,
+    )
     assert row["recipes"] == {"finetune": load("finetune").optimizer.layer_decay}
     text = run(capsys, "explain", "optimizer.layer_decay")
     for part in (row["description"], row["type"], row["range"], "finetune 0.75", "optimizer: {layer_decay: V}"):

@@ -14,7 +14,8 @@ from crosscale.engine.forward import forward
 from crosscale.engine.sharding import data_mesh
 from crosscale.models.registry import create_model
 from crosscale.recipe import load
-from crosscale.runs.experiment import build, estimate_memory
+from crosscale.runs.device_memory import estimate_memory
+from crosscale.runs.experiment import build
 from crosscale.trees import flatten
 from tests.seeded import seeded_variables
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscale.engine.length import run_length
+from crosscale.engine.length import check_total, run_length
 from crosscale.engine.optimizer import make_schedule
 from crosscale.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 from crosscale.errors import RequestError
@@ -50,10 +50,13 @@ def test_the_released_schedules_are_exact(name: str) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"train": {"steps": 0}}, r"train\.steps=0: must be positive, or null"),
+        ({"train": {"steps": 0}}, r"train\.steps=0: must be positive, and at most 2,147,483,647, or null"),
         ({"train": {"steps": 2.5}}, r"train\.steps: expected a whole number or null, got 2\.5"),
         ({"train": {"eval_steps": 10}}, r"train\.eval_steps=10 goes with train\.steps"),
-        ({"schedule": {"warmup_steps": -1}}, r"schedule\.warmup_steps=-1: must not be negative, or be null"),
+        (
+            {"schedule": {"warmup_steps": -1}},
+            r"schedule\.warmup_steps=-1: must not be negative, and at most 2,147,483,647, or be null",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(section: dict[str, Any], message: str) -> None:
@@ -77,3 +80,12 @@ def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     settings = ScheduleSettings(warmup_steps=30)
     with pytest.raises(RequestError, match=r"schedule\.warmup_steps=30 is longer than train\.steps=20"):
         make_schedule(settings, OptimizerSettings(), batch_size=8, steps_per_epoch=100, epochs=1, steps=20)
+
+
+def test_a_run_of_more_steps_than_32_bits_count_is_refused() -> None:
+    check_total(TrainSettings(epochs=2**31 - 1), 1)
+    message = (
+        r"train\.epochs=1000000000: 23,000,000,000 steps, and a run has at most 2,147,483,647; .* 93,368,854 epochs"
+    )
+    with pytest.raises(RequestError, match=message):
+        check_total(TrainSettings(epochs=10**9), 23)

@@ -71,7 +71,11 @@ class Runs:
         self.score = lambda metrics: score(metrics, task.measures, task.best)
 
     def go(
-        self, folder: Path, in_validation: Callable[[], None] = lambda: None, settings: TrainSettings = SETTINGS
+        self,
+        folder: Path,
+        in_validation: Callable[[], None] = lambda: None,
+        settings: TrainSettings = SETTINGS,
+        patience_from: int = 0,
     ) -> Loop:
         folder.mkdir(exist_ok=True)
         saved: list[Any] = []
@@ -95,6 +99,7 @@ class Runs:
         progress = Progress()
         if (restored := restore_state(checkpoints, state, replicated(self.mesh))) is not None:
             state, progress = restored[0], Progress(**restored[1])
+        progress.patience_from = patience_from
         length = run_length(settings, STEPS_PER_EPOCH)
         start = length.epochs(length.end(progress.epoch))
         with RunLog(folder, start_step=int(state.step), start_epoch=start, total_steps=length.total) as log:
@@ -165,6 +170,22 @@ def test_a_run_counted_in_steps_ends_without_patience(
     patient = TrainSettings(steps=50, eval_steps=3, batch_size=16, early_stop_epochs=2)
     loop = runs.go(tmp_path / "run", settings=patient)
     assert (loop.step, loop.stopped) == (12, None)
+
+
+def test_patience_ends_a_run_at_a_validation_alone_and_says_so(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Validated at epochs 3 and 6: two epochs of patience are over at epoch 5, and judged at 6."""
+    monkeypatch.setattr(runs, "score", lambda metrics: (0.0,))
+    patient = TrainSettings(epochs=9, eval_every=3, batch_size=16, early_stop_epochs=2)
+    loop = runs.go(tmp_path / "run", settings=patient)
+    assert (loop.progress.epoch, loop.stopped) == (6, None)
+    assert "no better validation for 3 epochs: stopped" in capsys.readouterr().err
+    again = runs.go(tmp_path / "run", settings=patient)  # as --resume
+    assert (again.progress.epoch, again.stopped) == (6, None)
+    assert "no better validation for 3 epochs: stopped" in capsys.readouterr().err
+    extended = runs.go(tmp_path / "run", settings=patient, patience_from=24)
+    assert extended.progress.epoch == 9
 
 
 def test_the_handlers_of_before_come_back(runs: Runs, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import crosscale
 from crosscale.data import scenes
 from crosscale.models import registry
 from crosscale.pretrained import suggest
-from crosscale.runs import experiment
 from tests.hub_server import Hub
 from tests.pages import stand_ins
 
@@ -54,7 +53,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     for name in ("init", "apply"):
         monkeypatch.setattr(nn.Module, name, compiled(getattr(nn.Module, name)))
     # It traces the backward pass twice, and tests/engine/test_compiler.py holds what it says.
-    monkeypatch.setattr(experiment, "estimate_memory", lambda made: {"parameters": 0, "batch": 0})
+    monkeypatch.setattr(device_memory, "estimate_memory", lambda made: {"parameters": 0, "batch": 0})
     monkeypatch.chdir(tmp_path)
     server = hub(monkeypatch, tmp_path)
     jax.config.update("jax_disable_most_optimizations", True)  # the models are too small to gain from them

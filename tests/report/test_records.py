@@ -1,5 +1,8 @@
 """Reading run folders, whole and damaged."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from crosscale.errors import RequestError
@@ -47,6 +50,21 @@ def test_epochs_shorter_than_the_logs_window(written):
     assert run.goes_on  # 3 of 4
     assert not read_run(written("b", lines, "train: {epochs: 3}\n")).goes_on
     assert read_run(written("c", LINES)).seconds is None  # of an older version
+
+
+def test_a_run_out_of_patience_goes_on_only_where_training_would(written):
+    recipe = "train: {epochs: 30, early_stop_epochs: 3}\n"
+
+    def goes_on(epochs, validated, extended=()):
+        lines = [{"kind": "epoch", "step": n, "epoch": n, "train_loss": 1.0, "lr": 1e-3} for n in range(1, epochs + 1)]
+        lines += [{"kind": "validate", "step": n, "epoch": n, "loss": 1.0} for n in validated]
+        lines += [{"kind": "extend", "step": n, "epoch": n} for n in extended]
+        run = read_run(written(f"{epochs}-{extended}", lines, recipe))
+        return replace(run, best=SimpleNamespace(epoch=5)).goes_on
+
+    assert goes_on(8, [5])  # patience is judged at a validation
+    assert not goes_on(10, [5, 10])
+    assert goes_on(10, [5, 10], extended=[10])
 
 
 def test_a_torn_last_line_is_left_out(written):
