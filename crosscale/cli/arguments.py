@@ -116,6 +116,18 @@ def share(text: str) -> float:
     return value
 
 
+def refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raises RequestError, "--NAME WHY", for the first of some options that is given where it would do nothing.
+
+    Args:
+      names: options whose defaults are None, False or an empty list.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not (value is None or value is False or value == []):
+            raise RequestError(f"--{name.replace('_', '-')} {why}")
+
+
 def add_recipe_options(parser: Parser, argv: Sequence[str], *, explained: bool = True) -> None:
     """Adds `--section.key V` for every key of a recipe, older names too, and for the model's fields that `argv` names.
 
