@@ -348,8 +348,9 @@ def open_predictor(options: argparse.Namespace) -> "Predictor":
     """The model that the options of `add_model_options` choose. Raises RequestError."""
     from crosscale.predictor import Predictor
 
+    changed = test_options(options)  # which refuses them beside --model
     if options.run is not None:
-        return Predictor.from_run(options.run, task_options=test_options(options))
+        return Predictor.from_run(options.run, task_options=changed)
     return Predictor.from_weights(
         options.model, options.weights, classes=read_classes(options), key=options.weights_key
     )
