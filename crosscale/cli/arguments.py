@@ -116,6 +116,18 @@ def share(text: str) -> float:
     return value
 
 
+def refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raises RequestError, "--NAME WHY", for the first of some options that is given where it would do nothing.
+
+    Args:
+      names: options whose defaults are None, False or an empty list.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not (value is None or value is False or value == []):
+            raise RequestError(f"--{name.replace('_', '-')} {why}")
+
+
 def add_recipe_options(parser: Parser, argv: Sequence[str], *, explained: bool = True) -> None:
     """Adds `--section.key V` for every key of a recipe, older names too, and for the model's fields that `argv` names.
 
@@ -336,8 +348,9 @@ def open_predictor(options: argparse.Namespace) -> "Predictor":
     """The model that the options of `add_model_options` choose. Raises RequestError."""
     from crosscale.predictor import Predictor
 
+    changed = test_options(options)  # which refuses them beside --model
     if options.run is not None:
-        return Predictor.from_run(options.run, task_options=test_options(options))
+        return Predictor.from_run(options.run, task_options=changed)
     return Predictor.from_weights(
         options.model, options.weights, classes=read_classes(options), key=options.weights_key
     )

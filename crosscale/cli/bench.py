@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosscale.cli.arguments import Parser, count, positive_int
+from crosscale.cli.arguments import Parser, count, positive_int, refuse_given
 from crosscale.cli.main import INTERRUPTED
 from crosscale.cli.output import note, print_json, progress_bar
 from crosscale.errors import RequestError, did_you_mean
@@ -66,6 +66,17 @@ MODES = ("infer", "train", "growth", "start-up", "data")
 _MODEL_MODES = ("infer", "train")
 _TORCH = ("timm", "official")
 _ENGINES = ("onnxruntime", "openvino")
+# What each option counts for; elsewhere it would do nothing.
+_COUNTS_FOR = {
+    **dict.fromkeys(
+        ("model", "against", "quick", "limit", "platform", "no_tf32", "peer_repo", "variant"), _MODEL_MODES
+    ),
+    **dict.fromkeys(("seconds", "dtype"), (*_MODEL_MODES, "growth")),
+    **dict.fromkeys(("batch_size", "peer_python"), (*_MODEL_MODES, "data")),
+    **dict.fromkeys(("images", "size", "threads", "fast", "train_steps"), ("data",)),
+    "plot": (*_MODEL_MODES, "growth"),
+}
+_FOR_PEERS = {"peer_python": _TORCH, "peer_repo": ("official",), "variant": _TORCH}
 _QUICK = 50.0  # seconds; the check of the peer and the printing also fit into the minute
 
 
@@ -117,7 +128,7 @@ def _parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     models = parser.add_argument_group("infer and train")
     models.add_argument("--model", metavar="M", nargs="+", help="presets (see `crosscale models`)")
-    models.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    models.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation (default float32)")
     models.add_argument(
         "--against",
         choices=(*_TORCH, *_ENGINES),
@@ -135,17 +146,14 @@ def _parser() -> Parser:
     models.add_argument("--platform", choices=("cpu", "cuda"), help="what it runs on (default: the best there is)")
     models.add_argument("--no-tf32", action="store_true", help="full float32 products on devices with TensorFloat-32")
     data = parser.add_argument_group("data")
-    data.add_argument("--images", metavar="N", type=positive_int, default=256, help="JPEG files (default 256)")
-    data.add_argument("--size", metavar="S", type=positive_int, default=240, help="input size (default 240)")
-    data.add_argument(
-        "--threads", metavar="N", type=positive_int, default=2, help="threads, and torch's processes (default 2)"
-    )
+    data.add_argument("--images", metavar="N", type=positive_int, help="JPEG files (default 256)")
+    data.add_argument("--size", metavar="S", type=positive_int, help="input size (default 240)")
+    data.add_argument("--threads", metavar="N", type=positive_int, help="threads, and torch's processes (default 2)")
     data.add_argument("--fast", action="store_true", help="measure data.decode=fast, too")
     data.add_argument(
         "--train-steps",
         metavar="N",
         type=count,
-        default=24,
         help="of a real training on the files, to see how long its steps wait; 0 for none (default 24)",
     )
     return parser
@@ -165,14 +173,15 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuses what cannot work before minutes are spent on measuring."""
     if options.mode in _MODEL_MODES and not options.model:
         raise RequestError(f"--mode {options.mode} needs --model M; `crosscale models` lists them")
-    if options.mode not in _MODEL_MODES and (options.model or options.against):
-        raise RequestError(f"--model and --against go with --mode infer and --mode train, not {options.mode}")
-    if options.mode not in _MODEL_MODES and (options.quick or options.limit):
-        raise RequestError(f"--quick and --limit go with --mode infer and --mode train, not {options.mode}")
+    for name, modes in _COUNTS_FOR.items():
+        if options.mode not in modes:
+            refuse_given(options, [name], f"goes with --mode {', '.join(modes)}, not {options.mode}")
+    if options.mode in _MODEL_MODES:
+        for name, peers in _FOR_PEERS.items():
+            if set(peers).isdisjoint(options.against):
+                refuse_given(options, [name], f"goes with --against {' or '.join(peers)}")
     if len(set(options.against) & set(_TORCH)) > 1:
         raise RequestError("--against timm official: one of them at a time; no model is in both")
-    if options.mode in ("data", "start-up") and options.plot is not None:
-        raise RequestError("--plot goes with --mode infer, train and growth")
     if options.plot is not None:
         if Path(options.plot).suffix not in (".png", ".svg"):
             raise RequestError(f"--plot {options.plot}: give a file that ends in .png or .svg")
@@ -198,7 +207,7 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
         mode=options.mode,
         models=tuple(options.model),
         batch_sizes=tuple(options.batch_size or [8]),
-        dtype=options.dtype,
+        dtype=options.dtype or "float32",
         rounds=options.rounds or (1 if options.quick else 3),
         seconds=options.seconds or (0.5 if options.quick else 2.0),
         against=next((peer for peer in options.against if peer in _TORCH), None),
@@ -234,8 +243,9 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 def _growth(options: argparse.Namespace) -> dict[str, Any]:
     from crosscale.benchmark.growth import measure
 
+    how: dict[str, Any] = {"rounds": options.rounds or 3, "dtype": options.dtype or "float32"}
     with progress_bar("measuring", verb="bench") as report:
-        return measure(rounds=options.rounds or 3, seconds=options.seconds or 2.0, dtype=options.dtype, report=report)
+        return measure(seconds=options.seconds or 2.0, report=report, **how)
 
 
 def _start_up(options: argparse.Namespace) -> dict[str, Any]:
@@ -247,23 +257,23 @@ def _start_up(options: argparse.Namespace) -> dict[str, Any]:
 def _data(options: argparse.Namespace) -> dict[str, Any]:
     from crosscale.benchmark.data import Request, default_peer, measure
 
-    sizes = options.batch_size or [32]
+    sizes, images = options.batch_size or [32], options.images or 256
     if len(sizes) > 1:
         raise RequestError("--mode data takes one --batch-size")
-    if sizes[0] > options.images:
-        raise RequestError(f"--batch-size {sizes[0]} is larger than --images {options.images}")
+    if sizes[0] > images:
+        raise RequestError(f"--batch-size {sizes[0]} is larger than --images {images}")
     peer = options.peer_python or default_peer()
     if peer is None:
         note("no torch and timm here, so there is no comparison with them; --peer-python PATH names a Python with both")
     request = Request(
-        images=options.images,
+        images=images,
         rounds=options.rounds or 5,
-        size=options.size,
+        size=options.size or 240,
         batch_size=sizes[0],
-        threads=options.threads,
+        threads=options.threads or 2,
         peer=peer,
         fast=options.fast,
-        train_steps=options.train_steps,
+        train_steps=24 if options.train_steps is None else options.train_steps,
     )
     with progress_bar("measuring") as report:
         return measure(request, report)

@@ -10,7 +10,7 @@ from crosscale.cli.output import note, print_json
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
-    from crosscale.artifact import Artifact
+    from crosscale.contracts import InputSpec
 
 HELP = """\
 Reads weights from any file that the model fits and writes them under other names, bit for bit.
@@ -48,6 +48,12 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         raise RequestError(f"{target}: exists already; give another OUT, or --overwrite")
     if not options.folder and (options.license or options.classes):
         raise RequestError("--license and --classes are recorded in a folder; give --folder too")
+    if options.folder and options.overwrite:
+        raise RequestError(
+            "--overwrite replaces a file; --folder writes an earlier version of its folder anew by itself"
+        )
+    if options.pretrained and (options.from_names or options.weights_key):
+        raise RequestError("--from-names and --weights-key say how to read IN, which --pretrained replaces")
     result = _convert(options, source, target, fields)
     if as_json:
         print_json(result)
@@ -103,15 +109,18 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     from crosscale.models.registry import create_model, input_spec
     from crosscale.models.shapes import variable_shapes
     from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
-    from crosscale.pretrained.naming import scheme_to_share
+    from crosscale.pretrained.loading import locate
+    from crosscale.pretrained.publishing import check_not_best, scheme_of_folder
     from crosscale.pretrained.restore import restore_task
     from crosscale.runs.experiment import constructing
     from crosscale.typed import parse_scalar
 
-    artifact = _artifact(source) if source and Path(source).expanduser().is_dir() else None
+    check_not_best(Path(target).expanduser() if options.folder else Path(target).expanduser().parent)
+    artifact = locate(source)[1] if source else None
     name = options.model or (artifact.model if artifact else None)
     if name is None:
-        raise RequestError(f"{source}: a file does not say its model; give --model M (`crosscale models` lists them)")
+        what = "this folder" if Path(source).expanduser().is_dir() else "a file"
+        raise RequestError(f"{source}: {what} does not say its model; give --model M (`crosscale models` lists them)")
     kwargs: dict[str, Any] = {} if options.model or artifact is None else dict(artifact.options)
     if f"{_FIELD[2:]}num_classes" in fields:
         raise RequestError(f"{_FIELD}num_classes: the number of classes is no option here; give --num-classes N")
@@ -127,7 +136,11 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     variables = load_weights(path, model, contents.names, key=options.weights_key)
     names = options.names
     if options.folder:
-        spec = artifact.input_spec if artifact and not options.model else input_spec(name, model)
+        spec, task = input_spec(name, model), restore_task(artifact, source) if artifact else None
+        # Fields that are given beside a folder may build a model of another input.
+        if artifact and (not options.model or _shape(artifact.input_spec) == _shape(spec)):
+            spec = artifact.input_spec
+        names = names or scheme_of_folder(model, task)
         metrics = artifact.metrics if artifact else {}
         save_pretrained(
             target,
@@ -140,9 +153,8 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
             licence=options.license,
             metrics={key: value for key, value in metrics.items() if key in ("top1", "top5", "loss")},
             names=names,
-            task=restore_task(artifact, source) if artifact and not options.model else None,
+            task=task,
         )
-        names = names or scheme_to_share(model)
     else:
         names = names or OWN
         save_weights(target, variables, model, names)
@@ -157,7 +169,5 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     }
 
 
-def _artifact(folder: str) -> "Artifact":
-    from crosscale.artifact import best_folder, read_artifact
-
-    return read_artifact(best_folder(folder))
+def _shape(spec: "InputSpec") -> tuple[tuple[int, int], int]:
+    return spec.size, spec.channels

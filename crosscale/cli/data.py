@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from crosscale.cli.arguments import EXIT_STATUS, Parser, held_out_share, positive_int
+from crosscale.cli.arguments import EXIT_STATUS, Parser, held_out_share, positive_int, refuse_given
 from crosscale.cli.data_labels import describe_labels
 from crosscale.cli.data_masks import describe_masks
 from crosscale.cli.data_objects import describe_objects
@@ -48,16 +48,21 @@ examples:
 
 {EXIT_STATUS}"""
 
+_NOT_OF_SCENES = (
+    *("check", "draw", "statistics", "val_fraction", "reduce_zero_label"),
+    *("root", "path_column", "label_column", "split_column"),
+)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
 
 def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Prints the data set's description, after writing it out if asked to."""
     options = _parser().parse(argv)
-    if options.statistics and (options.write is not None or options.check):
-        raise RequestError("--statistics measures and does nothing else; give --write or --check without it")
     if options.data == "scenes" and not Path("scenes").exists():
         return _compose(options, as_json)
+    options.val_fraction = 0.2 if options.val_fraction is None else options.val_fraction
+    if options.statistics and (options.write is not None or options.check):
+        raise RequestError("--statistics measures and does nothing else; give --write or --check without it")
     if _has_objects(options):
         return _objects(options, as_json)
     if _has_masks(options):
@@ -93,7 +98,6 @@ def _parser() -> Parser:
         "--val-fraction",
         metavar="P",
         type=held_out_share,
-        default=0.2,
         help="share of each class held out where the data has no val/ (default 0.2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
@@ -151,6 +155,9 @@ def _compose(options: argparse.Namespace, as_json: bool) -> int:
     """Writes the scenes."""
     from crosscale.data.scenes import CLASSES, write_scenes
 
+    refuse_given(
+        options, _NOT_OF_SCENES, "says how to read data, and scenes are composed; give it with the folder of them"
+    )
     if options.write is None:
         raise RequestError("scenes are composed into a folder: give --write OUT")
     out = Path(options.write).expanduser()

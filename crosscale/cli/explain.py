@@ -13,6 +13,7 @@ from crosscale.cli.arguments import (
     check_model_options,
     open_predictor,
     positive_int,
+    refuse_given,
     result_options,
 )
 from crosscale.cli.output import check_outside, free_name, note, print_json, print_table, progress_bar, short_stem
@@ -60,6 +61,8 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     """Writes the pictures; returns 1 if a file could not be used. Raises RequestError, WorkError."""
     options = _parser().parse(argv)
     check_model_options(options)
+    if options.position is None:
+        refuse_given(options, ["direction"], "goes with --position Y,X, the place whose attention it is")
     files = find_images(options.images, "explain")
     check_outside("--output", Path(options.output), options.images, "the drawings")
     folder = _output_folder(options.output)
@@ -67,7 +70,9 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     predictor = open_predictor(options)
     from crosscale.explain import describe_maps
 
-    describe_maps(predictor.model, predictor.spec.size)
+    maps = describe_maps(predictor.model, predictor.spec.size)
+    if not any(one.folded for one in maps):
+        refuse_given(options, ["all_maps"], "is for CrossViT; all maps of this model are drawn without it")
     # A batch is filled up to its size, so a batch larger than the work would only compute padding.
     options.batch_size = min(options.batch_size, len(files))
     said = result_options(options, predictor.task, _DEFAULTS)
@@ -104,7 +109,6 @@ def _parser() -> Parser:
     parser.add_argument(
         "--direction",
         choices=("received", "given"),
-        default="received",
         help="with --position: attention that the place receives (default), or that it gives",
     )
     parser.add_argument(
@@ -206,7 +210,7 @@ def _draw(
             batch,
             spec=spec,
             position=options.position,
-            direction=options.direction,
+            direction=options.direction or "received",
             method=task.method,
             sizes=predictor.contents(sizes + sizes[-1:] * (count - len(part))),
         )

@@ -12,6 +12,7 @@ from crosscale.cli.arguments import (
     fraction,
     open_predictor,
     positive_int,
+    refuse_given,
 )
 from crosscale.cli.output import print_json, print_table, progress_bar
 from crosscale.errors import RequestError
@@ -57,7 +58,9 @@ exit status:
   2  the request was wrong (unknown option, missing file, an axis that the model cannot leave open)"""
 
 FORMATS = ("stablehlo", "onnx", "openvino", "litert")  # as in `crosscale.export.formats`; importing it takes JAX
-_PLATFORMS = "cpu,cuda,tpu"
+_PLATFORMS, _OPSET, _TOLERANCE = "cpu,cuda,tpu", 23, 1e-4
+_WITH_OPSET = ("onnx", "openvino")
+_BATCH_SIZE = 8  # of --compare
 _HELD_OUT = 500  # examples that --compare takes by default
 
 
@@ -74,20 +77,32 @@ def _check(options: argparse.Namespace) -> None:
     if options.compare:
         if options.out is not None or options.format is not None or options.int8 or options.raw or options.any_size:
             raise RequestError("--compare writes nothing: leave OUT, --format, --int8, --raw and --any-size out")
+        refuse_given(
+            options, ["platforms"], "goes with --format stablehlo; --compare measures on this machine's processor"
+        )
+        refuse_given(options, ["max_drop"], "goes with --int8; --compare prints every accuracy and refuses none")
         return
     if options.format is None or options.out is None:
         missing = "--format" if options.format is None else "OUT"
         raise RequestError(f"the following arguments are required: {missing}")
-    if options.format != "stablehlo" and options.platforms != _PLATFORMS:
+    refuse_given(options, ["batch_size"], "goes with --compare, whose images/s it is for")
+    if options.format != "stablehlo":
         where = "; an ONNX file runs where onnxruntime does" if options.format == "onnx" else ""
-        raise RequestError(f"--platforms goes with --format stablehlo{where}")
+        refuse_given(options, ["platforms"], f"goes with --format stablehlo{where}")
+    if options.format not in _WITH_OPSET:
+        refuse_given(
+            options, ["opset"], f"goes with --format onnx and openvino; {options.format} has no ONNX operators"
+        )
+    if options.int8:
+        refuse_given(options, ["tolerance"], "is for float32 programs; --max-drop judges int8 ones")
     judging = (options.data_dir, options.calibration, options.held_out, options.max_drop)
     if not options.int8 and any(value is not None for value in judging):
         raise RequestError("--data-dir, --calibration, --held-out and --max-drop go with --int8 and --compare")
 
 
 def _export(options: argparse.Namespace, as_json: bool) -> int:
-    platforms = tuple(name.strip() for name in options.platforms.split(",") if name.strip())
+    wanted = _PLATFORMS if options.platforms is None else options.platforms
+    platforms = tuple(name.strip() for name in wanted.split(",") if name.strip())
     from crosscale.export import export
 
     predictor = open_predictor(options)
@@ -99,10 +114,10 @@ def _export(options: argparse.Namespace, as_json: bool) -> int:
             preprocessing=not options.raw,
             any_size=options.any_size,
             platforms=platforms,
-            opset=options.opset,
+            opset=options.opset or _OPSET,
             int8=_int8(options, predictor, options.held_out) if options.int8 else None,
             pictures=options.images or (),
-            tolerance=options.tolerance,
+            tolerance=options.tolerance or _TOLERANCE,
             on_phase=lambda what, done, total: report(done, total, what),
         )
     if as_json:
@@ -139,20 +154,22 @@ def _int8(options: argparse.Namespace, predictor: "Predictor", most: int | None)
 def _compare(options: argparse.Namespace, as_json: bool) -> int:
     from crosscale.export.compare import compare
 
-    predictor = open_predictor(options)
+    predictor, batch_size = open_predictor(options), options.batch_size or _BATCH_SIZE
     int8 = _int8(options, predictor, options.held_out or _HELD_OUT)
     with progress_bar("comparing", verb="export") as report:
         rows = compare(
             predictor,
             int8,
-            batch_size=options.batch_size,
+            batch_size=batch_size,
+            opset=options.opset or _OPSET,
+            tolerance=options.tolerance or _TOLERANCE,
             pictures=options.images or (),
             on_phase=lambda what, done, total: report(done, total, what),
         )
     best = predictor.task.best
     measure, examples = predictor.task.measures[best], len(int8.source)
     if as_json:
-        about = {"measure": best, "examples": examples, "batch_size": options.batch_size}
+        about = {"measure": best, "examples": examples, "batch_size": batch_size}
         print_json({**about, "formats": [asdict(row) for row in rows]})
         return 0
     columns = ["format", "MB", "deviation", measure.label, "images/s"]
@@ -167,7 +184,7 @@ def _compare(options: argparse.Namespace, as_json: bool) -> int:
         for row in rows
         if row.size is not None and row.deviation is not None
     ]
-    title = f"{measure.label} on {examples:,} held-out images; images/s at best, in batches of {options.batch_size}"
+    title = f"{measure.label} on {examples:,} held-out images; images/s at best, in batches of {batch_size}"
     print_table(columns, cells, right=columns[1:], title=title)
     for row in rows:
         if row.reason is not None:
@@ -197,10 +214,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "--any-size", action="store_true", help="leave height and width open too (stablehlo, CrossFormer)"
     )
+    parser.add_argument("--platforms", metavar="P,P", help=f"of a stablehlo program (default {_PLATFORMS})")
     parser.add_argument(
-        "--platforms", metavar="P,P", default=_PLATFORMS, help=f"of a stablehlo program (default {_PLATFORMS})"
+        "--opset", metavar="N", type=positive_int, help=f"ONNX operator set (onnx, openvino; default {_OPSET})"
     )
-    parser.add_argument("--opset", metavar="N", type=positive_int, default=23, help="ONNX operator set (default 23)")
     parser.add_argument(
         "--images", metavar="IMAGE", nargs="+", help="image files to compare on (default: four photographs of ours)"
     )
@@ -208,7 +225,6 @@ def _parser() -> Parser:
         "--tolerance",
         metavar="T",
         type=fraction,
-        default=1e-4,
         help="largest deviation, as a share of the largest output (default 1e-4)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -231,6 +247,6 @@ def _parser() -> Parser:
     )
     data.add_argument("--data-dir", metavar="D", help="labelled images of the model's classes (default: the run's)")
     data.add_argument(
-        "--batch-size", metavar="B", type=positive_int, default=8, help="of --compare's images/s (default 8)"
+        "--batch-size", metavar="B", type=positive_int, help=f"of --compare's images/s (default {_BATCH_SIZE})"
     )
     return parser

@@ -65,7 +65,7 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
         max_pixels=options.max_pixels,
         max_images=min(options.max_images, options.queue),
         queue=options.queue,
-        held_bytes=max(options.max_bytes, Settings.held_bytes),
+        held_bytes=max(2 * options.max_bytes, Settings.held_bytes),
         body_seconds=options.body_seconds,
         answer_seconds=options.answer_seconds,
         max_batch=options.max_batch,

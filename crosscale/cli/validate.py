@@ -14,6 +14,7 @@ from crosscale.cli.arguments import (
     held_out_share,
     host_options,
     positive_int,
+    refuse_given,
     share,
     test_options,
 )
@@ -57,6 +58,10 @@ def run(argv: Sequence[str], *, as_json: bool) -> int:
     check_model_options(options)
     if options.run is None and options.data_dir is None:
         raise RequestError("--model needs --data-dir D; only a run knows its own data")
+    if options.split == "all":
+        refuse_given(options, ["val_fraction", "seed"], "chooses what is held out; --split all measures everything")
+    if as_json:
+        refuse_given(options, ["details"], "prints tables for people; leave --json out, or write them with --csv DIR")
 
     start = host_options(options)
     from crosscale.cluster.hosts import together

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from crosscale.data.costly import Pieces, has_too_many_profiles, why_too_costly
-from crosscale.data.names import reads_heif
+from crosscale.data.names import advice_on_picture, reads_heif
 from crosscale.data.netpbm import is_read_one_by_one, read_netpbm
 from crosscale.errors import RequestError, WorkError
 
@@ -167,8 +167,8 @@ def open_encoded(data: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, _declared_size(data), MAX_PIXELS) from None
     except UnidentifiedImageError:
-        deep = "; data.pixels=float32 reads TIFFs of many channels" if data.startswith(TIFF) else ""
-        raise BadImage(name, f"not an image in a format that Pillow reads{deep}") from None
+        deep = "data.pixels=float32 reads TIFFs of many channels" if data.startswith(TIFF) else advice_on_picture(name)
+        raise BadImage(name, f"not an image in a format that Pillow reads{deep and f'; {deep}'}") from None
     except Exception as error:  # a plugin that stumbles over a damaged header may raise anything
         raise BadImage(name, _damaged("image header", error)) from None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crosscale.data.mask_sets import ADE20K, CITYSCAPES, VOC, KnownSet
-from crosscale.data.names import SPLITS, say_passed_over
+from crosscale.data.names import SPLITS, say_passed_over, what_instead
 from crosscale.data.once import shared
 from crosscale.data.scan import scan, subfolders
 from crosscale.data.strings import Strings
@@ -77,7 +77,7 @@ def find_layout(root: Path) -> Layout:
       RequestError: there is no such folder, its layout is not one of those known, or it holds no pair.
     """
     if not root.is_dir():
-        raise RequestError(f"{root}: {'a file' if root.exists() else 'no such folder'}; give one with {KNOWN}")
+        raise RequestError(f"{root}: {what_instead(root)}; give one with {KNOWN}")
     readers = {"cityscapes": _cityscapes, "voc": _voc, "folders": _folders, "splits": _split_first}
     kind = _kind(root)
     if not kind:

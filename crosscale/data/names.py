@@ -129,6 +129,20 @@ def advice_on(name: str) -> str:
     return "" if reason == _NO_PICTURE else reason
 
 
+def advice_on_picture(name: str) -> str:
+    """What to do about a file that is no picture where one is wanted; "" where its name says nothing."""
+    reason = why_passed_over(name)
+    return "" if reason == _NO_PICTURE or is_picture(name) else reason
+
+
+def what_instead(place: Path) -> str:
+    """What stands where a folder is wanted, and what to do about it."""
+    if not place.exists():
+        return "no such folder"
+    advice = advice_on(place.name)
+    return f"a file, not a folder{advice and f' ({advice})'}"
+
+
 def count_extensions(names: Iterable[str]) -> "Counter[str]":
     """Extension in lower case -> files."""
     return Counter(os.path.splitext(name)[1].lower() for name in names)

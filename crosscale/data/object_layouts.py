@@ -10,6 +10,7 @@ import numpy as np
 from crosscale.data.annotated import Annotated
 from crosscale.data.coco_folder import find_coco, read_part
 from crosscale.data.decode import open_image, upright_size
+from crosscale.data.names import what_instead
 from crosscale.data.object_parquet import has_object_shards, open_object_shards
 from crosscale.data.once import shared
 from crosscale.data.parquet import RowGroups
@@ -129,7 +130,8 @@ def read_parts(root: Path, masks: bool, lenient: bool) -> tuple[str, Parts]:
             if held_out is None:
                 return name, {"all": parts["train"]}
             return name, {"train": parts["train"], "val": parts[held_out]}
-    raise RequestError(f"{root}: no pictures with boxes are recognised; give a folder with {KNOWN}")
+    unknown = what_instead(root) if root.is_file() else "no pictures with boxes are recognised"
+    raise RequestError(f"{root}: {unknown}; give a folder with {KNOWN}")
 
 
 def _coco(root: Path, masks: bool, lenient: bool) -> Parts:

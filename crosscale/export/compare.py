@@ -5,14 +5,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from crosscale.errors import RequestError, WorkError
+from crosscale.export import onnx
 from crosscale.export.accuracy import measured
 from crosscale.export.engines import quickest
-from crosscale.export.export import INT8_FORMATS, export
+from crosscale.export.export import INT8_FORMATS, TOLERANCE, export
 from crosscale.export.formats import FORMATS, FormatName, Run
 from crosscale.export.int8 import Int8
 from crosscale.export.program import Program
@@ -46,6 +48,8 @@ def compare(
     *,
     batch_size: int = 8,
     seconds: float = 2.0,
+    opset: int = onnx.OPSET,
+    tolerance: float = TOLERANCE,
     pictures: Sequence[str | Path] = (),
     on_phase: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Compared]:
@@ -55,6 +59,8 @@ def compare(
       int8: pictures to calibrate on and to measure accuracy by; its limit on losses does not count here.
       batch_size: pictures at once when speed is measured.
       seconds: about how long each is timed.
+      opset: see `export`.
+      tolerance: see `export`; a format beyond it is missing, and its row says so.
       pictures: see `export`.
       on_phase: told what is done next, how many phases are done, and of how many.
 
@@ -68,12 +74,13 @@ def compare(
     weights = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(predictor.variables))
     rows, runs = {"jax": Compared("jax", weights, 0.0)}, {"jax": _jax(program)}
     phases = len(wanted) + 2
+    how: dict[str, Any] = {"pictures": pictures, "platforms": _PLATFORMS, "opset": opset, "tolerance": tolerance}
     with tempfile.TemporaryDirectory(prefix="crosscale-compare-") as folder:
         for done, (name, form, rounding) in enumerate(wanted):
             on_phase(f"exporting {name}", done, phases)
             file = Path(folder) / f"{name.replace(' ', '-')}{FORMATS[form].suffix}"
             try:
-                made = export(predictor, file, format=form, int8=rounding, pictures=pictures, platforms=_PLATFORMS)
+                made = export(predictor, file, format=form, int8=rounding, **how)
             except (RequestError, WorkError) as error:
                 rows[name] = Compared(name, reason=str(error))
                 continue

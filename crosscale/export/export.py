@@ -140,8 +140,10 @@ def _write_int8(
 def _check(format: str, platforms: Sequence[str], file: str | Path, int8: Int8 | None) -> Path:
     """Where the artifact goes. Raises RequestError."""
     suffix = check_format(format).suffix
-    if unknown := [name for name in platforms if name not in stablehlo.PLATFORMS] or not platforms:
-        raise RequestError(f"platforms {unknown or 'of none'}: give some of {', '.join(stablehlo.PLATFORMS)}")
+    unknown = [name for name in platforms if name not in stablehlo.PLATFORMS]
+    if unknown or not platforms:
+        what = f"--platforms {', '.join(unknown)}" if unknown else "--platforms names none"
+        raise RequestError(f"{what}: give some of {', '.join(stablehlo.PLATFORMS)}")
     if int8 is not None and format not in INT8_FORMATS:
         raise RequestError(f"--int8 goes with --format {' and --format '.join(INT8_FORMATS)}, not {format}")
     target = Path(file).expanduser().resolve()

@@ -15,6 +15,7 @@ from crosscale.models.registry import create_model, get_preset
 from crosscale.pretrained.adapt import adapt as adapt_tensors
 from crosscale.pretrained.naming import (
     OWN,
+    NotFloatsError,
     as_float32,
     class_count,
     from_variables,
@@ -72,7 +73,7 @@ def load_weights(
     if not isinstance(path, str | Path) or isinstance(model, str | Path | Mapping):
         raise RequestError("load_weights takes (path, model), in this order")
     only = (only,) if isinstance(only, str) else only
-    file, artifact = _locate(path)
+    file, artifact = locate(path)
     flat = read_tensors(file, key)
     source = str(path)
     try:
@@ -86,7 +87,7 @@ def load_weights(
         else:
             check_against(ours, parameter_shapes(model), source)
     except RequestError as error:
-        raise RequestError(f"{error}{_suggestion(flat, model)}") from None
+        raise _with_suggestion(error, flat, model) from None
     if remark := model.weight_remarks().get(scheme):
         log.warning("%s: %s", source, remark)
     _warn_of_nan(ours, source)
@@ -106,12 +107,12 @@ def inspect_weights(path: str | Path, model: ImageModel, names: str | None = Non
 
     Raises RequestError as `load_weights` does.
     """
-    flat = read_tensors(_locate(path)[0], key)
+    flat = read_tensors(locate(path)[0], key)
     try:
         scheme = names or recognise(flat, model, str(path))
         ours = rename(flat, model, scheme, str(path))
     except RequestError as error:
-        raise RequestError(f"{error}{_suggestion(flat, model)}") from None
+        raise _with_suggestion(error, flat, model) from None
     return Contents(scheme, len(flat), class_count({name: value.shape for name, value in ours.items()}, model))
 
 
@@ -222,12 +223,15 @@ def read_source(path: str | Path) -> tuple[Flat, Artifact | None]:
 
     Raises RequestError as `load_weights` does.
     """
-    file, artifact = _locate(path)
+    file, artifact = locate(path)
     return read_tensors(file), artifact
 
 
-def _locate(path: str | Path) -> tuple[Path, Artifact | None]:
-    """The weight file, and what the folder says of it if one was given; other projects' folders say nothing."""
+def locate(path: str | Path) -> tuple[Path, Artifact | None]:
+    """The weight file, and what the folder says of it if one was given; other projects' folders say nothing.
+
+    Raises RequestError for a folder without weights, and for a damaged one.
+    """
     root = Path(path).expanduser()
     if not root.is_dir():
         return root, None
@@ -237,16 +241,19 @@ def _locate(path: str | Path) -> tuple[Path, Artifact | None]:
             return whole_weights(folder, artifact) if artifact is not None else folder / FILE, artifact
     if (several := first_of_several(root)) is not None:
         raise RequestError(f"{root}: holds several runs, not one; name one of them, such as {several}")
+    if (root / "recipe.yaml").is_file():
+        raise RequestError(f"{root}: this run has no best weights yet; train past its first validation")
     raise RequestError(f"{root}: a folder without {FILE} or best/{FILE}; give a weight file or a run that has one")
 
 
-def _suggestion(flat: Mapping[str, np.ndarray], model: ImageModel) -> str:
-    match = best_preset(flat)
+def _with_suggestion(error: RequestError, flat: Mapping[str, np.ndarray], model: ImageModel) -> RequestError:
+    """The error with the preset that would take the tensors, where one would."""
+    match = None if isinstance(error, NotFloatsError) else best_preset(flat)
     if match is None:
-        return ""
+        return error
     if parameter_shapes(create_model(match.preset)).keys() == parameter_shapes(model).keys() and match.share == 1:
-        return f"; it is a whole {match.preset}"
-    return f"; it fits {match.preset} best ({match.share:.0%} of its tensors)"
+        return RequestError(f"{error}; it is a whole {match.preset}")
+    return RequestError(f"{error}; it fits {match.preset} best ({match.share:.0%} of its tensors)")
 
 
 def _warn_of_nan(flat: Mapping[str, np.ndarray], source: str) -> None:

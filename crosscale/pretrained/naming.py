@@ -19,6 +19,10 @@ OWN = "crosscale"
 _SHOWN = 5  # names listed in one error line
 
 
+class NotFloatsError(RequestError):
+    """A file whose parameters are no floats, which no other model would read either."""
+
+
 def to_variables(flat: Mapping[str, np.ndarray], model: ImageModel, names: str | None, source: str) -> Variables:
     """Named tensors -> variables, strictly: every parameter and running statistic with its shape, and nothing else.
 
@@ -71,14 +75,16 @@ def scheme_to_share(model: ImageModel) -> str:
 def rename(flat: Mapping[str, np.ndarray], model: ImageModel, scheme: str, source: str) -> Flat:
     """Their names and layouts -> ours, without asking whether the model has such parameters.
 
-    Raises RequestError for a name that no rule of the scheme knows.
+    Raises RequestError for a name that no rule of the scheme knows, and NotFloatsError.
     """
-    if scheme == OWN:
-        return {ours: flat[name] for name, ours in renamed(flat, model, scheme).items()}
     try:
-        return to_ours(_rules(model, scheme), flat)
+        kept = renamed(flat, model, scheme)
+        ours = {} if scheme == OWN else to_ours(_rules(model, scheme), flat)
     except RequestError as error:
         raise RequestError(f"{source}: {error}") from None
+    for name in kept:  # not of the whole numbers that references save beside their parameters
+        _check_floats(flat[name], name, source)
+    return {ours: flat[name] for name, ours in kept.items()} if scheme == OWN else ours
 
 
 def recognise(flat: Mapping[str, np.ndarray], model: ImageModel, source: str) -> str:
@@ -171,6 +177,16 @@ def _no_features(model: ImageModel) -> Features:
     )
     zeros: Features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), features)
     return zeros
+
+
+def _check_floats(value: np.ndarray, name: str, source: str) -> None:
+    """Raises NotFloatsError for numbers that only a program with their scale could read, and for complex ones."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        what = "complex numbers" if value.dtype.kind == "c" else "quantised weights"
+        raise NotFloatsError(
+            f"{source}: holds {value.dtype} numbers under {name}: {what} cannot be read; save them as float32 or "
+            "bfloat16"
+        )
 
 
 def as_float32(value: np.ndarray) -> np.ndarray:

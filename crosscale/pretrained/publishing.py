@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crosscale.artifact import CONFIG, Artifact, write_artifact
+from crosscale.artifact import CONFIG, Artifact, read_if_ours, write_artifact
 from crosscale.contracts import InputSpec, Variables
-from crosscale.engine.run_folder import write_text
+from crosscale.engine.run_folder import BEST, RECIPE, write_text
 from crosscale.errors import RequestError
 from crosscale.models.model import ImageModel, option_names
 from crosscale.models.registry import FAMILIES, create_model, get_preset
 from crosscale.pretrained.loading import save_weights
-from crosscale.pretrained.naming import class_count, parameter_shapes, scheme_to_share
+from crosscale.pretrained.naming import OWN, class_count, parameter_shapes, scheme_to_share
 from crosscale.pretrained.timm_config import timm_config
 from crosscale.tasks.registry import own_task, plain_task
 from crosscale.tasks.task import Task
@@ -56,7 +56,7 @@ def save_pretrained(
       classes: names in label order.
       licence: of the weights, as the hub spells it ("apache-2.0"); "" leaves it out.
       metrics: to record, such as {"top1": 0.98}.
-      names: the naming scheme of the file; None is timm's where the model has it, else our own.
+      names: the naming scheme of the file; None is timm's where its model has the same outputs, else our own.
       task: what the outputs mean; None is a classification, for a detector or a segmentation model its own task.
 
     Raises:
@@ -70,8 +70,9 @@ def save_pretrained(
     options = {key: value for key, value in (options or {}).items() if key != "num_classes"}
     _check_model(model, name, options, len(labels))
     task = task or own_task(model, labels) or plain_task(labels)
-    names = names or scheme_to_share(model)
-    timm = timm_config(model, name, spec, len(labels), classes, licence) if names == "timm" else {}
+    names = names or scheme_of_folder(model, task)
+    own_head = _has_own_head(task)
+    timm = timm_config(model, name, spec, len(labels), classes, licence) if names == "timm" and not own_head else {}
     artifact = Artifact(
         model=name,
         options=options,
@@ -86,8 +87,30 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / FILE, variables, model, names)
     write_artifact(folder, artifact)
-    write_text(folder / "README.md", _card(artifact, licence, task.noun))
+    write_text(folder / "README.md", _card(artifact, licence, task.noun, own_head))
     return folder
+
+
+def scheme_of_folder(model: ImageModel, task: Task | None) -> str:
+    """The naming scheme of a folder's weights: timm's where its model has the same outputs, else our own.
+
+    Args:
+      task: None is the model's usual one.
+    """
+    return OWN if task is not None and _has_own_head(task) else scheme_to_share(model)
+
+
+def check_not_best(folder: Path) -> None:
+    """Raises RequestError for the place of a run's own best weights, which what is written would replace."""
+    found = read_if_ours(folder / CONFIG)
+    of_run = found is not None and (found.step is not None or bool(found.data))
+    if of_run or (folder.name == BEST and (folder.parent / RECIPE).is_file()):
+        raise RequestError(f"{folder}: a run keeps its best weights there; give a new folder")
+
+
+def _has_own_head(task: Task) -> bool:
+    """Whether the outputs are not the model's usual ones, such as numbers in their units."""
+    return "task_head" in task.model_options({})
 
 
 def _free_folder(place: str | Path) -> Path:
@@ -96,6 +119,7 @@ def _free_folder(place: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder}: is a file, not a folder")
     ours = {FILE, CONFIG, "README.md", ".git", ".gitattributes"}
+    check_not_best(folder)
     others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
     if others:
         raise RequestError(f"{folder}: already holds other things ({others[0]}); give a new folder")
@@ -128,7 +152,7 @@ def _check_model(model: ImageModel, name: str, options: Mapping[str, Any], num_c
             )
 
 
-def _card(artifact: Artifact, licence: str, noun: str) -> str:
+def _card(artifact: Artifact, licence: str, noun: str, own_head: bool) -> str:
     """The hub's model card: what the hub reads in the head, what a reader needs below."""
     tag = _TAGS.get(artifact.task)
     head = [
@@ -151,4 +175,6 @@ def _card(artifact: Artifact, licence: str, noun: str) -> str:
     ]
     if "architecture" in artifact.extra:
         facts += ['    timm.create_model("local-dir:FOLDER", pretrained=True)']
+    if own_head and artifact.extra["names"] == OWN:
+        facts += ["", f"The weights have crosscale's own names: the {noun} need its head, which no other library has."]
     return "\n".join([*head, *facts]) + "\n"

@@ -122,7 +122,15 @@ def evaluate_run(
 
 def _cropped(predictor: Predictor, crop_pct: float | None, crop_mode: CropMode | None) -> InputSpec:
     """The predictor's input with another crop. Raises RequestError where the task has none."""
-    spec = predictor.spec if crop_pct is None else replace(predictor.spec, crop_pct=crop_pct)
+    spec = predictor.spec
+    if crop_pct is not None:
+        try:  # where no other crop mode is taken, pictures are not cropped at all
+            predictor.task.input_spec(replace(spec, crop_mode="squash"))
+        except RequestError:
+            raise RequestError(
+                f"crop_pct={crop_pct}: the task {predictor.task.name} shows whole pictures; leave it out"
+            ) from None
+        spec = replace(spec, crop_pct=crop_pct)
     return spec if crop_mode is None else predictor.task.input_spec(replace(spec, crop_mode=crop_mode))
 
 

@@ -17,7 +17,8 @@ class Settings:
       max_pixels: of one picture, as its header declares them.
       max_images: pictures in one request.
       queue: pictures accepted and not yet answered, in all; beyond it requests are refused with 429.
-      held_bytes: of all request bodies held at once; beyond it requests are refused with 429.
+      held_bytes: of all request bodies held at once, half of them by one client; beyond it requests are refused with
+        429.
       body_seconds: for a client to send its headers, and again its body.
       answer_seconds: from a complete body to the answer.
       max_batch: pictures per forward; the compiled batch sizes are the powers of two up to it.
@@ -47,8 +48,11 @@ class Settings:
                 raise RequestError(f"{name}={value}: must be above 0")
         if self.max_images > self.queue:
             raise RequestError(f"max_images={self.max_images} exceeds queue={self.queue}: such a request never fits")
-        if self.max_bytes > self.held_bytes:
-            raise RequestError(f"max_bytes={self.max_bytes} exceeds held_bytes={self.held_bytes}")
+        if self.max_bytes > self.held_bytes // 2:  # what one client may hold; see `Bounded.growing`
+            raise RequestError(
+                f"max_bytes={self.max_bytes} exceeds half of held_bytes={self.held_bytes}, what one client may "
+                f"hold: such a body never fits; give held_bytes={2 * self.max_bytes}"
+            )
         if self.token is not None and not self.token.strip():
             raise RequestError("the token is empty; give one, or leave it out")
         if self.token is not None and any(ord(letter) < 32 or ord(letter) == 127 for letter in self.token):

@@ -94,7 +94,7 @@ def write_tensors(path: str | Path, flat: Mapping[str, np.ndarray], metadata: di
     if Path(path).suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
         raise RequestError(f"{path}: weights are written as .safetensors or {', '.join(TORCH_SUFFIXES)}; name it so")
     if Path(path).suffix in TORCH_SUFFIXES:
-        _written(path, lambda temporary: write_torch(temporary, flat))
+        _written(path, lambda temporary: write_torch(temporary, flat, Path(path)))
     else:
         write_safetensors(path, flat, metadata)
 

@@ -63,9 +63,15 @@ def read_torch(path: Path, key: str = "") -> tuple[Flat, str]:
     return {name: _array(torch, name, tensor, path) for name, tensor in tensors.items()}, key
 
 
-def write_torch(path: str, flat: Mapping[str, np.ndarray]) -> None:
-    """Writes a plain state dict. Raises RequestError without PyTorch."""
-    torch = _torch(Path(path), "writing")
+def write_torch(path: str, flat: Mapping[str, np.ndarray], named: Path | None = None) -> None:
+    """Writes a plain state dict.
+
+    Args:
+      named: what the error calls the file, which may be a temporary one.
+
+    Raises RequestError without PyTorch.
+    """
+    torch = _torch(named or Path(path), "writing")
     torch.save({name: torch.from_numpy(np.array(value, order="C")) for name, value in flat.items()}, path)
 
 

@@ -88,6 +88,10 @@ def test_table(capsys, tiny_run, digits, tmp_path):
         ),
         (["--run", "RUN", "a.png", "--output", "o", "--position", "2,1"], "expected Y,X as fractions"),
         (["--run", "RUN", "a.png", "--output", "o", "--position", "0.5,0.5"], "CLS token"),
+        (
+            ["--run", "RUN", "a.png", "--output", "o", "--direction", "given"],
+            "--direction goes with --position Y,X, the place",
+        ),
         (["--run", "RUN", "a.png", "--output", "o", "--positon", "0,0"], "did you mean '--position'?"),
     ],
 )
@@ -99,3 +103,9 @@ def test_wrong_requests(capsys, tiny_run, digits, tmp_path, monkeypatch, words, 
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
     assert captured.out == ""
+
+
+def test_all_maps_of_a_model_that_has_no_further_ones(capsys, tiny_run, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscale.explain.describe_maps", lambda model, size: [])
+    words = ["--run", tiny_run, digits / "a.png", "--output", tmp_path / "o", "--all-maps"]
+    assert "--all-maps is for CrossViT; all maps of this model" in explain(capsys, *words, status=2).err

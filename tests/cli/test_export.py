@@ -3,9 +3,14 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 
 from crosscale.cli.main import main
+from crosscale.errors import RequestError
+from crosscale.export.compare import compare
+from crosscale.export.int8 import Int8
+from crosscale.predictor import Predictor
 
 
 def export(capsys, *words, status=0):
@@ -42,6 +47,27 @@ def test_json_and_text_tell_the_deviation(capsys, tiny_run, tmp_path):
         (["OUT", "--run", "gone", "--format", "onnx"], "--run gone: no such folder"),
         (["OUT", "--run", "RUN", "--format", "stablehlo", "--platforms", "abacus"], "abacus"),
         (["OUT", "--run", "RUN", "--format", "onnx", "--platforms", "cpu"], "--platforms goes with --format stablehlo"),
+        (
+            ["OUT", "--run", "RUN", "--format", "onnx", "--platforms", "cpu,cuda,tpu"],
+            "--platforms goes with --format stablehlo",
+        ),
+        (
+            ["OUT", "--run", "RUN", "--format", "stablehlo", "--platforms", ""],
+            "--platforms names none: give some of cpu, cuda, tpu",
+        ),
+        (
+            ["OUT", "--run", "RUN", "--format", "stablehlo", "--opset", "9"],
+            "--opset goes with --format onnx and openvino",
+        ),
+        (["OUT", "--run", "RUN", "--format", "litert", "--opset", "23"], "litert has no ONNX operators"),
+        (["OUT", "--run", "RUN", "--format", "onnx", "--batch-size", "3"], "--batch-size goes with --compare"),
+        (["OUT", "--run", "RUN", "--format", "onnx", "--max-drop", "0"], "go with --int8 and --compare"),
+        (
+            ["OUT", "--run", "RUN", "--format", "onnx", "--int8", "--tolerance", "0.1"],
+            "--tolerance is for float32 programs; --max-drop judges int8 ones",
+        ),
+        (["--run", "RUN", "--compare", "--platforms", "tpu"], "--platforms goes with --format stablehlo; --compare"),
+        (["--run", "RUN", "--compare", "--max-drop", "0"], "--max-drop goes with --int8; --compare prints"),
         (["OUT", "--run", "RUN", "--format", "stablehlo", "--any-size"], "CrossViT has one picture size"),
         (["gone/x.zip", "--run", "RUN", "--format", "stablehlo"], "its folder does not exist"),
         (["OUT", "--run", "RUN", "--format", "stablehlo", "--tolerance", "2"], "between 0 and 1"),
@@ -56,6 +82,22 @@ def test_wrong_requests_are_one_line(capsys, tiny_run, tmp_path, words, message)
     assert message in last
     assert "Traceback" not in said.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_takes_the_tolerance_and_the_operator_set(tiny_run, monkeypatch):
+    asked = []
+
+    def export(predictor, file, **how):
+        asked.append((how["tolerance"], how["opset"]))
+        raise RequestError("enough")
+
+    monkeypatch.setattr("crosscale.export.compare.export", export)
+    monkeypatch.setattr("crosscale.export.compare.measured", lambda program, run, source: {"top1": 1.0})
+    monkeypatch.setattr("crosscale.export.compare.quickest", lambda runs, batch, seconds: {})
+    pictures = np.zeros((2, 16, 16, 1), np.uint8)
+    rows = compare(Predictor.from_run(tiny_run), Int8(pictures, []), seconds=0.0, opset=18, tolerance=1e-5)
+    assert set(asked) == {(1e-5, 18)}
+    assert {row.reason for row in rows[1:]} == {"enough"}
 
 
 @pytest.mark.slow

@@ -97,6 +97,10 @@ class TestLayouts:
         assert not has_objects(tmp_path)
         assert "no pictures with boxes are recognised; give a folder with annotations/" in refused(tmp_path)
         assert "no such folder" in refused(tmp_path / "nothing")
+        (tmp_path / "t.zip").write_bytes(b"PK")
+        assert "t.zip: a file, not a folder (packed: unpack it first); give a folder with" in refused(
+            tmp_path / "t.zip"
+        )
 
     def test_two_files_of_one_part(self, tmp_path):
         root = self.files(tmp_path, {"train.json": "train", "val.json": "val"})

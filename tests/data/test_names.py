@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from crosscale.data import open_source
+from crosscale.data.decode import BadImage, decode
+from crosscale.data.mask_layouts import find_layout
 from crosscale.data.names import HELD_OUT, SPLITS, is_left_behind, is_picture, split_in, split_of
 from crosscale.data.table import open_table
 from crosscale.data.text_lists import read_lines, read_names
@@ -274,3 +276,25 @@ def test_numbers_whose_two_meanings_agree_are_taken(make_folder, grey):
     root = make_folder({f"train/{n}/0.png": grey(n) for n in range(4)} | {f"val/{i}.png": grey(i) for i in range(4)})
     (root / "val.txt").write_text("3\n2\n1\n0\n")
     assert open_source(root, "val").labels.tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("x.tar", "; a shard of pictures: crosscale data FOLDER --write OTHER makes picture files of it"),
+        ("x.zip", "; packed: unpack it first"),
+        ("x.pdf", "; a document: save its pages as pictures first"),
+        ("x.png", ""),
+        ("x", ""),
+    ],
+)
+def test_what_to_do_about_a_file_that_is_no_picture(name, advice):
+    with pytest.raises(BadImage) as raised:
+        decode(b"hello", 3, name)
+    assert raised.value.reason == f"not an image in a format that Pillow reads{advice}"
+
+
+def test_a_packed_file_for_a_folder_of_masks(tmp_path):
+    (tmp_path / "t.zip").write_bytes(b"PK")
+    with pytest.raises(RequestError, match=r"t\.zip: a file, not a folder \(packed: unpack it first\); give one with"):
+        find_layout(tmp_path / "t.zip")

@@ -7,9 +7,10 @@ import pytest
 
 from crosscale.cluster.hosts import AgreedStop
 from crosscale.cluster.stop import StopSignals
+from crosscale.errors import RequestError
 from crosscale.serve.admission import Bounded
 from crosscale.serve.server import _Server
-from crosscale.serve.settings import Refused
+from crosscale.serve.settings import Refused, Settings
 
 
 def test_bytes_count_as_they_arrive():
@@ -37,6 +38,40 @@ def test_one_client_leaves_room_for_the_others():
             first(20)
             assert held.used == 100
     assert (held.used, held._of) == (0, {})
+
+
+def test_the_largest_body_fits_beside_another():
+    with pytest.raises(RequestError, match=r"max_bytes=60 exceeds half of held_bytes=100.*give held_bytes=120"):
+        Settings(max_bytes=60, held_bytes=100)
+    assert Settings(max_bytes=50, held_bytes=100).held_bytes == 100
+
+
+def test_the_command_makes_room_for_large_bodies(monkeypatch):
+    from crosscale.cli import serve
+
+    asked = []
+    monkeypatch.setattr(serve, "find_spec", lambda name: name)
+    monkeypatch.setattr("crosscale.serve.settings.Settings", _Noted(asked))
+    with pytest.raises(_Stop):
+        serve.run(["--run", "x", "--max-bytes", "250000000"], as_json=False)
+    assert asked[0]["max_bytes"] == 250_000_000
+    assert asked[0]["held_bytes"] == 500_000_000
+
+
+class _Stop(Exception):  # noqa: N818
+    pass
+
+
+class _Noted:
+    held_bytes = Settings.held_bytes
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def __call__(self, **given):
+        self.asked.append(given)
+        Settings(**given)
+        raise _Stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

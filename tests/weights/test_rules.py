@@ -1,11 +1,15 @@
 """Name rules: exactly once, both directions, every refusal named."""
 
+import re
+
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import crosscale
 from crosscale import RequestError
+from crosscale.pretrained.naming import from_variables, parameter_shapes, rename, variables_of
 from crosscale.weights.files import read_safetensors, write_safetensors
 from crosscale.weights.rules import Dropped, Rule, dense, to_ours, to_theirs
 from tests.seeded import seeded_variables
@@ -102,3 +106,53 @@ def test_missing_file_and_unknown_scheme(saved, tmp_path):
         crosscale.load_weights(tmp_path / "none.safetensors", model)
     with pytest.raises(RequestError, match="did you mean 'timm'"):
         crosscale.save_weights(tmp_path / "x.safetensors", variables, model, names="tim")
+
+
+@pytest.mark.parametrize("names", ["crosscale", "timm", "ibm"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("int8", "holds int8 numbers under {}: quantised weights cannot be read; save them as float32 or bfloat16"),
+        ("uint8", "quantised weights"),
+        ("bool", "quantised weights"),
+        ("complex64", "holds complex64 numbers under {}: complex numbers cannot be read"),
+    ],
+)
+def test_parameters_that_are_no_floats(saved, tmp_path, names, kind, message):
+    model, variables, _ = saved
+    crosscale.save_weights(tmp_path / "w.safetensors", variables, model, names=names)
+    flat, _ = read_safetensors(tmp_path / "w.safetensors")
+    name = next(name for name in flat if name.endswith("bias"))
+    write_safetensors(tmp_path / "w.safetensors", flat | {name: flat[name].astype(kind)})
+    with pytest.raises(RequestError, match=re.escape(message.format(name))) as raised:
+        crosscale.load_weights(tmp_path / "w.safetensors", model)
+    assert "fits" not in str(raised.value)
+    with pytest.raises(RequestError, match=re.escape(message.format(name))):
+        crosscale.load_weights(tmp_path / "w.safetensors", model, adapt=True)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_floats_of_every_width(saved, tmp_path, kind):
+    import ml_dtypes
+
+    model, variables, _ = saved
+    crosscale.save_weights(tmp_path / "w.safetensors", variables, model)
+    flat, _ = read_safetensors(tmp_path / "w.safetensors")
+    dtype = ml_dtypes.bfloat16 if kind == "bfloat16" else kind
+    write_safetensors(tmp_path / "w.safetensors", {name: value.astype(dtype) for name, value in flat.items()})
+    found = crosscale.load_weights(tmp_path / "w.safetensors", model)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found))
+
+
+def test_whole_numbers_beside_the_parameters():
+    model = crosscale.create_model("semantic_fpn_crossformer_tiny")
+    theirs = from_variables(stand_ins(model), model, "mmseg")
+    counters = [name for name in theirs if name.endswith("num_batches_tracked")]
+    assert counters
+    assert all(theirs[name].dtype == np.int64 for name in counters)
+    assert set(rename(theirs, model, "mmseg", "w")) == set(parameter_shapes(model))
+
+
+def stand_ins(model):
+    zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in parameter_shapes(model).items()}
+    return variables_of(zeros, model)
