@@ -10,6 +10,7 @@ from crosscale.cli.output import note, print_json
 from crosscale.errors import RequestError
 
 if TYPE_CHECKING:
+    from crosscale.artifact import Artifact
     from crosscale.contracts import InputSpec
 
 HELP = """\
@@ -105,17 +106,13 @@ def _files(options: argparse.Namespace) -> tuple[str, str]:
     return ("" if options.pretrained else options.files[0]), options.files[-1]
 
 
-def _convert(options: argparse.Namespace, source: str, target: str, fields: dict[str, Any]) -> dict[str, Any]:
-    from crosscale.models.registry import create_model, input_spec
-    from crosscale.models.shapes import variable_shapes
-    from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
+def _named(
+    options: argparse.Namespace, source: str, fields: dict[str, Any]
+) -> "tuple[Artifact | None, str, dict[str, Any]]":
+    """What a folder says of its weights, the model's name, and its fields. Raises RequestError."""
     from crosscale.pretrained.loading import locate
-    from crosscale.pretrained.publishing import check_not_best, scheme_of_folder
-    from crosscale.pretrained.restore import restore_task
-    from crosscale.runs.experiment import constructing
     from crosscale.typed import parse_scalar
 
-    check_not_best(Path(target).expanduser() if options.folder else Path(target).expanduser().parent)
     artifact = locate(source)[1] if source else None
     name = options.model or (artifact.model if artifact else None)
     if name is None:
@@ -125,6 +122,19 @@ def _convert(options: argparse.Namespace, source: str, target: str, fields: dict
     if f"{_FIELD[2:]}num_classes" in fields:
         raise RequestError(f"{_FIELD}num_classes: the number of classes is no option here; give --num-classes N")
     kwargs |= {key[len(_FIELD) - 2 :]: parse_scalar(Any, text) for key, text in fields.items()}
+    return artifact, name, kwargs
+
+
+def _convert(options: argparse.Namespace, source: str, target: str, fields: dict[str, Any]) -> dict[str, Any]:
+    from crosscale.models.registry import create_model, input_spec
+    from crosscale.models.shapes import variable_shapes
+    from crosscale.pretrained import OWN, fetch_weights, inspect_weights, load_weights, save_pretrained, save_weights
+    from crosscale.pretrained.publishing import check_not_best, scheme_of_folder
+    from crosscale.pretrained.restore import restore_task
+    from crosscale.runs.experiment import constructing
+
+    check_not_best(Path(target).expanduser() if options.folder else Path(target).expanduser().parent)
+    artifact, name, kwargs = _named(options, source, fields)
     path: str | Path = fetch_weights(name) if options.pretrained else source
     with constructing(name, kwargs):
         model = create_model(name, **kwargs)

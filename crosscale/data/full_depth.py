@@ -189,7 +189,7 @@ def _as_tagged(array: np.ndarray, page: Any, channels: int | None, name: str) ->
     samples, meaning = page.samplesperpixel, page.photometric
     if meaning == _PALETTE and page.colormap is not None:
         array = np.moveaxis(page.colormap[:, array], 0, -1)
-    elif meaning == _WHITE_IS_0 and samples == 1 and array.dtype.kind in "bu":
+    elif meaning == _WHITE_IS_0 and samples == 1 and array.dtype.kind in ("b", "u"):
         array = ~array if array.dtype.kind == "b" else array.dtype.type(2**page.bitspersample - 1) - array
     turned = page.tags.get(274)
     array = _upright(array, turned.value if turned is not None else 1)
