@@ -146,7 +146,7 @@ class _Contents:
         for name in self.places:
             if _key(name) in self.labels:
                 samples[_key(name)].append(name)
-        besides: set[str] = set()
+        besides: list[str] = []
         for key, names in samples.items():
             if len(names) < 2:
                 continue
@@ -156,9 +156,9 @@ class _Contents:
                     f"{self.file}: the sample '{key}' has several pictures, {names[0]} and {names[1]}; keep one, or "
                     "rename them: a sample is named up to the first dot"
                 )
-            besides.update(name for name in names if name != own[0])
+            besides += [name for name in names if name != own[0]]
         self.passed_over.update("." + name[len(_key(name)) + 1 :].lower() for name in besides)
-        return besides
+        return set(besides)
 
 
 def _ends(file: Path, end: int) -> bool:

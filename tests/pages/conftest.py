@@ -13,6 +13,7 @@ import crosscale
 from crosscale.data import scenes
 from crosscale.models import registry
 from crosscale.pretrained import suggest
+from crosscale.runs import device_memory
 from tests.hub_server import Hub
 from tests.pages import stand_ins
 
