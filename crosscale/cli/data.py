@@ -48,10 +48,8 @@ examples:
 
 {EXIT_STATUS}"""
 
-_NOT_OF_SCENES = (
-    *("check", "draw", "statistics", "val_fraction", "reduce_zero_label"),
-    *("root", "path_column", "label_column", "split_column"),
-)
+_OF_TABLES = ("root", "path_column", "label_column", "split_column")
+_NOT_OF_SCENES = ("check", "draw", "statistics", "val_fraction", "reduce_zero_label", *_OF_TABLES)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
 
@@ -219,10 +217,8 @@ def _has_objects(options: argparse.Namespace) -> bool:
 
 def _refuse_labels(options: argparse.Namespace, held: str) -> None:
     """Refuses the options that read labels, for data of another kind. Raises RequestError."""
-    for name in ("statistics", "root", "path_column", "label_column", "split_column"):
-        if getattr(options, name):
-            what = "labelled pictures" if name == "statistics" else "tables"
-            raise RequestError(f"--{name.replace('_', '-')} is for {what}, and {options.data} holds {held}")
+    refuse_given(options, ["statistics"], f"is for labelled pictures, and {options.data} holds {held}")
+    refuse_given(options, _OF_TABLES, f"is for tables, and {options.data} holds {held}")
 
 
 def _has_masks(options: argparse.Namespace) -> bool:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
+from crosscale.data.names import LONGEST
 from crosscale.errors import RequestError
 from crosscale.runtime import Lasting, printable, tell
 
 # Tables written to a pipe or file have no terminal to fit: wide enough that no cell is ever cut.
 PIPED_WIDTH = 400
-_LONGEST_NAME = 255  # bytes of a file's name on most file systems
 _ROOM = 32  # bytes of what is put behind a name, such as "-1000000_overlay.png"
 PROBLEMS = 10  # of a data set, that are printed
 
@@ -188,7 +188,7 @@ def check_outside(option: str, folder: Path, searched: Sequence[str], what: str)
 def short_stem(file: Any) -> str:
     """The name of a file without its end, cut where the files that are called after it would have too long a name."""
     stem: str = file.stem
-    cut = os.fsencode(stem)[: _LONGEST_NAME - _ROOM]
+    cut = os.fsencode(stem)[: LONGEST - _ROOM]
     return stem if len(os.fsencode(stem)) == len(cut) else cut.decode(errors="ignore")
 
 

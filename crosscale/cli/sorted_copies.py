@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscale.cli.output import check_outside, free_name, note, short_stem
+from crosscale.data.names import LONGEST
 from crosscale.data.pictures import SEPARATOR
 from crosscale.errors import RequestError, WorkError
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from crosscale.tasks.task import Task
 
 UNKNOWN = "unknown"
-_LONGEST = 255  # bytes of a folder's name on most file systems
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # in the name of a folder, on one system or another
 
 
@@ -57,7 +57,7 @@ class SortedCopies:
         self._folders = {name: free_name(_safe(name), taken) for name in task.labels}
         self._unknown = free_name(UNKNOWN, taken)
         for name, own in self._folders.items():
-            if len(os.fsencode(own)) > _LONGEST:
+            if len(os.fsencode(own)) > LONGEST:
                 raise RequestError(
                     f"--sort-into {folder}: the class {name[:30]!r}... has too long a name for a folder; give shorter "
                     "names (--classes)"

@@ -14,6 +14,7 @@ from crosscale.data.decode import open_image
 from crosscale.data.flat_val import find_labels, open_flat
 from crosscale.data.names import (
     HELD_OUT,
+    LONGEST,
     advice_on,
     count_extensions,
     is_array,
@@ -31,8 +32,6 @@ from crosscale.data.strings import Strings
 from crosscale.errors import RequestError, WorkError
 
 log = logging.getLogger("crosscale.data")
-
-_LONGEST = 255  # bytes of a folder's name on most file systems
 
 
 class ImageFolder:
@@ -293,7 +292,7 @@ def _check_names(base: Path, classes: Sequence[str]) -> None:
     for name in classes:
         if not name or name in (".", "..") or any(letter in name for letter in "/\\\0") or name != name.strip():
             raise RequestError(f"{base}: the class {name!r} cannot be the name of a folder; rename it")
-        if len(os.fsencode(name)) > _LONGEST:
+        if len(os.fsencode(name)) > LONGEST:
             raise RequestError(f"{base}: the class {name[:30]!r}... has too long a name for a folder; shorten it")
         if is_left_behind(name):
             raise RequestError(f"{base}: a folder {name!r} would be passed over; rename the class")

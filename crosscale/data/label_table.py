@@ -1,6 +1,5 @@
 """A table of pictures and their classes as a source: a column of paths and one of names or numbers."""
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crosscale.data.names import say_once
 from crosscale.data.split import part_of
 from crosscale.data.table import read_weights
 from crosscale.data.table_pictures import TablePictures
@@ -27,8 +27,6 @@ from crosscale.errors import RequestError
 
 LABEL_NAMES = ("label", "class", "target", "category", "labels", "class_name", "classes", "tags")
 WEIGHT_NAMES = ("weight", "sample_weight")
-
-log = logging.getLogger("crosscale.data")
 
 
 class LabelTable(TablePictures):
@@ -193,18 +191,8 @@ def _check_classes(table: Table, labels: Sequence[str], classes: Sequence[str], 
         )
     warn_alike(str(table.file), classes, Counter(labels))
     if several := next((label for label in labels if "|" in label), None):
-        say_once("%s: the label '%s' looks like several; to learn any number of them: task.name: multilabel",
-                 str(table.file), several)  # fmt: skip
-
-
-_said: set[tuple[str, ...]] = set()  # both splits are opened one after another
-
-
-def say_once(message: str, *words: str) -> None:
-    """Logs a warning, and the same one never again."""
-    if (message, *words) not in _said:
-        _said.add((message, *words))
-        log.warning(message, *words)
+        text = f"the label '{several}' looks like several; to learn any number of them: task.name: multilabel"
+        say_once(table.file, text)
 
 
 def warn_alike(where: str, classes: Sequence[str], counts: "Counter[str]") -> None:
@@ -218,8 +206,6 @@ def warn_alike(where: str, classes: Sequence[str], counts: "Counter[str]") -> No
             common = max(names, key=counts.__getitem__)
             rest = ", ".join(f"'{name}': '{common}'" for name in names if name != common)
             say_once(
-                "%s: the classes %s differ only in case or white space; if they are one: task.class_map: {%s}",
                 where,
-                told,
-                rest,
+                f"the classes {told} differ only in case or white space; if they are one: task.class_map: {{{rest}}}",
             )

@@ -19,6 +19,8 @@ SPLITS = {
 }
 HELD_OUT = (*SPLITS["val"], *SPLITS["test"])  # "test" stands in where nothing is called validation
 
+LONGEST = 255  # bytes of the name of a file or folder on most file systems
+
 _NAMES = "avif bmp gif jfif jpe jpeg jpg pbm pgm png ppm tif tiff webp"
 _EXTENSIONS = frozenset(f".{name}" for name in _NAMES.split())
 _HEIF = frozenset((".heic", ".heif", ".hif"))
@@ -174,7 +176,7 @@ def say_passed_over(where: Path, counts: Mapping[str, int]) -> None:
 _said: set[tuple[str, str]] = set()  # the parts of one folder are opened one after another
 
 
-def say_once(where: Path, text: str) -> None:
+def say_once(where: str | Path, text: str) -> None:
     """Logs a warning about a place, and the same one never again."""
     if (line := (str(where), text)) not in _said:
         _said.add(line)
